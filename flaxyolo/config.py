@@ -1,0 +1,99 @@
+"""How a detector is trained, and the YAML files that hold a detector and its training."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from flaxyolo.errors import InputError
+from flaxyolo.spec import STRICT, DetectorSpec, Rate, parse, to_dict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Augmentation:
+    """Strengths of the training augmentation; 0 turns a part off."""
+
+    mosaic: Share = 1.0
+    """Share of images made of four."""
+    close_mosaic_epochs: Annotated[int, Field(ge=0)] = 10
+    """Last epochs without mosaic."""
+    hue: Share = 0.015
+    saturation: Share = 0.7
+    value: Share = 0.4
+    flip: Share = 0.5
+    """Share of images mirrored left to right."""
+    translate: Share = 0.1
+    """Largest shift, as a share of the image size."""
+    scale: Rate = 0.5
+    """Scale is drawn from 1 - scale to 1 + scale."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """Everything that decides a training run beside the detector and the data."""
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
+    """auto: AdamW for runs of at most 10,000 steps, otherwise SGD with Nesterov momentum."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak rate. None: 0.01 x batch / 64 for SGD, 0.002 x 5 / (4 + classes) for AdamW."""
+    momentum: Rate = 0.937
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """On kernels only, never on biases and norms."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
+    decay_share: Share = 0.4
+    """Last share of the run in which the rate falls linearly to `final_rate`."""
+    final_rate: Share = 0.01
+    """Rate at the end, as a share of the peak."""
+    ema_decay: Rate = 0.9999
+    ema_ramp_steps: Annotated[float, Field(gt=0)] = 2000.0
+    clip_norm: Annotated[float, Field(gt=0)] = 10.0
+    box_gain: Annotated[float, Field(ge=0)] = 7.5
+    class_gain: Annotated[float, Field(ge=0)] = 0.5
+    dfl_gain: Annotated[float, Field(ge=0)] = 1.5
+    tal_topk: Annotated[int, Field(ge=1)] = 10
+    tal_alpha: Annotated[float, Field(ge=0)] = 0.5
+    tal_beta: Annotated[float, Field(ge=0)] = 6.0
+    augmentation: Augmentation = Augmentation()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """One file of `configs/`: a detector and its training."""
+
+    detector: DetectorSpec
+    training: TrainConfig = TrainConfig()
+
+
+def read_config(path: Path) -> Config:
+    """Read a YAML config. InputError names the file and every wrong key or value."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the config: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected a YAML config in UTF-8, got other bytes") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected the keys 'detector' and 'training', got {data!r:.60}")
+    return parse(Config, data, str(path))
+
+
+def write_config(path: Path, config: Config, comment: str = "") -> None:
+    """Write a config that `read_config` reads back equal; replaces the file atomically."""
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(lines + yaml.safe_dump(to_dict(config), sort_keys=False))
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""From files and built-in scenes to batches on the device."""

@@ -1,0 +1,1 @@
+"""The network: from specs to NNX modules."""

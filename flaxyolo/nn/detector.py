@@ -1,0 +1,152 @@
+"""The whole network, and `detect`: image in, boxes out, in one compiled function."""
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from flaxyolo.boxes import letterbox, unletterbox_boxes
+from flaxyolo.nn.backbone import Backbone
+from flaxyolo.nn.conv import ConvNormAct
+from flaxyolo.nn.head import Head, Predictions
+from flaxyolo.nn.neck import NECKS
+from flaxyolo.nn.nms import batched_nms
+from flaxyolo.nn.tables import entry
+from flaxyolo.spec import DetectorSpec
+
+
+class Weights(NamedTuple):
+    """A detector's arrays: trained parameters and running batch statistics, as plain pytrees."""
+
+    params: Any
+    stats: Any
+
+
+class Detections(NamedTuple):
+    """Detections of a batch, best first, in a fixed number of slots; boxes xyxy, input pixels."""
+
+    boxes: Float[Array, "b n 4"]
+    scores: Float[Array, "b n"]
+    labels: Int[Array, "b n"]
+    valid: Bool[Array, "b n"]
+
+
+class Found(NamedTuple):
+    """Detections in one image: boxes xyxy in original pixels, best first (numpy)."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class Detector(nnx.Module):
+    """Backbone, neck and head of a spec; weights drawn by a numpy generator."""
+
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rng: np.random.Generator,
+    ):
+        conv = partial(ConvNormAct, norm=spec.norm, activation=spec.activation, dtype=dtype)
+        neck = entry(NECKS, spec.neck.kind, "neck.kind")
+        in_widths = tuple(spec.backbone.level_widths[level] for level in spec.neck.levels)
+        self.spec = spec
+        self.backbone = Backbone(spec.backbone, conv=conv, dtype=dtype, rng=rng)
+        self.neck = neck(spec.neck, in_widths, spec.neck_widths, conv=conv, dtype=dtype, rng=rng)
+        self.head = Head(spec, conv=conv, dtype=dtype, rng=rng)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Predictions:
+        features = self.backbone(images)
+        return self.head(self.neck([features[level] for level in self.spec.neck.levels]))
+
+
+def compute_dtype() -> jnp.dtype:
+    """bfloat16 on accelerators, float32 on CPU."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def initial_weights(spec: DetectorSpec, seed: int) -> Weights:
+    """Fresh weights, the same for a seed on every backend."""
+    detector = Detector(spec, rng=np.random.default_rng(seed))
+    params, stats = nnx.state(detector, nnx.Param, ...)
+    arrays = jax.tree.map(jnp.asarray, (nnx.as_pure(params), nnx.as_pure(stats)))
+    return Weights(*arrays)
+
+
+@lru_cache(maxsize=64)
+def graph(spec: DetectorSpec, *, train: bool, dtype: Any) -> nnx.GraphDef:
+    """The network's structure, with batch statistics of the batch (train) or running ones."""
+    abstract = nnx.eval_shape(lambda: Detector(spec, dtype=dtype, rng=np.random.default_rng(0)))
+    view = nnx.view(abstract, use_running_average=not train, raise_if_not_found=False)
+    return nnx.graphdef(view)
+
+
+def predict(
+    spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"], dtype: Any
+) -> Predictions:
+    """The network alone, with running statistics; uint8 images are scaled to 0..1."""
+    scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    network = nnx.merge(graph(spec, train=False, dtype=dtype), weights.params, weights.stats)
+    return network(scaled)
+
+
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def run_network(
+    spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"], dtype: Any
+) -> Predictions:
+    """`predict`, compiled: what `measure` calls the network alone."""
+    return predict(spec, weights, images, dtype)
+
+
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def detect_batch(
+    spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"], dtype: Any
+) -> Detections:
+    """Network, decoding and class-wise NMS in one compiled function."""
+    predictions = predict(spec, weights, images, dtype)
+    return Detections(*batched_nms(jax.nn.sigmoid(predictions.logits), predictions.boxes))
+
+
+def detect(spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"]) -> Detections:
+    """Detections of letterboxed images (uint8, or floats in 0..1), in this device's dtype."""
+    return detect_batch(spec, weights, images, compute_dtype())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedDetector:
+    """A spec with its weights and class names; call it on an image array."""
+
+    spec: DetectorSpec
+    weights: Weights
+    class_names: tuple[str, ...]
+
+    def __call__(self, image: np.ndarray, *, min_score: float = 0.25) -> Found:
+        """Boxes, scores and labels found in one uint8 RGB image (h, w, 3), in its own pixels."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"expected a uint8 RGB image of shape (h, w, 3), got {image.dtype} {image.shape}"
+            )
+        height, width = image.shape[:2]
+        box = letterbox(height, width, self.spec.image_size)
+        found = detect(self.spec, self.weights, letterbox_image(image, self.spec.image_size)[None])
+        keep = np.asarray(found.valid[0] & (found.scores[0] >= min_score))
+        boxes = unletterbox_boxes(np.asarray(found.boxes[0])[keep], box, height, width)
+        return Found(boxes, np.asarray(found.scores[0])[keep], np.asarray(found.labels[0])[keep])
+
+
+def letterbox_image(image: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 image (h, w, 3) resized and centred on grey 114 in a `size` x `size` square."""
+    import cv2
+
+    box = letterbox(image.shape[0], image.shape[1], size)
+    square = np.full((size, size, 3), 114, np.uint8)
+    inner = cv2.resize(image, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+    square[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width] = inner
+    return square

@@ -1,0 +1,1 @@
+"""Which detector to try next."""

@@ -1,0 +1,24 @@
+"""Strict settings for every test: rank promotion is an error, compiles are cached and cheap."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "flaxyolo-xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real test data, outside the project; the test is skipped where it is absent."""
+    path = Path(os.environ.get("FLAXYOLO_TEST_DATA", "../shared/data"))
+    if not path.is_dir():
+        pytest.skip(f"no test data at {path}; set FLAXYOLO_TEST_DATA to its folder")
+    return path.resolve()
