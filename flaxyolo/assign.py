@@ -8,12 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from flaxyolo.boxes import area, intersection
-
 EPSILON = 1e-7
 """Keeps the divisions of CIoU finite for boxes without area (pixels, square pixels)."""
-IMAGES_AT_ONCE = 4
-"""Images whose (gt, anchor) pairs are in memory together; more does not go faster on a CPU."""
 
 
 class Assignment(NamedTuple):
@@ -27,17 +23,27 @@ class Assignment(NamedTuple):
 
 
 def ciou(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
-    """Complete IoU (arXiv 1911.08287) of xyxy boxes, -1.5 to 1; broadcasts over leading axes.
+    """Complete IoU (arXiv 1911.08287) of xyxy boxes, above -2, at most 1; broadcasts.
 
     The weight of the shape term is a constant in the gradient, as in the paper.
     """
-    overlap = intersection(a, b)
-    iou = overlap / (area(a) + area(b) - overlap + EPSILON)
-    span = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
-    # Twice the distance between the centres: the factor 4 is taken out below.
-    apart = a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]
-    distance = _squared_norm(apart) / (4 * (_squared_norm(span) + EPSILON))
-    shape = (4 / math.pi**2) * (_aspect_angle(a) - _aspect_angle(b)) ** 2
+    # One array per side: operations on an axis of length 2 or 4 do not vectorise on a CPU.
+    a_left, a_top, a_right, a_bottom = (a[..., side] for side in range(4))
+    b_left, b_top, b_right, b_bottom = (b[..., side] for side in range(4))
+    a_width, a_height = a_right - a_left, a_bottom - a_top
+    b_width, b_height = b_right - b_left, b_bottom - b_top
+    shared_width = jnp.minimum(a_right, b_right) - jnp.maximum(a_left, b_left)
+    shared_height = jnp.minimum(a_bottom, b_bottom) - jnp.maximum(a_top, b_top)
+    shared = jnp.maximum(shared_width, 0) * jnp.maximum(shared_height, 0)
+    iou = shared / (a_width * a_height + b_width * b_height - shared + EPSILON)
+    span_x = jnp.maximum(a_right, b_right) - jnp.minimum(a_left, b_left)
+    span_y = jnp.maximum(a_bottom, b_bottom) - jnp.minimum(a_top, b_top)
+    # Twice the distance between the centres, hence the 4 below.
+    apart_x = a_left + a_right - b_left - b_right
+    apart_y = a_top + a_bottom - b_top - b_bottom
+    distance = (apart_x**2 + apart_y**2) / (4 * (span_x**2 + span_y**2 + EPSILON))
+    angle = jnp.arctan(a_width / (a_height + EPSILON)) - jnp.arctan(b_width / (b_height + EPSILON))
+    shape = (4 / math.pi**2) * angle**2
     weight = lax.stop_gradient(shape / (1 - iou + shape + EPSILON))
     return iou - distance - weight * shape
 
@@ -60,50 +66,54 @@ def assign(
     the points strictly inside its box, the `topk` of highest `score^alpha * CIoU^beta`; a point
     chosen by several goes to the object it overlaps most. The score of a point is its alignment,
     scaled so that the best point of each object has that object's largest overlap. An object
-    so small or so thin that no point lies inside gets no positive.
+    so small or so thin that no point lies inside it gets no positive.
     """
 
     def one_image(image):
-        return _assign_image(*image, points, topk=topk, alpha=alpha, beta=beta)
+        return _assign_image(points, *image, topk=topk, alpha=alpha, beta=beta)
 
     images = (scores, boxes, gt_boxes, gt_labels, gt_valid)
     images = jax.tree.map(lax.stop_gradient, images)
-    return lax.map(one_image, images, batch_size=min(IMAGES_AT_ONCE, scores.shape[0]))
+    # One image at a time: memory does not grow with the batch, and top_k stays two-dimensional,
+    # the only form XLA has a fast routine for on a CPU.
+    owner, score = lax.map(one_image, images)
+    positive = owner >= 0
+    row = jnp.maximum(owner, 0)
+    owned_boxes = jnp.take_along_axis(gt_boxes, row[..., None], 1)
+    label = jnp.take_along_axis(gt_labels, row, 1)
+    one_hot = label[..., None] == jnp.arange(scores.shape[2])[None, None]
+    return Assignment(
+        boxes=jnp.where(positive[..., None], owned_boxes, 0).astype(jnp.float32),
+        scores=jnp.where(one_hot, score[..., None], 0),
+        positive=positive,
+    )
 
 
 def _assign_image(
+    points: Float[Array, "a 2"],
     scores: Float[Array, "a k"],
     boxes: Float[Array, "a 4"],
     gt_boxes: Float[Array, "g 4"],
     gt_labels: Int[Array, " g"],
     gt_valid: Bool[Array, " g"],
-    points: Float[Array, "a 2"],
     *,
     topk: int,
     alpha: float,
     beta: float,
-) -> Assignment:
+) -> tuple[Int32[Array, " a"], Float32[Array, " a"]]:
+    """For each point the row of the object it learns (-1 for none) and its score."""
     scores, boxes = scores.astype(jnp.float32), boxes.astype(jnp.float32)
     overlap = jnp.maximum(ciou(gt_boxes[:, None], boxes[None]), 0)
-    label_scores = _power(scores, alpha).T[gt_labels]
-    alignment = label_scores * _power(overlap, beta)
+    alignment = _power(scores, alpha).T[gt_labels] * _power(overlap, beta)
     candidate = _contains(gt_boxes, points) & gt_valid[:, None]
     chosen = _best(jnp.where(candidate, alignment, -1), topk) & candidate
-
-    owner, positive = _owner(chosen, overlap)
-    owned = positive[None] & (jnp.arange(len(gt_boxes))[:, None] == owner[None])
+    owner = _owner(chosen, overlap)
+    owned = jnp.arange(len(gt_boxes))[:, None] == owner[None]
     best_alignment = jnp.max(jnp.where(owned, alignment, 0), 1)
     best_overlap = jnp.max(jnp.where(owned, overlap, 0), 1)
     # No epsilon: alignments such as 0.02^6 are far below any fixed one, and would lose their score.
     factor = best_overlap / jnp.where(best_alignment > 0, best_alignment, 1)
-    score = jnp.sum(jnp.where(owned, alignment * factor[:, None], 0), 0)
-    label = jnp.where(positive, gt_labels[owner], -1)
-    one_hot = label[:, None] == jnp.arange(scores.shape[1])[None]
-    return Assignment(
-        boxes=jnp.where(positive[:, None], gt_boxes[owner], 0),
-        scores=jnp.where(one_hot, score[:, None], 0),
-        positive=positive,
-    )
+    return owner, jnp.sum(jnp.where(owned, alignment * factor[:, None], 0), 0)
 
 
 def _contains(
@@ -118,7 +128,8 @@ def _contains(
 def _best(values: Float[Array, "g a"], count: int) -> Bool[Array, "g a"]:
     """Mark the `count` largest of each row; of equal values the first ones."""
     count = min(count, values.shape[1])
-    top, index = lax.top_k(values, count)
+    # The barrier keeps XLA from merging the slices below into a full sort, 40 times slower on a CPU.
+    top, index = lax.optimization_barrier(lax.top_k(values, count))
     # top_k orders equal values by index, so the last one it took is the exact border of the
     # set: no scatter is needed.
     last, last_index = top[:, -1:], index[:, -1:]
@@ -126,19 +137,14 @@ def _best(values: Float[Array, "g a"], count: int) -> Bool[Array, "g a"]:
     return (values > last) | ((values == last) & (order <= last_index))
 
 
-def _owner(
-    chosen: Bool[Array, "g a"], overlap: Float[Array, "g a"]
-) -> tuple[Int32[Array, " a"], Bool[Array, " a"]]:
-    """Row of the object with the highest overlap among those that chose a point, else row 0."""
-    if not len(chosen):
-        nobody = jnp.zeros(chosen.shape[1], jnp.int32)
-        return nobody, nobody > 0
+def _owner(chosen: Bool[Array, "g a"], overlap: Float[Array, "g a"]) -> Int32[Array, " a"]:
+    """Row of the object with the highest overlap among those that chose a point; -1 for none."""
     claim = jnp.where(chosen, overlap, -1)
     best = jnp.max(claim, 0)
-    # A maximum and a minimum vectorise on a CPU; argmax does not.
+    # Of equal claims the first row. A maximum and a minimum vectorise on a CPU; argmax does not.
     rows = jnp.arange(len(chosen), dtype=jnp.int32)[:, None]
-    first = jnp.min(jnp.where(claim == best[None], rows, len(chosen) - 1), 0)
-    return first, best >= 0
+    first = jnp.min(jnp.where(claim == best[None], rows, len(chosen)), 0)
+    return jnp.where(best >= 0, first, -1)
 
 
 def _power(x: Float[Array, "*n"], exponent: float) -> Float[Array, "*n"]:
@@ -148,12 +154,3 @@ def _power(x: Float[Array, "*n"], exponent: float) -> Float[Array, "*n"]:
     if float(exponent).is_integer():
         return lax.integer_pow(x, int(exponent))
     return x**exponent
-
-
-def _aspect_angle(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    return jnp.arctan(width / (height + EPSILON))
-
-
-def _squared_norm(vectors: Float[Array, "*n 2"]) -> Float[Array, "*n"]:
-    return vectors[..., 0] ** 2 + vectors[..., 1] ** 2

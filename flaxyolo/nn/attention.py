@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.nn.conv import Conv
@@ -13,7 +14,7 @@ from flaxyolo.nn.conv import Conv
 class NoAttention(nnx.Module):
     """The identity."""
 
-    def __init__(self, width: int, *, dtype: jnp.dtype = jnp.float32, rng: np.random.Generator):
+    def __init__(self, width: int, *, dtype: DTypeLike = jnp.float32, rng: np.random.Generator):
         self.width = width
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -28,7 +29,7 @@ class SqueezeExcite(nnx.Module):
         width: int,
         *,
         reduction: int = 4,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rng: np.random.Generator,
     ):
         inner = max(8, width // reduction)

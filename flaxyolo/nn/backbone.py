@@ -1,8 +1,8 @@
 """Stem and stages: images to C2..C6."""
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.nn.attention import ATTENTIONS
@@ -20,7 +20,7 @@ class Stage(nnx.Module):
         in_width: int,
         *,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         block = entry(BLOCKS, spec.block, "block")
@@ -41,7 +41,7 @@ class Backbone(nnx.Module):
         spec: BackboneSpec,
         *,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         self.stem = conv(3, spec.stem_width, 3, 2, rng=rng)

@@ -5,11 +5,11 @@ times slower than they need be, so those run as sums of shifted slices or as one
 convolution per group; elsewhere the plain form is right.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -48,7 +48,9 @@ def shifted_form(
     rows = (h + 2 * (kh // 2) - kh) // stride + 1
     columns = (w + 2 * (kw // 2) - kw) // stride + 1
     taps = (
-        padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        padded[
+            :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride
+        ]
         * kernel[i, j, 0][None, None, None]
         for i in range(kh)
         for j in range(kw)
@@ -65,7 +67,10 @@ def per_group_form(
     """A grouped convolution as one dense convolution for each group."""
     inputs = jnp.split(x, groups, axis=-1)
     kernels = jnp.split(kernel, groups, axis=-1)
-    outputs = [plain_form(part, part_kernel, stride, 1) for part, part_kernel in zip(inputs, kernels, strict=True)]
+    outputs = [
+        plain_form(part, part_kernel, stride, 1)
+        for part, part_kernel in zip(inputs, kernels, strict=True)
+    ]
     return jnp.concatenate(outputs, axis=-1)
 
 
@@ -109,7 +114,7 @@ class Conv(nnx.Module):
         *,
         groups: int = 1,
         bias: float | np.ndarray | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rng: np.random.Generator,
     ):
         if in_width % groups or width % groups:
@@ -122,7 +127,9 @@ class Conv(nnx.Module):
         self.stride, self.groups, self.dtype = stride, groups, dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-        y = conv2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, self.groups)
+        y = conv2d(
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, self.groups
+        )
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)[None, None, None]
 
 
@@ -179,7 +186,9 @@ class GroupNorm(nnx.Module):
         mean = grouped.mean((1, 3), keepdims=True)
         var = grouped.var((1, 3), keepdims=True)
         normal = ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        return (normal * self.scale[...][None, None, None] + self.bias[...][None, None, None]).astype(x.dtype)
+        return (
+            normal * self.scale[...][None, None, None] + self.bias[...][None, None, None]
+        ).astype(x.dtype)
 
 
 class ConvNormAct(nnx.Module):
@@ -195,7 +204,7 @@ class ConvNormAct(nnx.Module):
         groups: int = 1,
         norm: str = "batch",
         activation: str = "silu",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rng: np.random.Generator,
     ):
         self.conv = Conv(in_width, width, kernel, stride, groups=groups, dtype=dtype, rng=rng)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from flaxyolo.boxes import letterbox, unletterbox_boxes
@@ -51,7 +52,7 @@ class Detector(nnx.Module):
         self,
         spec: DetectorSpec,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rng: np.random.Generator,
     ):
         conv = partial(ConvNormAct, norm=spec.norm, activation=spec.activation, dtype=dtype)
@@ -67,7 +68,7 @@ class Detector(nnx.Module):
         return self.head(self.neck([features[level] for level in self.spec.neck.levels]))
 
 
-def compute_dtype() -> jnp.dtype:
+def compute_dtype() -> DTypeLike:
     """bfloat16 on accelerators, float32 on CPU."""
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.boxes import anchor_points, ltrb_to_xyxy
@@ -36,7 +37,7 @@ class Branch(nnx.Module):
         *,
         bias: float,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         widths = [in_width] + [width] * depth
@@ -61,7 +62,7 @@ class Head(nnx.Module):
         spec: DetectorSpec,
         *,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         head = spec.head

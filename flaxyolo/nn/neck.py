@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.nn.attention import ATTENTIONS
@@ -29,7 +30,7 @@ class Fusion(nnx.Module):
         width: int,
         *,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         block = entry(BLOCKS, spec.block, "neck.block")
@@ -56,7 +57,7 @@ class FPN(nnx.Module):
         widths: tuple[int, ...],
         *,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         same = in_widths[-1] == widths[-1]
@@ -87,7 +88,7 @@ class PAN(nnx.Module):
         widths: tuple[int, ...],
         *,
         conv: ConvFactory,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rng: np.random.Generator,
     ):
         common: dict[str, Any] = {"conv": conv, "dtype": dtype, "rng": rng}

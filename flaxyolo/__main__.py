@@ -1,0 +1,53 @@
+"""One door to all commands: `flaxyolo sweep ...` is `python -m flaxyolo.sweep ...`."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from flaxyolo import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Hand over to the command that the first argument names."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"flaxyolo {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"error: expected one of {', '.join(COMMANDS)}, got {name!r}{hint}", file=sys.stderr)
+        return 2
+    # Only the command that runs is imported: the others may be slow to load.
+    return importlib.import_module(f"flaxyolo.{name}").main(rest)
+
+
+def usage() -> str:
+    """The help text: a line for each command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {line}" for name, line in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: flaxyolo COMMAND ...",
+            "",
+            *lines,
+            "",
+            "flaxyolo COMMAND --help lists the flags of a command.",
+        ]
+    )
+
+
+COMMANDS = {
+    "sweep": "search for the best detector under a latency and memory budget",
+    "train": "train one detector from a config",
+    "evaluate": "average precision of a checkpoint, or of a COCO result file",
+    "measure": "latency, memory, parameters and GFLOPs of a config or checkpoint",
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Every plot that a command writes, as PNG files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+
+PANEL_INCHES = 3.4
+DPI = 110
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Boxes (n, 4) xyxy in pixels of their image and labels (n,): an Example is one."""
+
+    @property
+    def boxes(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+
+
+@runtime_checkable
+class Scored(Labelled, Protocol):
+    """Boxes, labels and scores (n,): what a detector found in one image."""
+
+    @property
+    def scores(self) -> np.ndarray: ...
+
+
+def draw_detections(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    found: Sequence[Scored],
+    truth: Sequence[Labelled],
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    columns: int = 4,
+    title: str = "",
+) -> None:
+    """A grid of images with what was found (solid) and what is there (dashed)."""
+    if not images:
+        raise ValueError("expected at least one image to draw")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(PANEL_INCHES * columns, PANEL_INCHES * rows + 0.7), dpi=DPI)
+    # Fixed margins in inches: a title and the legend need the same room for any number of rows.
+    height = PANEL_INCHES * rows + 0.7
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=0.32 / height, top=1 - 0.38 / height, wspace=0.03, hspace=0.03
+    )
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, detections, objects in zip(grid, images, found, truth, strict=False):
+        _draw_image(axes, image, detections, objects, class_names)
+    figure.suptitle(title or "Detections on validation images", fontsize=11, y=1 - 0.12 / height)
+    figure.legend(
+        handles=[
+            Line2D([], [], color="0.25", linewidth=2, label="found: class and score"),
+            Line2D([], [], color="0.25", linewidth=1, linestyle="--", label="ground truth"),
+        ],
+        loc="lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
+    _save(figure, path)
+
+
+def trial_scatter(rows: Sequence[Mapping[str, Any]], budget_ms: float | None, path: Path) -> None:
+    """Latency against objective of each trial, with the budget and the best trial in it.
+
+    A row holds `number`, `state`, `latency_ms_p95` and `objective` (None: not trained).
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    measured = [row for row in rows if row.get("latency_ms_p95") is not None]
+    scored = [row for row in measured if row.get("objective") is not None]
+    unscored = [row for row in measured if row.get("objective") is None]
+    for state in dict.fromkeys(str(row["state"]) for row in scored):
+        group = [row for row in scored if str(row["state"]) == state]
+        axes.scatter(
+            [row["latency_ms_p95"] for row in group],
+            [row["objective"] for row in group],
+            label=state.lower(),
+            s=36,
+            alpha=0.85,
+            marker="o" if _is_complete(group[0]) else "x",
+        )
+    if unscored:
+        # At the lower edge of the axes, whatever the objectives are.
+        axes.plot(
+            [row["latency_ms_p95"] for row in unscored],
+            [0.02] * len(unscored),
+            transform=axes.get_xaxis_transform(),
+            linestyle="",
+            marker="|",
+            markersize=10,
+            color="0.5",
+            label="not trained",
+        )
+    if budget_ms is not None:
+        axes.axvline(budget_ms, color="tab:red", linestyle="--", label=f"budget {budget_ms:g} ms")
+    inside = [
+        row
+        for row in scored
+        if _is_complete(row) and (budget_ms is None or row["latency_ms_p95"] <= budget_ms)
+    ]
+    if inside:
+        best = max(inside, key=lambda row: row["objective"])
+        at = best["latency_ms_p95"], best["objective"]
+        axes.scatter(
+            *([value] for value in at),
+            marker="*",
+            s=260,
+            color="gold",
+            edgecolor="black",
+            zorder=3,
+            label=f"best: trial {best['number']}",
+        )
+    axes.set_xlabel("latency p95 of detect, ms")
+    axes.set_ylabel("objective: sum of mAP over object sizes")
+    axes.margins(0.08)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _draw_image(
+    axes: Axes, image: np.ndarray, found: Scored, truth: Labelled, class_names: Sequence[str]
+) -> None:
+    # Every panel has the same size, so small images are enlarged; nearest keeps their pixels.
+    axes.imshow(image, interpolation="nearest" if max(image.shape) < 300 else "antialiased")
+    outlined = [Stroke(linewidth=2.2, foreground="black", alpha=0.6), Normal()]
+    for box in truth.boxes:
+        rectangle = _rectangle(box, edgecolor="white", linewidth=1.0, linestyle=(0, (4, 3)))
+        rectangle.set_path_effects(outlined)
+        axes.add_patch(rectangle)
+    # Best last, so that it lies on top.
+    for index in np.argsort(found.scores, kind="stable"):
+        box, label = found.boxes[index], int(found.labels[index])
+        colour = _colour(label, len(class_names))
+        axes.add_patch(_rectangle(box, edgecolor=colour, linewidth=1.8))
+        bright = sum(share * part for share, part in zip((0.3, 0.59, 0.11), colour, strict=False))
+        at_edge = box[0] > 0.85 * image.shape[1]
+        text = axes.text(
+            float(np.clip(box[2 if at_edge else 0], 0, image.shape[1])),
+            float(np.clip(box[1], 0, image.shape[0])),
+            f"{class_names[label]} {found.scores[index]:.2f}",
+            fontsize=6.5,
+            color="black" if bright > 0.5 else "white",
+            horizontalalignment="right" if at_edge else "left",
+            verticalalignment="bottom" if box[1] > 0.06 * image.shape[0] else "top",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+        )
+        text.set_clip_on(True)
+
+
+def _rectangle(box: np.ndarray, *, edgecolor: Any, linewidth: float, linestyle: Any = "-") -> Any:
+    left, top, right, bottom = map(float, box)
+    return Rectangle(
+        (left, top),
+        right - left,
+        bottom - top,
+        fill=False,
+        edgecolor=edgecolor,
+        linewidth=linewidth,
+        linestyle=linestyle,
+    )
+
+
+def _colour(label: int, classes: int) -> tuple[float, ...]:
+    if classes <= 10:
+        return colormaps["tab10"](label)
+    # Golden-ratio steps keep neighbouring labels apart for any number of classes.
+    return colormaps["hsv"](label * 0.618034 % 1)
+
+
+def _is_complete(row: Mapping[str, Any]) -> bool:
+    return str(row["state"]).lower().startswith("complete")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG that is never seen half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        FigureCanvasAgg(figure).print_png(str(partial))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

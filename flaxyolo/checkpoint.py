@@ -1,0 +1,129 @@
+"""A detector stored with its spec, and a run that can go on. Orbax only, no pickle."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from flaxyolo.errors import InputError
+from flaxyolo.nn.detector import Detector, TrainedDetector, Weights
+from flaxyolo.spec import detector_from_dict, to_dict
+
+T = TypeVar("T")
+FORMAT = 1
+
+logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any]) -> None:
+    """Write a detector's folder: Orbax weights with the spec, class names and `facts` beside them.
+
+    The folder is complete or it is not there: it is written under another name and renamed.
+    """
+    metadata = {
+        "format": FORMAT,
+        "spec": to_dict(detector.spec),
+        "class_names": list(detector.class_names),
+        "facts": dict(facts),
+    }
+    _replace(path, detector.weights._asdict(), json.loads(json.dumps(metadata)))
+
+
+def load_detector(path: Path) -> TrainedDetector:
+    """Read a detector's folder; InputError where it is not one."""
+    metadata = read_metadata(path)
+    spec = detector_from_dict(metadata["spec"], f"{path}: spec")
+    weights = Weights(**_load(path, abstract_weights(spec)._asdict()))
+    return TrainedDetector(spec, weights, tuple(metadata["class_names"]))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The format, spec, class names and facts stored with a detector."""
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
+    if not ocp.is_orbax_checkpoint(path):
+        raise InputError(
+            f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
+        )
+    metadata = ocp.metadata(path).custom_metadata
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: expected a flaxyolo checkpoint of format {FORMAT}, "
+            "found an Orbax checkpoint of something else"
+        )
+    return metadata
+
+
+def save_state(path: Path, state: Any, facts: Mapping[str, Any]) -> None:
+    """Write a whole training state, so that a run can go on bit for bit."""
+    _replace(path, state, {"format": FORMAT, "facts": json.loads(json.dumps(dict(facts)))})
+
+
+def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
+    """The state and facts that `save_state` wrote; `abstract` gives structure and shapes."""
+    metadata = ocp.metadata(path).custom_metadata or {}
+    return _load(path, abstract), dict(metadata["facts"])
+
+
+def has_state(path: Path) -> bool:
+    """Whether a training state can be read there, after finishing an interrupted replacement."""
+    _finish_replace(path)
+    return path.is_dir() and ocp.is_orbax_checkpoint(path)
+
+
+def abstract_weights(spec: Any) -> Weights:
+    """Shapes and dtypes of a spec's weights."""
+    from flax import nnx
+
+    detector = Detector(spec, rng=np.random.default_rng(0))
+    params, stats = nnx.state(detector, nnx.Param, ...)
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
+    return Weights(*jax.tree.map(shape, (nnx.as_pure(params), nnx.as_pure(stats))))
+
+
+def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
+    """Save beside `path`, then swap, so that a crash at any moment leaves a complete folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = _beside(path, "new"), _beside(path, "old")
+    for leftover in path.parent.glob(f".{path.name}.new*"):
+        shutil.rmtree(leftover)
+    try:
+        ocp.save(fresh, state, custom_metadata=metadata)
+    except BaseException:
+        for partial in path.parent.glob(f".{path.name}.new*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _finish_replace(path)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(fresh, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_replace(path: Path) -> None:
+    """After a crash between the two renames the complete folder lies beside its place."""
+    old = _beside(path, "old")
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, path)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}")
+
+
+def _load(path: Path, abstract: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
+    )
+    return ocp.load(path, target)

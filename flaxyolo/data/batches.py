@@ -1,0 +1,95 @@
+"""Batches of a fixed shape, and epochs as arrays of image indices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int, Int32
+
+from flaxyolo.config import Augmentation
+from flaxyolo.data.augment import DevicePixels, augment
+from flaxyolo.data.cache import Pixels
+
+SLOT_MULTIPLE = 16
+SIMULATED_MOSAICS = 20_000
+
+
+class Batch(NamedTuple):
+    """Images with their boxes, as one training step sees them; `g` slots, padded."""
+
+    images: Float32[Array, "b s s 3"]
+    """RGB in 0..1."""
+    boxes: Float32[Array, "b g 4"]
+    """xyxy in input pixels."""
+    labels: Int32[Array, "b g"]
+    valid: Bool[Array, "b g"]
+    dropped: Int32[Array, ""]
+    """Boxes of the whole batch that found no slot."""
+
+
+def to_device(pixels: Pixels) -> DevicePixels:
+    """Copy a split to the default device, where the training step picks from it."""
+    return DevicePixels(*(jnp.asarray(np.asarray(field)) for field in pixels))
+
+
+def box_slots(pixels: Pixels, mosaic: bool) -> int:
+    """Boxes that an image of a batch has room for, a multiple of 16.
+
+    Without mosaic the largest count of one image. With it, the largest sum of four among 20,000
+    mosaics drawn from these counts; the rare one beyond it loses its last boxes, which
+    `Batch.dropped` counts.
+    """
+    counts = np.asarray(pixels.valid).sum(1)
+    needed = int(counts.max(initial=0))
+    if mosaic and len(counts):
+        drawn = np.random.default_rng(0).choice(counts, (SIMULATED_MOSAICS, 4))
+        needed = max(needed, int(drawn.sum(1).max()))
+    return max(1, -(-needed // SLOT_MULTIPLE)) * SLOT_MULTIPLE
+
+
+def epoch_indices(count: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Order of one epoch: int32 (steps, batch_size), every image once.
+
+    The last batch is filled up from the start of the same order.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
+    steps = -(-count // batch_size)
+    return np.resize(order, (steps, batch_size))
+
+
+def make_batch(
+    pixels: DevicePixels,
+    indices: Int[Array, " b"],
+    *,
+    seed: Int[Array, ""] | int,
+    epoch: Int[Array, ""] | int,
+    config: Augmentation,
+    mosaic: Bool[Array, ""] | bool,
+    slots: int,
+) -> Batch:
+    """Augment the images `indices`; each depends on (seed, epoch, its index) alone.
+
+    `mosaic` switches the mosaic for the epoch; `config.mosaic` is its share while it is on.
+    """
+    epoch_key = jax.random.fold_in(jax.random.key(seed), epoch)
+    made = augment(pixels, indices, epoch_key, config, jnp.asarray(mosaic), slots)
+    return Batch(made.images, made.boxes, made.labels, made.valid, made.dropped.sum())
+
+
+def plain_batch(pixels: DevicePixels, indices: Int[Array, " b"], *, slots: int) -> Batch:
+    """The images `indices` as they are; valid boxes come first, those beyond `slots` count."""
+    valid = pixels.valid[indices]
+    order = jnp.argsort(~valid, axis=1, stable=True)[:, :slots]
+    order = jnp.pad(order, ((0, 0), (0, slots - order.shape[1])))
+    found = valid.sum(1)
+    kept = jnp.arange(slots)[None] < found[:, None]
+    boxes = jnp.take_along_axis(pixels.boxes[indices], order[..., None], 1)
+    labels = jnp.take_along_axis(pixels.labels[indices], order, 1)
+    return Batch(
+        images=pixels.images[indices].astype(jnp.float32) * (1 / 255),
+        boxes=jnp.where(kept[..., None], boxes, 0),
+        labels=jnp.where(kept, labels, 0),
+        valid=kept,
+        dropped=jnp.maximum(found - slots, 0).sum(dtype=jnp.int32),
+    )

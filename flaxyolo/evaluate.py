@@ -1,0 +1,256 @@
+"""The command `evaluate`: average precision of a checkpoint, or of a COCO result file."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from flaxyolo import cli
+from flaxyolo.average_precision import Scores, coco_scores, ground_truth, xyxy_to_xywh
+from flaxyolo.errors import InputError
+
+if TYPE_CHECKING:
+    # Only for types: scoring a result file must not wait for JAX and the network to be imported.
+    import flaxyolo.data.cache
+    import flaxyolo.data.sources
+    import flaxyolo.nn.detector
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of `evaluate`."""
+
+    checkpoint: Annotated[
+        tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="CHECKPOINT")
+    ] = None
+    """Folder of a detector, such as runs/<study>/best."""
+    data: str = "digits"
+    """digits, or coco:DIR."""
+    split: Literal["train", "val"] = "val"
+    """Which images to score."""
+    detections: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
+    """Score this COCO result file instead of a checkpoint; needs --annotations."""
+    annotations: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
+    """COCO annotation file that --detections belongs to."""
+    json: bool = False
+    """Print the numbers as JSON, with torchmetrics' names."""
+
+
+def evaluate(
+    detector: "flaxyolo.nn.detector.TrainedDetector",
+    examples: "Sequence[flaxyolo.data.sources.Example]",
+    pixels: "flaxyolo.data.cache.Pixels",
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Scores:
+    """Average precision of a detector in original pixels; `pixels` are the examples' own."""
+    found = run_detector(detector, examples, pixels, batch_size=batch_size)
+    return score(found, examples, class_names, category_ids)
+
+
+def run_detector(
+    detector: "flaxyolo.nn.detector.TrainedDetector",
+    examples: "Sequence[flaxyolo.data.sources.Example]",
+    pixels: "flaxyolo.data.cache.Pixels",
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> "list[flaxyolo.nn.detector.Found]":
+    """All detections of each example, from the confidence floor on, in original pixels."""
+    return list(_detect_each(detector, examples, pixels, batch_size))
+
+
+def score(
+    found: "Sequence[flaxyolo.nn.detector.Found]",
+    examples: "Sequence[flaxyolo.data.sources.Example]",
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+) -> Scores:
+    """Average precision of what `run_detector` found."""
+    rows = [np.zeros((0, 7))]
+    for example, (boxes, scores, labels) in zip(examples, found, strict=True):
+        image_ids = np.full(len(boxes), example.image_id, np.float64)
+        categories = np.asarray(category_ids, np.float64)[labels]
+        columns = (image_ids[:, None], xyxy_to_xywh(boxes), scores[:, None], categories[:, None])
+        rows.append(np.concatenate(columns, 1))
+    return coco_scores(ground_truth(examples, class_names, category_ids), np.concatenate(rows))
+
+
+def score_files(annotations: Path, detections: Path) -> Scores:
+    """Average precision of a COCO result file against a COCO annotation file."""
+    truth, results = _read_json(annotations), _read_json(detections)
+    if not isinstance(truth, dict):
+        raise InputError(
+            f"{annotations}: expected COCO annotations (an object with 'images', 'annotations' and "
+            f"'categories'), got a {type(truth).__name__}"
+        )
+    if not isinstance(results, list):
+        raise InputError(
+            f"{detections}: expected a COCO result file (a list of objects with 'image_id', "
+            f"'category_id', 'bbox' and 'score'), got a {type(results).__name__}"
+        )
+    return coco_scores(truth, results, truth_name=str(annotations), detections_name=str(detections))
+
+
+def tables(scores: Scores) -> list[Table]:
+    """The twelve numbers in two rows, and the classes in the order of the data set."""
+    precision = Table(box=box.SIMPLE_HEAD)
+    recall = Table(box=box.SIMPLE_HEAD)
+    for table, columns in ((precision, PRECISION), (recall, RECALL)):
+        for heading in columns:
+            table.add_column(heading, justify="right", min_width=8)
+        table.add_row(*(shown(getattr(scores, key)) for key in columns.values()))
+    classes = Table(box=box.SIMPLE_HEAD)
+    classes.add_column("class", overflow="fold")
+    classes.add_column("mAP50-95", justify="right")
+    classes.add_column("mAP50", justify="right")
+    for entry in scores.per_class:
+        classes.add_row(entry.name, shown(entry.map), shown(entry.map_50))
+    return [precision, recall, classes]
+
+
+def shown(value: float | None) -> str:
+    """A score as a person reads it."""
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def _detect_each(
+    detector: "flaxyolo.nn.detector.TrainedDetector",
+    examples: "Sequence[flaxyolo.data.sources.Example]",
+    pixels: "flaxyolo.data.cache.Pixels",
+    batch_size: int,
+) -> "Iterator[flaxyolo.nn.detector.Found]":
+    import jax.numpy as jnp
+
+    from flaxyolo.boxes import letterbox, unletterbox_boxes
+    from flaxyolo.nn.detector import Found, detect
+
+    images = pixels.images
+    if len(images) != len(examples):
+        raise ValueError(f"expected the pixels of {len(examples)} examples, got {len(images)}")
+    for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        # One shape, so one compiled function: the last batch is filled up with black images.
+        filler = np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)
+        detections = detect(
+            detector.spec, detector.weights, jnp.asarray(np.concatenate([batch, filler]))
+        )
+        boxes, scores, labels, valid = map(np.asarray, detections)
+        for i, example in enumerate(examples[start : start + batch_size]):
+            place = letterbox(example.height, example.width, batch.shape[1])
+            original = unletterbox_boxes(boxes[i][valid[i]], place, example.height, example.width)
+            yield Found(original, scores[i][valid[i]], labels[i][valid[i]])
+
+
+def _score_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Scores:
+    from flaxyolo.checkpoint import load_detector
+    from flaxyolo.data.cache import load_pixels
+    from flaxyolo.data.sources import read_dataset
+
+    detector = load_detector(checkpoint)
+    dataset = read_dataset(data)
+    if tuple(dataset.class_names) != tuple(detector.class_names):
+        raise InputError(
+            f"{checkpoint}: expected the classes of {data}, {_listed(dataset.class_names)}, but "
+            f"the checkpoint was trained for {_listed(detector.class_names)}; "
+            "name the data that it was trained on"
+        )
+    examples = getattr(dataset, split)
+    pixels = load_pixels(dataset, split, detector.spec.image_size)
+    logger.info("%s: %d images of %s, split %s", checkpoint, len(examples), data, split)
+    each = track(
+        _detect_each(detector, examples, pixels, BATCH_SIZE),
+        description="detecting",
+        total=len(examples),
+        console=cli.CONSOLE,
+        transient=True,
+        disable=not cli.CONSOLE.is_terminal,
+    )
+    return score(list(each), examples, dataset.class_names, dataset.category_ids)
+
+
+def _listed(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return f"[{', '.join(names[:most])}{more}]"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {error.lineno}: expected JSON, got something else: {error.msg}"
+        ) from None
+
+
+def _run(flags: Flags) -> None:
+    if flags.checkpoint is not None and flags.detections is None and flags.annotations is None:
+        scores = _score_checkpoint(flags.checkpoint, flags.data, flags.split)
+        title = f"{flags.checkpoint} on {flags.data}, {flags.split}"
+    elif flags.checkpoint is None and flags.detections and flags.annotations:
+        scores = score_files(flags.annotations, flags.detections)
+        title = f"{flags.detections} against {flags.annotations}"
+    else:
+        raise InputError(
+            "expected either CHECKPOINT --data SRC, or --detections JSON --annotations JSON"
+        )
+    if flags.json:
+        print(json.dumps(scores.to_dict(), indent=1))
+        return
+    console = Console(highlight=False, markup=False)  # names may hold brackets
+    console.print(title, soft_wrap=True)
+    for table in tables(scores):
+        console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the command."""
+    flags = cli.parse(
+        Flags,
+        argv,
+        prog="python -m flaxyolo.evaluate",
+        description="COCO average precision of a checkpoint, or of a COCO result file.",
+    )
+    return cli.run(partial(_run, flags))
+
+
+PRECISION = {
+    "mAP50-95": "map",
+    "mAP50": "map_50",
+    "mAP75": "map_75",
+    "mAP_s": "map_small",
+    "mAP_m": "map_medium",
+    "mAP_l": "map_large",
+}
+RECALL = {
+    "AR1": "mar_1",
+    "AR10": "mar_10",
+    "AR100": "mar_100",
+    "AR_s": "mar_small",
+    "AR_m": "mar_medium",
+    "AR_l": "mar_large",
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

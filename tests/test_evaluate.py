@@ -1,0 +1,266 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxyolo
+from flaxyolo import checkpoint, evaluate
+from flaxyolo.average_precision import KEYS
+from flaxyolo.boxes import letterbox, letterbox_boxes
+from flaxyolo.data import cache, sources
+from flaxyolo.data.cache import Pixels
+from flaxyolo.data.sources import Dataset, Example
+from flaxyolo.errors import InputError
+from flaxyolo.nn import detector as network
+from flaxyolo.nn.detector import Detections, TrainedDetector, Weights
+from flaxyolo.spec import BackboneSpec, DetectorSpec, StageSpec
+
+SIZE = 64
+SLOTS = 5
+NAMES, CATEGORY_IDS = ("cat", "dog"), (3, 17)
+
+
+def example(image_id, height, width, boxes, labels, crowd=()):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    return Example(
+        image_id=image_id,
+        image=np.zeros((height, width, 3), np.uint8),
+        height=height,
+        width=width,
+        boxes=boxes,
+        labels=np.array(labels, np.int32),
+        areas=np.prod(boxes[:, 2:] - boxes[:, :2], 1),
+        crowd=np.array([i in crowd for i in range(len(boxes))], bool),
+    )
+
+
+# Wide, tall and square, one without objects; three images, so that a batch of 2 is not full.
+EXAMPLES = (
+    example(42, 100, 240, [(10, 20, 150, 90), (200, 5, 239, 25)], [0, 1]),
+    example(7, 333, 111, [(0, 0, 111, 333)], [1]),
+    example(900, 50, 50, [], []),
+)
+
+
+def pixels_of(examples):
+    """Images whose first pixel names them, so that a stand-in detector knows what it sees."""
+    images = np.zeros((len(examples), SIZE, SIZE, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(examples)) + 1
+    count = len(examples)
+    return Pixels(
+        images=images,
+        boxes=np.zeros((count, 1, 4), np.float32),
+        labels=np.zeros((count, 1), np.int32),
+        valid=np.zeros((count, 1), bool),
+        content=np.zeros((count, 4), np.float32),
+    )
+
+
+@pytest.fixture
+def perfect(monkeypatch):
+    """A detector whose `detect` finds exactly the objects; yields the batch shapes it saw."""
+    shapes = []
+
+    def detect(spec, weights, images):
+        shapes.append(images.shape)
+        assert images.dtype == jnp.uint8
+        count = len(images)
+        boxes = np.zeros((count, SLOTS, 4), np.float32)
+        scores, labels = np.zeros((count, SLOTS), np.float32), np.zeros((count, SLOTS), np.int32)
+        valid = np.zeros((count, SLOTS), bool)
+        for i, number in enumerate(np.asarray(images[:, 0, 0, 0])):
+            if number == 0:  # the filler of the last batch: nonsense that nobody may use
+                valid[i], scores[i] = True, 0.99
+                continue
+            truth = EXAMPLES[number - 1]
+            place, n = letterbox(truth.height, truth.width, SIZE), len(truth.boxes)
+            boxes[i, :n] = letterbox_boxes(truth.boxes, place)
+            labels[i, :n], scores[i, :n], valid[i, :n] = truth.labels, 0.9, True
+            # What is not valid must not count, whatever is in its slot.
+            boxes[i, n:], scores[i, n:] = (0, 0, 9, 9), 0.99
+        return Detections(*map(jnp.asarray, (boxes, scores, labels, valid)))
+
+    monkeypatch.setattr(network, "detect", detect)
+    return shapes
+
+
+def trained(class_names=NAMES):
+    stages = tuple(StageSpec(block="c2f", width=8, depth=1) for _ in range(4))
+    backbone = BackboneSpec(stem_width=8, stages=stages)
+    spec = DetectorSpec(backbone, num_classes=len(class_names), image_size=SIZE)
+    return TrainedDetector(spec, Weights({}, {}), tuple(class_names))
+
+
+def test_a_perfect_detector_scores_1_in_original_pixels(perfect):
+    scores = evaluate.evaluate(
+        trained(), EXAMPLES, pixels_of(EXAMPLES), NAMES, CATEGORY_IDS, batch_size=2
+    )
+    # By hand: 140 x 70 and 111 x 333 are large, 39 x 20 is small; none is medium. In input pixels
+    # the first would be medium.
+    assert scores.map_medium is None
+    assert [scores.map, scores.map_small, scores.map_large] == pytest.approx([1, 1, 1])
+    assert {entry.name: entry.map for entry in scores.per_class} == pytest.approx(
+        {"cat": 1, "dog": 1}
+    )
+    assert scores.objective() == pytest.approx(2)
+
+
+def test_every_batch_has_the_same_shape(perfect):
+    evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES), batch_size=2)
+    assert perfect == [(2, SIZE, SIZE, 3)] * 2
+
+
+def test_what_is_found_comes_per_image_in_original_pixels(perfect):
+    found = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES), batch_size=16)
+    assert [len(each.boxes) for each in found] == [2, 1, 0]
+    for each, truth in zip(found, EXAMPLES, strict=True):
+        np.testing.assert_allclose(each.boxes, truth.boxes, atol=1e-3)
+        np.testing.assert_array_equal(each.labels, truth.labels)
+
+
+def test_a_shifted_box_loses_precision(perfect):
+    found = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
+    # The cat is 140 wide, moved by 21: IoU 119 / 161 = 0.739, enough for 5 of the 10 thresholds.
+    found[0].boxes[0] += np.array([21, 0, 21, 0], np.float32)
+    cat, dog = evaluate.score(found, EXAMPLES, NAMES, CATEGORY_IDS).per_class
+    assert [cat.map_50, cat.map, dog.map] == pytest.approx([1, 0.5, 1])
+
+
+def test_a_crowd_is_no_object_and_what_lies_in_it_is_no_mistake():
+    lone = example(1, 100, 100, [(0, 0, 40, 40), (50, 50, 100, 100)], [0, 0], crowd={1})
+    boxes = np.array([(0, 0, 40, 40), (60, 60, 80, 80)], np.float32)
+    found = network.Found(boxes, np.array([0.5, 0.9], np.float32), np.array([0, 0], np.int32))
+    assert evaluate.score([found], [lone], NAMES, CATEGORY_IDS).map == pytest.approx(1)
+    ordinary = replace(lone, crowd=np.array([False, False]))
+    assert evaluate.score([found], [ordinary], NAMES, CATEGORY_IDS).map < 0.5
+
+
+def test_pixels_of_other_examples_are_refused(perfect):
+    with pytest.raises(ValueError, match="pixels of 3 examples, got 2"):
+        evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES[:2]))
+
+
+@pytest.fixture
+def command(perfect, monkeypatch):
+    """The command with a perfect checkpoint on a data set of the examples."""
+    dataset = Dataset(
+        name="mine",
+        train=(),
+        val=EXAMPLES,
+        class_names=NAMES,
+        category_ids=CATEGORY_IDS,
+        fingerprint="0",
+    )
+    monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained())
+    monkeypatch.setattr(sources, "read_dataset", lambda source: dataset)
+    monkeypatch.setattr(cache, "load_pixels", lambda data, split, size: pixels_of(data.val))
+    return dataset
+
+
+def test_the_command_prints_only_json_on_stdout(command, capsys):
+    assert evaluate.main(["runs/x/best", "--data", "mine", "--json"]) == 0
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert tuple(data) == (*KEYS, "per_class")
+    assert (data["map"], data["map_medium"]) == (pytest.approx(1), None)
+    assert err == "runs/x/best: 3 images of mine, split val\n"
+
+
+def test_the_command_prints_tables_for_a_person(command, capsys):
+    assert evaluate.main(["runs/x/best", "--data", "mine"]) == 0
+    out = capsys.readouterr().out
+    headings = "mAP50-95 mAP50 mAP75 mAP_s mAP_m mAP_l AR1 AR10 AR100 AR_s AR_m AR_l cat dog"
+    assert [word for word in headings.split() if word not in out.split()] == []
+    assert "1.0000" in out.split()
+    assert "n/a" in out.split()
+
+
+def test_a_checkpoint_of_other_classes_is_refused(command, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained(("cat", "cow")))
+    assert evaluate.main(["runs/x/best", "--data", "mine"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: runs/x/best: expected the classes of mine, [cat, dog], but")
+    assert err.count("\n") == 1
+
+
+def test_a_result_file_is_scored(test_data, capsys):
+    folder = test_data / "eval_coco100"
+    files = ["--detections", str(folder / "dets.json"), "--annotations"]
+    assert evaluate.main([*files, str(folder / "gt_official.json"), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    expected = json.loads((folder / "expected.json").read_text())["gt_official"]["stats"]
+    assert data["map"] == pytest.approx(expected["AP"], abs=1e-9)
+    assert data["mar_large"] == pytest.approx(expected["ARl"], abs=1e-9)
+    hydrant = next(entry for entry in data["per_class"] if entry["name"] == "fire hydrant")
+    assert hydrant == {"name": "fire hydrant", "map": None, "map_50": None}
+
+
+@dataclass(frozen=True)
+class Files:
+    truth: Path
+    found: Path
+
+    def score(self):
+        return evaluate.score_files(self.truth, self.found)
+
+
+@pytest.fixture
+def files(tmp_path):
+    truth, found = tmp_path / "gt.json", tmp_path / "dets.json"
+    truth.write_text('{"images": [{"id": 1}], "categories": [], "annotations": []}')
+    found.write_text("[]")
+    return Files(truth, found)
+
+
+def test_empty_files_score_nothing(files):
+    assert files.score().map is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[1,\n 2", "dets.json, line 2: expected JSON"),
+        (b"{}", "dets.json: expected a COCO result file .* got a dict"),
+        (b"\xff\xfe\xff", "dets.json.*expected JSON"),
+        (b'[{"image_id": 5}]', "dets.json: record 0: .* got 5"),
+    ],
+)
+def test_a_bad_result_file_is_named(files, content, says):
+    files.found.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        files.score()
+
+
+def test_a_bad_annotation_file_is_named(files):
+    files.truth.write_text("[]")
+    with pytest.raises(InputError, match=r"gt.json: expected COCO annotations .* got a list"):
+        files.score()
+    files.truth.unlink()
+    with pytest.raises(InputError, match=r"gt.json: cannot read the file: No such file"):
+        files.score()
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["x", "--detections", "d", "--annotations", "a"], ["--detections", "d"]]
+)
+def test_the_two_forms_of_the_command_do_not_mix(argv, capsys):
+    assert evaluate.main(argv) == 2
+    assert capsys.readouterr().err.startswith("error: expected either CHECKPOINT")
+
+
+def test_scoring_files_does_not_load_jax(files):
+    code = (
+        "import sys; from flaxyolo import evaluate\n"
+        f"assert evaluate.main(['--detections', {str(files.found)!r}, "
+        f"'--annotations', {str(files.truth)!r}]) == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    root = Path(flaxyolo.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
