@@ -128,7 +128,8 @@ def _contains(
 def _best(values: Float[Array, "g a"], count: int) -> Bool[Array, "g a"]:
     """Mark the `count` largest of each row; of equal values the first ones."""
     count = min(count, values.shape[1])
-    # The barrier keeps XLA from merging the slices below into a full sort, 40 times slower on a CPU.
+    # The barrier keeps XLA from turning this and the slices below into a full sort, 40 times
+    # slower on a CPU.
     top, index = lax.optimization_barrier(lax.top_k(values, count))
     # top_k orders equal values by index, so the last one it took is the exact border of the
     # set: no scatter is needed.

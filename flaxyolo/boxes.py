@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -31,6 +32,15 @@ def letterbox(height: int, width: int, size: int) -> Letterbox:
         width=inner_width,
         height=inner_height,
     )
+
+
+def letterbox_image(image: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 image (h, w, 3), resized and centred on grey 114 in a `size` x `size` square."""
+    box = letterbox(image.shape[0], image.shape[1], size)
+    square = np.full((size, size, 3), 114, np.uint8)
+    inner = cv2.resize(image, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+    square[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width] = inner
+    return square
 
 
 def letterbox_boxes(boxes: np.ndarray, box: Letterbox) -> np.ndarray:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from flaxyolo.errors import InputError
-from flaxyolo.nn.detector import Detector, TrainedDetector, Weights
+from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.spec import detector_from_dict, to_dict
 
 T = TypeVar("T")
@@ -48,15 +47,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The format, spec, class names and facts stored with a detector."""
     if not path.is_dir():
         raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
-    if not ocp.is_orbax_checkpoint(path):
+    if not ocp.is_orbax_checkpoint(str(path)):
         raise InputError(
             f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
         )
-    metadata = ocp.metadata(path).custom_metadata
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    metadata = ocp.metadata(str(path)).custom_metadata
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "spec" not in metadata:
         raise InputError(
-            f"{path}: expected a flaxyolo checkpoint of format {FORMAT}, "
-            "found an Orbax checkpoint of something else"
+            f"{path}: expected a detector's checkpoint of format {FORMAT}, found another Orbax "
+            "checkpoint; a run keeps its detectors in `best` and `last`"
         )
     return metadata
 
@@ -68,24 +67,14 @@ def save_state(path: Path, state: Any, facts: Mapping[str, Any]) -> None:
 
 def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
     """The state and facts that `save_state` wrote; `abstract` gives structure and shapes."""
-    metadata = ocp.metadata(path).custom_metadata or {}
+    metadata = ocp.metadata(str(path)).custom_metadata or {}
     return _load(path, abstract), dict(metadata["facts"])
 
 
 def has_state(path: Path) -> bool:
     """Whether a training state can be read there, after finishing an interrupted replacement."""
     _finish_replace(path)
-    return path.is_dir() and ocp.is_orbax_checkpoint(path)
-
-
-def abstract_weights(spec: Any) -> Weights:
-    """Shapes and dtypes of a spec's weights."""
-    from flax import nnx
-
-    detector = Detector(spec, rng=np.random.default_rng(0))
-    params, stats = nnx.state(detector, nnx.Param, ...)
-    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
-    return Weights(*jax.tree.map(shape, (nnx.as_pure(params), nnx.as_pure(stats))))
+    return path.is_dir() and ocp.is_orbax_checkpoint(str(path))
 
 
 def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
@@ -95,7 +84,7 @@ def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
     for leftover in path.parent.glob(f".{path.name}.new*"):
         shutil.rmtree(leftover)
     try:
-        ocp.save(fresh, state, custom_metadata=metadata)
+        ocp.save(str(fresh), state, custom_metadata=metadata)
     except BaseException:
         for partial in path.parent.glob(f".{path.name}.new*"):
             shutil.rmtree(partial, ignore_errors=True)
@@ -126,4 +115,4 @@ def _load(path: Path, abstract: Any) -> Any:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
-    return ocp.load(path, target)
+    return ocp.load(str(path), target)

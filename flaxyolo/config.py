@@ -42,7 +42,8 @@ class TrainConfig:
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
     """auto: AdamW for runs of at most 10,000 steps, otherwise SGD with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak rate. None: 0.01 x batch / 64 for SGD, 0.002 x 5 / (4 + classes) for AdamW."""
+    """Peak rate. None: 0.01 for SGD (the loss is summed over the batch, so the rate that suits 64
+    images a step suits other batches too), 0.002 x 5 / (4 + classes) for AdamW."""
     momentum: Rate = 0.937
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """On kernels only, never on biases and norms."""

@@ -155,12 +155,19 @@ def parse(kind: type[T], data: object, where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        raise InputError(f"{where}: " + "; ".join(map(_describe, error.errors()))) from None
+        raise InputError(f"{where}: {describe(error)}") from None
 
 
 def detector_from_dict(data: object, where: str = "detector") -> DetectorSpec:
     """The inverse of `to_dict` for a DetectorSpec."""
     return parse(DetectorSpec, data, where)
+
+
+def describe(error: ValueError) -> str:
+    """A validation error in one line, every wrong key and value with its path."""
+    if isinstance(error, ValidationError):
+        return "; ".join(map(_describe, error.errors()))
+    return str(error)
 
 
 def _describe(error: Any) -> str:

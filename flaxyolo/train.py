@@ -1,35 +1,40 @@
 """Train one detector: a generator of epochs, one compiled step, and the command."""
 
+import json
 import logging
-import math
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flaxyolo import cli
 from flaxyolo.boxes import anchor_points
-from flaxyolo.checkpoint import has_state, load_state, save_state
-from flaxyolo.config import TrainConfig
-from flaxyolo.data.batches import DevicePixels, box_slots, epoch_indices, make_batch, to_device
-from flaxyolo.data.cache import Pixels
+from flaxyolo.checkpoint import has_state, load_state, save_detector, save_state
+from flaxyolo.config import Config, TrainConfig, read_config, write_config
+from flaxyolo.data.batches import Batch, DevicePixels, epoch_indices, make_batch, to_device
+from flaxyolo.data.cache import Pixels, load_pixels
+from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.errors import InputError
+from flaxyolo.evaluate import evaluate, shown
 from flaxyolo.loss import LossTerms, detection_loss
 from flaxyolo.nn.compiling import compile_ahead
-from flaxyolo.nn.detector import TrainedDetector, Weights, compute_dtype, graph, initial_weights
-from flaxyolo.spec import DetectorSpec
+from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
+from flaxyolo.plan import Plan, make_optimizer, plan_run
+from flaxyolo.spec import DetectorSpec, describe
 
 log = logging.getLogger(__name__)
-
-SHORT_RUN_STEPS = 10_000
-"""Runs of at most this many steps use AdamW when the optimizer is `auto`."""
 
 
 class TrainState(NamedTuple):
@@ -64,74 +69,6 @@ class DivergedError(RuntimeError):
     """The loss is not finite any more."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The static facts of a run; one compiled step belongs to each."""
-
-    spec: DetectorSpec
-    config: TrainConfig
-    steps_per_epoch: int
-    slots: int
-    dtype: Any
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
-
-
-def plan_run(spec: DetectorSpec, config: TrainConfig, pixels: Pixels) -> Plan:
-    """The plan of a run on these images."""
-    steps = math.ceil(len(pixels.images) / config.batch_size)
-    slots = box_slots(pixels, config.augmentation.mosaic > 0)
-    return Plan(spec, config, steps, slots, compute_dtype())
-
-
-def learning_rate(plan: Plan) -> optax.Schedule:
-    """Warm-up, stable, linear decay: a run can go on from any point of the stable part."""
-    config = plan.config
-    peak = config.learning_rate or (
-        0.002 * 5 / (4 + plan.spec.num_classes) if uses_adamw(plan) else 0.01
-    )
-    total = plan.total_steps
-    warmup = min(config.warmup_epochs * plan.steps_per_epoch, total / 3)
-    decay = config.decay_share * total
-
-    def rate(step: Any) -> Any:
-        rising = (step + 1) / max(warmup, 1)
-        falling = 1 - (1 - config.final_rate) * (step - (total - decay)) / max(decay, 1)
-        return peak * jnp.minimum(jnp.minimum(rising, 1.0), falling)
-
-    return rate
-
-
-def uses_adamw(plan: Plan) -> bool:
-    """Whether this run uses AdamW."""
-    if plan.config.optimizer == "auto":
-        return plan.total_steps <= SHORT_RUN_STEPS
-    return plan.config.optimizer == "adamw"
-
-
-def make_optimizer(plan: Plan) -> optax.GradientTransformation:
-    """Clipped AdamW, or clipped SGD with Nesterov momentum; decay on kernels only."""
-    config = plan.config
-    rate = learning_rate(plan)
-
-    def kernels(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-    clip = optax.clip_by_global_norm(config.clip_norm)
-    if uses_adamw(plan):
-        return optax.chain(
-            clip, optax.adamw(rate, b1=0.9, weight_decay=config.weight_decay, mask=kernels)
-        )
-    return optax.chain(
-        clip,
-        optax.add_decayed_weights(config.weight_decay * config.batch_size / 64, kernels),
-        optax.sgd(rate, momentum=config.momentum, nesterov=True),
-    )
-
-
 def start(plan: Plan) -> TrainState:
     """A fresh state, the same for a seed on every backend."""
     weights = initial_weights(plan.spec, plan.config.seed)
@@ -141,7 +78,7 @@ def start(plan: Plan) -> TrainState:
 
 
 def total_loss(
-    params: Any, stats: Any, batch: Any, plan: Plan
+    params: Any, stats: Any, batch: Batch, plan: Plan
 ) -> tuple[Float[Array, ""], tuple[LossTerms, Any]]:
     """The loss of a batch, times the batch size, with its terms and the new batch statistics."""
     config, spec = plan.config, plan.spec
@@ -188,7 +125,7 @@ def train_step(
     updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
     weights = Weights(optax.apply_updates(state.weights.params, updates), stats)
     ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
-    ema = optax.incremental_update(weights, state.ema, 1 - config.ema_decay * ramp)
+    ema: Any = optax.incremental_update(weights, state.ema, 1 - config.ema_decay * ramp)
     return TrainState(state.step + 1, weights, optimizer, ema), terms, batch.dropped
 
 
@@ -247,24 +184,196 @@ def run_epoch(
     batches = epoch_indices(
         len(pixels.images), plan.config.batch_size, seed=plan.config.seed, epoch=epoch
     )
-    total, dropped = np.zeros(3), 0
-    pending = None
+    total, dropped, counted = np.zeros(3), 0, 0
+    pending = []
     for number, indices in enumerate(batches, 1):
         state, terms, lost = step(state, pixels, jnp.asarray(indices))
-        # Fetch the step before, so that an accelerator never waits for Python.
-        done, pending = pending, (terms, lost)
-        for terms, lost in [
-            item for item in (done, pending if number == len(batches) else None) if item
-        ]:
+        pending.append((number, terms, lost))
+        # Read the step before, so that an accelerator never waits for Python.
+        while len(pending) > (1 if number < len(batches) else 0):
+            ready, terms, lost = pending.pop(0)
             values = np.array([float(term) for term in terms])
             if not np.isfinite(values).all():
                 raise DivergedError(
-                    f"epoch {epoch + 1}, step {number} of {len(batches)}: the loss is not finite "
+                    f"epoch {epoch + 1}, step {ready} of {len(batches)}: the loss is not finite "
                     f"(box {values[0]}, cls {values[1]}, dfl {values[2]})"
                 )
-            total += values
-            dropped += int(lost)
-        if report:
-            seen = max(number - 1, 1) if number < len(batches) else number
-            report(StepReport(epoch + 1, number, len(batches), LossTerms(*(total / seen))))
+            total, dropped, counted = total + values, dropped + int(lost), ready
+        if report and counted:
+            report(StepReport(epoch + 1, number, len(batches), LossTerms(*(total / counted))))
     return state, LossTerms(*(total / len(batches))), dropped
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a run is given on the command line; the rest is in the config."""
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """A file of configs/, or the best.yaml of a sweep."""
+    out: Path
+    """Folder of the run; the same command goes on with what is there."""
+    data: str = "digits"
+    """digits, or coco:DIR."""
+    image_size: int | None = None
+    """Side of the square input, in pixels, instead of the config's."""
+    epochs: int | None = None
+    """Instead of the config's."""
+    batch_size: int | None = None
+    """Instead of the config's."""
+    seed: int | None = None
+    """Instead of the config's."""
+    evaluate_every: int = 5
+    """Epochs between evaluations; the last epoch is always evaluated."""
+
+
+def configure(flags: Flags, dataset: Dataset) -> Config:
+    """The config of the run: the file's, with the flags' values and the data's classes."""
+    config = read_config(flags.config)
+    try:
+        detector = replace(
+            config.detector,
+            num_classes=len(dataset.class_names),
+            image_size=flags.image_size or config.detector.image_size,
+        )
+        training = replace(
+            config.training,
+            epochs=flags.epochs or config.training.epochs,
+            batch_size=flags.batch_size or config.training.batch_size,
+            seed=config.training.seed if flags.seed is None else flags.seed,
+        )
+    except ValueError as error:
+        raise InputError(f"the flags: {describe(error)}") from None
+    return Config(detector, training)
+
+
+def claim_run(out: Path, config: Config, dataset: Dataset) -> None:
+    """Write what this run is into its folder, or check that the folder holds this very run."""
+    facts = {"data": dataset.name, "fingerprint": dataset.fingerprint}
+    path, data_path = out / "config.yaml", out / "data.json"
+    if path.exists() and read_config(path) != config:
+        raise InputError(
+            f"{out}: holds a run of another config (see {path}); choose another --out, "
+            "or remove the folder to start anew"
+        )
+    if data_path.exists() and json.loads(data_path.read_text()) != facts:
+        raise InputError(
+            f"{out}: holds a run on other data (see {data_path}); choose another --out, "
+            "or remove the folder to start anew"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    data_path.write_text(json.dumps(facts))
+    write_config(path, config)
+
+
+def run_training(flags: Flags) -> None:
+    """Train, evaluate and save; print the scores of the last and of the best epoch."""
+    if flags.evaluate_every < 1:
+        raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
+    dataset = read_dataset(flags.data)
+    config = configure(flags, dataset)
+    claim_run(flags.out, config, dataset)
+    size = config.detector.image_size
+    pixels, val = (load_pixels(dataset, split, size) for split in ("train", "val"))
+    record = Record(flags.out / "metrics.jsonl")
+    with progress_bar() as progress:
+        task = progress.add_task("compiling", total=None)
+
+        def report(step: StepReport) -> None:
+            done = (step.epoch - 1) * step.steps + step.step
+            losses = " ".join(f"{k} {v:.3f}" for k, v in step.loss._asdict().items())
+            text = f"epoch {step.epoch}/{config.training.epochs} {losses}"
+            progress.update(
+                task, description=text, completed=done, total=step.steps * config.training.epochs
+            )
+
+        epochs = train(
+            config.detector,
+            pixels,
+            dataset.class_names,
+            config.training,
+            run_dir=flags.out,
+            report=report,
+        )
+        for epoch in epochs:
+            last = epoch.number == config.training.epochs
+            row = {
+                "epoch": epoch.number,
+                "seconds": round(epoch.seconds, 2),
+                **epoch.loss._asdict(),
+            }
+            if last or epoch.number % flags.evaluate_every == 0:
+                scores = evaluate(
+                    epoch.detector, dataset.val, val, dataset.class_names, dataset.category_ids
+                ).to_dict()
+                best = max((r["map"] or 0 for r in record.rows() if "map" in r), default=-1.0)
+                row |= {key: value for key, value in scores.items() if key != "per_class"}
+                facts = {"data": dataset.name, "epoch": epoch.number, "scores": scores}
+                if (scores["map"] or 0) > best:
+                    save_detector(flags.out / "best", epoch.detector, facts)
+                if last:
+                    save_detector(flags.out / "last", epoch.detector, facts)
+            record.add(row)
+            log.info("%s", ", ".join(f"{key} {_short(value)}" for key, value in row.items()))
+    scored = [row for row in record.rows() if "map" in row]
+    best = max(scored, key=lambda row: row["map"] or 0)
+    for name, row in (("last", scored[-1]), ("best", best)):
+        parts = ("map", "map_50", "map_small", "map_medium", "map_large")
+        figures = ", ".join(f"{part} {shown(row[part])}" for part in parts)
+        print(f"{name}: epoch {row['epoch']}, {figures}, in {flags.out / name}")
+    print(f"next: python -m flaxyolo.evaluate {flags.out / 'best'} --data {flags.data}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The epochs of a run, a JSON line each; an epoch done again replaces its line."""
+
+    path: Path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All epochs so far, in order."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append an epoch, dropping what an interrupted run wrote from it on."""
+        kept = [old for old in self.rows() if old["epoch"] < row["epoch"]]
+        partial_path = self.path.with_suffix(".partial")
+        partial_path.write_text("".join(json.dumps(r) + "\n" for r in [*kept, row]))
+        partial_path.replace(self.path)
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr with the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} steps"),
+        TimeRemainingColumn(),
+        console=cli.CONSOLE,
+        disable=not cli.CONSOLE.is_terminal,
+    )
+
+
+def _short(value: float | int | None) -> str:
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else shown(value)
+        if value is None
+        else str(value)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the command."""
+    flags = cli.parse(
+        Flags,
+        argv,
+        prog="python -m flaxyolo.train",
+        description="Train one detector; the same command goes on where it was interrupted.",
+    )
+    return cli.run(partial(run_training, flags), output=flags.out, resumes=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -86,3 +86,131 @@ def test_assign_equals_a_loop_over_objects_and_points(seed):
         np.testing.assert_array_equal(got.positive[image], expected.positive)
         np.testing.assert_array_equal(got.boxes[image], expected.boxes)
         np.testing.assert_allclose(got.scores[image], expected.scores, rtol=2e-4, atol=1e-6)
+
+
+def one_image(boxes, gt_boxes, points, scores=None, labels=None, valid=None, classes=2):
+    """A case of one image from plain lists; scores 0.25 (square root one half) by default."""
+    boxes, gt_boxes = np.array([boxes], np.float32), np.array([gt_boxes], np.float32)
+    slots = gt_boxes.shape[1]
+    return {
+        "scores": np.full((*boxes.shape[:2], classes), 0.25, np.float32)
+        if scores is None
+        else np.array([scores], np.float32),
+        "boxes": boxes,
+        "points": np.array(points, np.float32),
+        "gt_boxes": gt_boxes,
+        "gt_labels": np.array([labels or [0] * slots], np.int32),
+        "gt_valid": np.array([valid or [True] * slots]),
+    }
+
+
+def test_the_best_point_gets_the_objects_largest_overlap_as_its_score():
+    boxes = [[0, 0, 10, 10], [0, 0, 5, 10], [0, 0, 10, 10]]
+    scores = [[0.25, 0], [0.25, 0], [0.01, 0]]
+    case = one_image(boxes, [[0, 0, 10, 10]], [[4, 4], [5, 5], [6, 6]], scores=scores)
+    got = jitted_assign(**case, **TAL)
+    half = loop_ciou([0, 0, 10, 10], [0, 0, 5, 10])
+    # Alignments 0.5 * 1, 0.5 * half^6, 0.1 * 1, by the largest, times the largest overlap, 1.
+    np.testing.assert_allclose(got.scores[0, :, 0], [1, half**6, 0.2], rtol=1e-4)
+    np.testing.assert_array_equal(got.scores[0, :, 1], 0)
+    assert got.positive.all()
+
+
+def test_points_on_the_border_or_outside_are_never_chosen():
+    box = [0, 0, 10, 10]
+    points = [[0, 5], [10, 5], [5, 10], [11, 5], [9.9, 0.1]]
+    got = jitted_assign(**one_image([box] * 5, [box], points), **TAL)
+    np.testing.assert_array_equal(got.positive[0], [False, False, False, False, True])
+
+
+def test_an_object_chooses_at_most_topk_points_and_the_first_of_equals():
+    box = [0, 0, 10, 10]
+    points = [[x + 0.5, 5] for x in range(8)]
+    got = jitted_assign(**one_image([box] * 8, [box], points), topk=3, alpha=0.5, beta=6.0)
+    np.testing.assert_array_equal(np.flatnonzero(got.positive[0]), [0, 1, 2])
+
+
+def test_a_contested_point_goes_to_the_object_it_overlaps_most():
+    small, large = [2, 2, 8, 8], [0, 0, 10, 10]
+    for objects in ([small, large], [large, small]):
+        case = one_image([[2, 2, 8, 9]], objects, [[5, 5]], labels=[0, 1])
+        got = jitted_assign(**case, **TAL)
+        np.testing.assert_array_equal(got.boxes[0, 0], small)
+        label = objects.index(small)
+        assert got.scores[0, 0, label] > 0.8
+        assert got.scores[0, 0, 1 - label] == 0
+
+
+def test_of_two_equal_objects_one_gets_the_point():
+    box = [0, 0, 10, 10]
+    got = jitted_assign(**one_image([box], [box, box], [[5, 5]], labels=[1, 0]), **TAL)
+    np.testing.assert_allclose(got.scores[0, 0], [0, 1], rtol=1e-6)
+
+
+def test_an_object_with_no_point_inside_and_a_padded_one_get_nothing():
+    case = one_image(
+        [[0, 0, 10, 10]], [[5, 5, 6, 6], [0, 0, 10, 10]], [[4, 4]], valid=[True, False]
+    )
+    got = jitted_assign(**case, **TAL)
+    assert not got.positive.any()
+    assert not got.scores.any()
+    assert not got.boxes.any()
+
+
+def test_faint_alignments_keep_their_score():
+    # 0.02^6 is 6e-11: with an epsilon of 1e-9 in the division the score would all but vanish.
+    gt, box = [0, 0, 2, 2], [-6, -6, 8, 8]
+    overlap = loop_ciou(gt, box)
+    assert 0.01 < overlap < 0.03
+    got = jitted_assign(**one_image([box], [gt], [[1, 1]]), **TAL)
+    np.testing.assert_allclose(got.scores[0, 0, 0], overlap, rtol=1e-4)
+
+
+def test_crowded_images_and_boxes_without_area_stay_finite():
+    case = random_case(3, images=2, slots=400, size=96)
+    case["boxes"][:, ::3, 2:] = case["boxes"][:, ::3, :2]
+    case["gt_boxes"][:, ::5, 2:] = case["gt_boxes"][:, ::5, :2] + 1
+    case["gt_valid"][1] = False
+    got = jitted_assign(**case, **TAL)
+    assert np.isfinite(got.scores).all()
+    assert (got.scores >= 0).all()
+    assert (got.scores <= 1).all()
+    assert not got.positive[1].any()
+
+
+def test_an_image_is_assigned_the_same_alone_as_in_a_batch():
+    case = random_case(4)
+    alone = {key: value if key == "points" else value[1:2] for key, value in case.items()}
+    together, single = jitted_assign(**case, **TAL), jitted_assign(**alone, **TAL)
+    for whole, part in zip(together, single, strict=True):
+        np.testing.assert_array_equal(whole[1], part[0])
+
+
+def test_the_assignment_has_no_gradient():
+    case = random_case(5, images=1)
+
+    def total(scores, boxes):
+        got = jitted_assign(**{**case, "scores": scores, "boxes": boxes}, **TAL)
+        return got.scores.sum() + got.boxes.sum()
+
+    gradients = jax.grad(total, (0, 1))(jnp.array(case["scores"]), jnp.array(case["boxes"]))
+    assert all(not gradient.any() for gradient in gradients)
+
+
+def test_other_exponents_are_powers_too():
+    case = random_case(6, images=1)
+    got = jitted_assign(**case, topk=5, alpha=1.0, beta=2.5)
+    one = {key: value if key == "points" else value[0] for key, value in case.items()}
+    expected = loop_assign(**one, topk=5, alpha=1.0, beta=2.5)
+    np.testing.assert_allclose(got.scores[0], expected.scores, rtol=2e-4, atol=1e-6)
+
+
+def test_ciou_equals_the_formula_on_pairs():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 50, (2, 40, 2))
+    a, b = np.concatenate([low, low + rng.uniform(0.5, 40, (2, 40, 2))], -1).astype(np.float32)
+    expected = [loop_ciou(x, y) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(ciou(jnp.array(a), jnp.array(b)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        ciou(jnp.array(a)[:, None], jnp.array(b)[None])[3, 7], loop_ciou(a[3], b[7]), rtol=1e-4
+    )

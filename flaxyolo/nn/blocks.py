@@ -53,7 +53,7 @@ class Bottleneck(nnx.Module):
 
 
 class DepthwisePointwise(nnx.Module):
-    """Depthwise convolution, then 1x1, with a shortcut where the widths agree (arXiv 1704.04861)."""
+    """Depthwise, then 1x1, with a shortcut where the widths agree (arXiv 1704.04861)."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class C2f(nnx.Module):
 
 
 class C3(nnx.Module):
-    """CSP in YOLOv5's form: bottlenecks on one half, a 1x1 bypass on the other (arXiv 1911.11929)."""
+    """CSP in YOLOv5's form: bottlenecks on one half, a 1x1 bypass beside (arXiv 1911.11929)."""
 
     def __init__(
         self,

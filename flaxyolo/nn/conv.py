@@ -134,7 +134,7 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation (arXiv 1502.03167), statistics in float32, folded into one scale and shift."""
+    """Batch normalisation (arXiv 1502.03167) as one scale and shift; float32 statistics."""
 
     def __init__(self, width: int, *, momentum: float = 0.97, epsilon: float = 1e-3):
         self.scale = nnx.Param(np.ones(width, np.float32))
@@ -172,7 +172,7 @@ def moments(x: Float[Array, "b h w c"]) -> tuple[Float[Array, " c"], Float[Array
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation (arXiv 1803.08494) with groups of at least 8 channels, at most 32 groups."""
+    """Group normalisation (arXiv 1803.08494): groups of 8 channels or more, at most 32."""
 
     def __init__(self, width: int, *, epsilon: float = 1e-3):
         self.scale = nnx.Param(np.ones(width, np.float32))
@@ -225,7 +225,9 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h w c"]:
     """Maximum over `size` x `size` windows at stride 1, same shape."""
     side = size // 2
-    return nnx.max_pool(x, (size, size), (1, 1), padding=((side, side), (side, side)))
+    window, ones = (1, size, size, 1), (1, 1, 1, 1)
+    pads = ((0, 0), (side, side), (side, side), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, ones, pads)
 
 
 NORMS = {"batch": BatchNorm, "group": GroupNorm}

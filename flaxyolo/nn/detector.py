@@ -11,14 +11,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from flaxyolo.boxes import letterbox, unletterbox_boxes
+from flaxyolo.boxes import letterbox, letterbox_image, unletterbox_boxes
 from flaxyolo.nn.backbone import Backbone
+from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.conv import ConvNormAct
 from flaxyolo.nn.head import Head, Predictions
 from flaxyolo.nn.neck import NECKS
 from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import DetectorSpec
+
+Images = Num[Array, "b s s 3"] | Num[np.ndarray, "b s s 3"]
+"""Letterboxed images: uint8, or floats in 0..1."""
 
 
 class Weights(NamedTuple):
@@ -82,6 +86,12 @@ def initial_weights(spec: DetectorSpec, seed: int) -> Weights:
 
 
 @lru_cache(maxsize=64)
+def abstract_weights(spec: DetectorSpec) -> Weights:
+    """Shapes and dtypes of a spec's weights, without memory."""
+    return jax.eval_shape(lambda: initial_weights(spec, 0))
+
+
+@lru_cache(maxsize=64)
 def graph(spec: DetectorSpec, *, train: bool, dtype: Any) -> nnx.GraphDef:
     """The network's structure, with batch statistics of the batch (train) or running ones."""
     abstract = nnx.eval_shape(lambda: Detector(spec, dtype=dtype, rng=np.random.default_rng(0)))
@@ -115,9 +125,21 @@ def detect_batch(
     return Detections(*batched_nms(jax.nn.sigmoid(predictions.logits), predictions.boxes))
 
 
-def detect(spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"]) -> Detections:
+@lru_cache(maxsize=64)
+def compiled_detect(spec: DetectorSpec, batch: int, image_dtype: Any) -> jax.stages.Compiled:
+    """`detect_batch` for one shape, with the platform's compiler options: what `measure` times.
+
+    Call it as `f(weights, images)`.
+    """
+    shape = (batch, spec.image_size, spec.image_size, 3)
+    images = jax.ShapeDtypeStruct(shape, image_dtype)
+    return compile_ahead(detect_batch, spec, abstract_weights(spec), images, compute_dtype())
+
+
+def detect(spec: DetectorSpec, weights: Weights, images: Images) -> Detections:
     """Detections of letterboxed images (uint8, or floats in 0..1), in this device's dtype."""
-    return detect_batch(spec, weights, images, compute_dtype())
+    function = compiled_detect(spec, len(images), np.dtype(images.dtype))
+    return function(weights, jnp.asarray(images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +162,3 @@ class TrainedDetector:
         keep = np.asarray(found.valid[0] & (found.scores[0] >= min_score))
         boxes = unletterbox_boxes(np.asarray(found.boxes[0])[keep], box, height, width)
         return Found(boxes, np.asarray(found.scores[0])[keep], np.asarray(found.labels[0])[keep])
-
-
-def letterbox_image(image: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 image (h, w, 3) resized and centred on grey 114 in a `size` x `size` square."""
-    import cv2
-
-    box = letterbox(image.shape[0], image.shape[1], size)
-    square = np.full((size, size, 3), 114, np.uint8)
-    inner = cv2.resize(image, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
-    square[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width] = inner
-    return square

@@ -1,0 +1,269 @@
+"""Images decoded and letterboxed once, kept as uint8 arrays that all processes share."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, UInt8
+
+from flaxyolo.boxes import letterbox, letterbox_boxes
+from flaxyolo.data.sources import Dataset, Example
+from flaxyolo.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Raised with every change of what is stored."""
+
+GREY = 114
+"""Outside the picture; the value of every YOLO since v5."""
+CHUNK = 64
+"""Images decoded ahead of the writer, so that memory does not grow with the data."""
+LEFTOVER_S = 3600.0
+"""Unfinished folders that nobody has written to for so long belong to a process that was killed."""
+REPORT_S = 5.0
+"""Seconds between two lines about the progress."""
+
+
+class Pixels(NamedTuple):
+    """One split, letterboxed to `s` x `s`; boxes in letterboxed pixels, without crowd boxes."""
+
+    images: UInt8[np.ndarray, "n s s 3"]
+    """RGB, memory-mapped and read-only; grey outside the picture."""
+    boxes: Float32[np.ndarray, "n g 4"]
+    """xyxy; zeros where not valid."""
+    labels: Int32[np.ndarray, "n g"]
+    valid: Bool[np.ndarray, "n g"]
+    content: Float32[np.ndarray, "n 4"]
+    """xyxy of the picture inside the square."""
+
+
+def load_pixels(
+    dataset: Dataset,
+    split: Literal["train", "val"],
+    image_size: int,
+    *,
+    cache_dir: Path | None = None,
+) -> Pixels:
+    """The pixels of a split, from the cache if it has them, which is filled otherwise.
+
+    The cache is `cache_dir`, or $FLAXYOLO_CACHE, or ~/.cache/flaxyolo. A folder in it is complete
+    or absent: it is written beside its place and renamed.
+    """
+    examples = dataset.train if split == "train" else dataset.val
+    if not examples:
+        raise InputError(f"{dataset.name}: expected images in {split}, got none")
+    settings = {
+        "format": FORMAT_VERSION,
+        "fingerprint": dataset.fingerprint,
+        "split": split,
+        "image_size": image_size,
+    }
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    root = _cache_root(cache_dir)
+    target = root / f"{split}-{image_size}-{key[:20]}"
+    # More than one round only if a damaged folder is replaced by several processes at once.
+    for _ in range(3):
+        pixels = _open(target, settings)
+        if pixels is not None:
+            return pixels
+        _remove_leftovers(root)
+        unfinished = root / f".{target.name}-{uuid.uuid4().hex}"
+        try:
+            unfinished.mkdir()
+            _write(unfinished, examples, dataset.name, settings)
+            _publish(unfinished, target, settings)
+        finally:
+            # Gone already if it was published; otherwise nothing half-written may stay.
+            shutil.rmtree(unfinished, ignore_errors=True)
+    raise OSError(f"{target}: the cache is damaged again as soon as it is written; remove it")
+
+
+def _cache_root(cache_dir: Path | None) -> Path:
+    root = cache_dir or Path(os.environ.get("FLAXYOLO_CACHE") or "~/.cache/flaxyolo")
+    root = root.expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{root}: expected a folder for the cache that can be written, got: "
+            f"{error.strerror}; name another one in FLAXYOLO_CACHE"
+        ) from None
+    return root
+
+
+def _open(folder: Path, settings: dict[str, str | int]) -> Pixels | None:
+    """A finished folder; None if there is none, or if it is damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        if meta["settings"] != settings:
+            raise ValueError(f"made with {meta['settings']}")
+        for name in Pixels._fields:
+            found, expected = (folder / f"{name}.npy").stat().st_size, meta["bytes"][name]
+            if found != expected:
+                raise ValueError(f"{name}.npy has {found} bytes, expected {expected}")
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        boxes, labels, valid, content = (
+            np.load(folder / f"{name}.npy") for name in Pixels._fields[1:]
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        if folder.is_dir():
+            logger.warning("%s is damaged and is made again: %s", folder, error)
+        return None
+    return Pixels(images, boxes, labels, valid, content)
+
+
+def _publish(unfinished: Path, target: Path, settings: dict[str, str | int]) -> None:
+    """Rename into place, unless another process has been faster."""
+    try:
+        unfinished.rename(target)
+    except OSError:
+        # A folder with content cannot be renamed over: it is the winner's, or a damaged one.
+        if not target.is_dir():
+            raise
+        if _open(target, settings) is None:
+            damaged = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+            target.rename(damaged)
+            shutil.rmtree(damaged)
+            unfinished.rename(target)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove what killed processes have left behind."""
+    for folder in root.glob(".*-*-*"):
+        try:
+            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # finished in this moment, or not ours
+        if time.time() - newest > LEFTOVER_S:
+            logger.warning("%s: removed, its process has ended without finishing it", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(
+    folder: Path, examples: tuple[Example, ...], name: str, settings: dict[str, str | int]
+) -> None:
+    """Write the arrays of a split and `meta.json`, which says what they are."""
+    size = int(settings["image_size"])
+    what = f"{name} {settings['split']}"
+    # One image a thread: OpenCV's own threads would only compete.
+    cv2.setNumThreads(0)
+    with (folder / "images.npy").open("wb") as file:
+        # Plain writes, because a full disk under a memory map kills the process.
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in _progress(_letterboxed(examples, size), len(examples), what):
+            file.write(image.data)
+        _sync(file)
+    arrays = _annotations(examples, size)
+    for field, array in arrays.items():
+        with (folder / f"{field}.npy").open("wb") as file:
+            np.save(file, array)
+            _sync(file)
+    crowd = sum(int(example.crowd.sum()) for example in examples)
+    meta = {
+        "data": name,
+        "settings": settings,
+        "images": len(examples),
+        "boxes": int(arrays["valid"].sum()),
+        "crowd_boxes_left_out": crowd,
+        "bytes": {field: (folder / f"{field}.npy").stat().st_size for field in Pixels._fields},
+    }
+    with (folder / "meta.json").open("wb") as file:
+        file.write(json.dumps(meta, indent=2).encode())
+        _sync(file)
+    logger.info("%s: %d images at %d px, %d boxes, %d crowd boxes left out",
+                what, len(examples), size, meta["boxes"], crowd)  # fmt: skip
+
+
+def _sync(file: BinaryIO) -> None:
+    """Onto the disk now, so that a power cut after the rename finds everything."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _letterboxed(examples: tuple[Example, ...], size: int) -> Iterator[UInt8[np.ndarray, "s s 3"]]:
+    """All images in order, decoded by one thread per core."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(examples), CHUNK):
+            chunk = examples[start : start + CHUNK]
+            yield from pool.map(letterbox_image, chunk, [size] * len(chunk))
+
+
+def letterbox_image(example: Example, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The image, enlarged or shrunk with its shape kept, centred in a grey square."""
+    pixels = decode(example.image) if isinstance(example.image, Path) else example.image
+    height, width = pixels.shape[:2]
+    if (height, width) != (example.height, example.width):
+        where = example.image if isinstance(example.image, Path) else "pixels in memory"
+        raise InputError(
+            f"{where}: the annotations of image {example.image_id} say {example.width} x "
+            f"{example.height} pixels (width x height), the image has {width} x {height}"
+        )
+    box = letterbox(height, width, size)
+    square = np.full((size, size, 3), GREY, np.uint8)
+    if (box.height, box.width) != (height, width):
+        pixels = cv2.resize(pixels, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+    square[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width] = pixels
+    return square
+
+
+def decode(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """An image file as RGB, whatever it holds; a rotation noted in it (EXIF) is ignored.
+
+    Annotations are made for the pixels as they are stored: COCO's sizes say so.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the image: {error.strerror}") from None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(content, flags) if content.size else None
+    if pixels is None:
+        raise InputError(
+            f"{path}: expected an image that OpenCV can decode, got {content.size} bytes that "
+            "are none, or one that is cut off; replace the file or remove it from the annotations"
+        )
+    return np.asarray(pixels, np.uint8)
+
+
+def _annotations(examples: tuple[Example, ...], size: int) -> dict[str, np.ndarray]:
+    """Boxes, labels and their validity, padded to the most boxes of an image, and `content`."""
+    kept = [np.flatnonzero(~example.crowd) for example in examples]
+    slots = max(1, *(len(rows) for rows in kept))
+    boxes = np.zeros((len(examples), slots, 4), np.float32)
+    labels = np.zeros((len(examples), slots), np.int32)
+    valid = np.zeros((len(examples), slots), bool)
+    content = np.zeros((len(examples), 4), np.float32)
+    for index, (example, rows) in enumerate(zip(examples, kept, strict=True)):
+        box = letterbox(example.height, example.width, size)
+        count = len(rows)
+        boxes[index, :count] = letterbox_boxes(example.boxes[rows], box)
+        labels[index, :count] = example.labels[rows]
+        valid[index, :count] = True
+        content[index] = box.pad_x, box.pad_y, box.pad_x + box.width, box.pad_y + box.height
+    return {"boxes": boxes, "labels": labels, "valid": valid, "content": content}
+
+
+def _progress(images: Iterator[np.ndarray], count: int, what: str) -> Iterator[np.ndarray]:
+    """Pass the images on and log how far it is, every few seconds."""
+    start = reported = time.monotonic()
+    for done, image in enumerate(images, start=1):
+        yield image
+        now = time.monotonic()
+        if now - reported >= REPORT_S and done < count:
+            reported = now
+            left = (now - start) / done * (count - done)
+            logger.info("%s: %d of %d images decoded, %.0f s left", what, done, count, left)

@@ -1,0 +1,365 @@
+"""One trial, the loop around it, and the results as the study's storage holds them."""
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from flaxyolo.average_precision import Scores
+from flaxyolo.checkpoint import has_state, load_state, save_detector
+from flaxyolo.config import TrainConfig
+from flaxyolo.cost import Budget, Measurement, measure, memory_mib, tree_bytes
+from flaxyolo.data.cache import Pixels, load_pixels
+from flaxyolo.data.sources import Dataset
+from flaxyolo.evaluate import evaluate
+from flaxyolo.loss import LossTerms
+from flaxyolo.nn.detector import TrainedDetector
+from flaxyolo.plan import plan_run
+from flaxyolo.search.space import Suggest
+from flaxyolo.spec import DetectorSpec, detector_from_dict, to_dict
+from flaxyolo.train import DivergedError, Epoch, StepReport, compile_step, start, train
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted"
+"""Reason of a trial whose process ended; its parameters were enqueued again."""
+
+MEASURED_IMAGES = 16
+"""Validation images that a latency is measured on, in turn."""
+
+
+class Stage(NamedTuple):
+    """What a trial is doing; `done` of `total` epochs while it trains."""
+
+    name: str
+    done: float = 0
+    total: int = 0
+
+
+def run_trial(
+    trial: optuna.Trial,
+    *,
+    suggest: Suggest,
+    budget: Budget,
+    data: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    report: Callable[[Stage], None],
+) -> float:
+    """Draw a detector, measure it, and train it only if it fits the budget. Returns its objective.
+
+    Everything learnt is stored in the trial; the trained detector is saved under `folder`.
+    """
+    record = Record(trial)
+    spec = replace(suggest(trial), num_classes=len(data.class_names))
+    trial.set_user_attr("spec", to_dict(spec))
+    prune_duplicate(trial)
+
+    pixels, val = (load_pixels(data, split, spec.image_size) for split in ("train", "val"))
+    shown = val.images[:MEASURED_IMAGES]
+    report(Stage("measuring"))
+    if (cost := record.cost()) is None:
+        with record.timed("measure"):
+            cost = measure(spec, images=shown)
+    record.keep_cost(cost)
+    if not budget.allows(cost):
+        record.constrain(budget, cost)
+        raise optuna.TrialPruned(overrun(budget, cost))
+
+    report(Stage("compiling"))
+    if cost.train_vram_mib is None:
+        with record.timed("compile"):
+            cost = with_training_memory(cost, spec, config, pixels)
+        record.keep_cost(cost)
+
+    run_dir = folder / run_name(spec, config, data)
+    scores = None
+    record.replay()
+    for epoch in record.timed_each(
+        "train", epochs(spec, pixels, data.class_names, config, run_dir, report)
+    ):
+        if epoch.number not in rungs(config.epochs):
+            continue
+        report(Stage("evaluating", epoch.number, config.epochs))
+        with record.timed("evaluate"):
+            scores = evaluate(epoch.detector, data.val, val, data.class_names, data.category_ids)
+        record.keep_scores(epoch, scores)
+        if epoch.number < config.epochs and trial.should_prune():
+            record.constrain(budget, cost)
+            raise optuna.TrialPruned(f"behind after {epoch.number} of {config.epochs} epochs")
+    assert scores is not None, "the last epoch is a rung"
+
+    # Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
+    report(Stage("measuring"))
+    with record.timed("measure"):
+        final = measure(spec, weights=epoch.detector.weights, images=shown)
+    cost = replace(
+        final, train_vram_mib=cost.train_vram_mib, train_batch_size=cost.train_batch_size
+    )
+    record.keep_cost(cost)
+    record.constrain(budget, cost)
+    if not budget.allows(cost):
+        raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
+    facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
+    save_detector(run_dir / "detector", epoch.detector, facts)
+    trial.set_user_attr("run", run_dir.name)
+    return scores.objective()
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """Epochs after which a trial is scored: where halving decides, and the last."""
+    first = first_rung(epochs)
+    return tuple(sorted({number for number in (first, 2 * first) if number < epochs} | {epochs}))
+
+
+def first_rung(epochs: int) -> int:
+    """Epochs before the first decision: earlier, all scores are near zero and say nothing."""
+    return max(1, round(0.3 * epochs))
+
+
+def epochs(
+    spec: DetectorSpec,
+    pixels: Pixels,
+    class_names: tuple[str, ...],
+    config: TrainConfig,
+    run_dir: Path,
+    report: Callable[[Stage], None],
+) -> Iterator[Epoch]:
+    """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
+
+    def on_step(step: StepReport) -> None:
+        report(Stage("training", step.epoch - 1 + step.step / step.steps, config.epochs))
+
+    path = run_dir / "state"
+    if has_state(path):
+        state = start(plan_run(spec, config, pixels))
+        state, facts = load_state(path, jax.eval_shape(lambda: state))
+        detector = TrainedDetector(spec, state.ema, class_names)
+        yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
+        if facts["epoch"] >= config.epochs:
+            return
+    yield from train(spec, pixels, class_names, config, run_dir=run_dir, report=on_step)
+
+
+def with_training_memory(
+    cost: Measurement, spec: DetectorSpec, config: TrainConfig, pixels: Pixels
+) -> Measurement:
+    """The cost with the memory of one training step, beside the data set, from its program."""
+    plan = plan_run(spec, config, pixels)
+    state = jax.eval_shape(lambda state: state, start(plan))
+    step = compile_step(plan, state, jax.eval_shape(lambda *arrays: Pixels(*arrays), *pixels))
+    memory = memory_mib(step) - tree_bytes(tuple(pixels)) / 2**20
+    return replace(cost, train_vram_mib=memory, train_batch_size=config.batch_size)
+
+
+def run_name(spec: DetectorSpec, config: TrainConfig, data: Dataset) -> str:
+    """Name of a run's folder: the same detector, training and data have the same."""
+    facts = [to_dict(spec), to_dict(config), data.fingerprint]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def overrun(budget: Budget, cost: Measurement) -> str:
+    """By how much the budget is overstepped, such as `over budget by 1.30 ms`."""
+    excess, parts = budget.excess(cost), []
+    if excess.get("latency_ms", 0) > 0 and budget.latency_ms is not None:
+        parts.append(f"{cost.latency_ms_p95 - budget.latency_ms:.2f} ms")
+    if excess.get("vram_mib", 0) > 0 and budget.vram_mib is not None:
+        parts.append(f"{cost.vram_mib - budget.vram_mib:.1f} MiB")
+    return f"over budget by {' and '.join(parts)}"
+
+
+def prune_duplicate(trial: optuna.Trial) -> None:
+    """Prune a trial whose detector was tried before, with what is known of it."""
+    for twin in trial.study.get_trials(deepcopy=False):
+        if (
+            twin.number == trial.number
+            or not is_finished(twin)
+            or "duplicate_of" in twin.user_attrs
+            or twin.user_attrs.get("spec") != trial.user_attrs["spec"]
+        ):
+            continue
+        trial.set_user_attr("duplicate_of", twin.number)
+        for key in ("cost", "scores", "history"):
+            if key in twin.user_attrs:
+                trial.set_user_attr(key, twin.user_attrs[key])
+        # What the sampler learns from a trial: its constraints, and its last value.
+        for name, excess in twin.constraints.items():
+            trial.set_constraint(name, excess)
+        for epoch, value in twin.intermediate_values.items():
+            trial.report(value, epoch)
+        raise optuna.TrialPruned(f"the same detector as trial {twin.number}")
+
+
+class Record:
+    """What a trial stores of itself as it goes; a resumed trial begins with what was known."""
+
+    def __init__(self, trial: optuna.Trial):
+        self.trial = trial
+        self.seconds = Counter(trial.user_attrs.get("seconds", {}))
+        self.history: list[dict[str, Any]] = list(trial.user_attrs.get("history", []))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to the stage's seconds."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - began
+            self.trial.set_user_attr("seconds", {k: round(v, 2) for k, v in self.seconds.items()})
+
+    def timed_each(self, stage: str, items: Iterator[Epoch]) -> Iterator[Epoch]:
+        """The items, with the time that each takes to come added to the stage."""
+        while True:
+            with self.timed(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def cost(self) -> Measurement | None:
+        """The cost, if an interrupted trial knew it."""
+        cost = self.trial.user_attrs.get("cost")
+        return None if cost is None else Measurement.from_dict(cost)
+
+    def keep_cost(self, cost: Measurement) -> None:
+        """Store the cost."""
+        self.trial.set_user_attr("cost", cost.to_dict())
+
+    def constrain(self, budget: Budget, cost: Measurement) -> None:
+        """Tell Optuna how far inside (negative) or outside each limit the trial is; once only."""
+        for name, excess in budget.excess(cost).items():
+            self.trial.set_constraint(name, excess)
+
+    def replay(self) -> None:
+        """Tell the pruner again what an interrupted trial had reported."""
+        for row in self.history:
+            self.trial.report(row["objective"], row["epoch"])
+            self.trial.should_prune()
+
+    def keep_scores(self, epoch: Epoch, scores: Scores) -> None:
+        """Store an epoch's scores and losses, and tell the pruner."""
+        loss = {name: float(value) for name, value in epoch.loss._asdict().items()}
+        row = {"epoch": epoch.number, "objective": scores.objective(), "loss": loss}
+        row |= {"map": scores.map, "map_50": scores.map_50}
+        self.history = [old for old in self.history if old["epoch"] != epoch.number] + [row]
+        self.trial.set_user_attr("history", self.history)
+        self.trial.set_user_attr("scores", scores.to_dict())
+        if (
+            epoch.number
+            not in self.trial.storage.get_trial(self.trial._trial_id).intermediate_values
+        ):
+            self.trial.report(scores.objective(), epoch.number)
+
+
+def run_study(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    *,
+    trials: int,
+    after: Callable[[FrozenTrial], None],
+) -> None:
+    """Run trials until `trials` have finished in all, earlier ones included.
+
+    A trial without memory or with a loss that is not finite fails with its reason; any other
+    error ends the study, and leaves the trial to be taken up again.
+    """
+    while count_finished(study) < trials:
+        trial = study.ask()
+        try:
+            value = objective(trial)
+        except optuna.TrialPruned as pruned:
+            after(_finish(study, trial, TrialState.PRUNED, str(pruned)))
+        except DivergedError as error:
+            after(_finish(study, trial, TrialState.FAIL, f"diverged: {error}"))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            line = str(error).splitlines()[0]
+            after(_finish(study, trial, TrialState.FAIL, f"out of memory: {line:.200}"))
+        else:
+            after(study.tell(trial, value))
+
+
+def _finish(
+    study: optuna.Study, trial: optuna.Trial, state: TrialState, reason: str
+) -> FrozenTrial:
+    trial.set_user_attr("reason", reason)
+    # A pruned trial's value is Optuna's own affair: its last report, if there is one.
+    return study.tell(trial, state=state)
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Whether a trial has its outcome; one that was interrupted has not."""
+    return trial.state.is_finished() and trial.user_attrs.get("reason") != INTERRUPTED
+
+
+def count_finished(study: optuna.Study) -> int:
+    """Trials that count towards a sweep's total."""
+    return sum(map(is_finished, study.get_trials(deepcopy=False)))
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial as it is reported; `objective` is the last epoch's that was scored."""
+
+    number: int
+    state: str
+    """complete, pruned, fail, running or waiting."""
+    reason: str
+    spec: DetectorSpec | None
+    cost: Measurement | None
+    scores: Mapping[str, Any] | None
+    """Keys as in `Scores`."""
+    objective: float | None
+    epochs: int
+    over_budget: bool
+    duplicate_of: int | None
+    run: str | None
+    """Name of the folder of its training run, where a trained detector is."""
+    params: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float]
+
+
+def results(study: optuna.Study) -> list[TrialResult]:
+    """All trials of a study, by number; the storage is their only source."""
+    return [_result(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def best_result(found: list[TrialResult]) -> TrialResult | None:
+    """The complete trial with the highest objective; all complete trials are inside the budget."""
+    complete = [result for result in found if result.state == "complete"]
+    return max(complete, key=lambda result: result.objective or 0.0, default=None)
+
+
+def _result(trial: FrozenTrial) -> TrialResult:
+    attrs = trial.user_attrs
+    spec, cost = attrs.get("spec"), attrs.get("cost")
+    history = tuple(attrs.get("history", ()))
+    return TrialResult(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        reason=attrs.get("reason", ""),
+        spec=None if spec is None else detector_from_dict(spec, f"trial {trial.number}"),
+        cost=None if cost is None else Measurement.from_dict(cost, f"trial {trial.number}"),
+        scores=attrs.get("scores"),
+        objective=history[-1]["objective"] if history else None,
+        epochs=history[-1]["epoch"] if history else 0,
+        over_budget=any(excess > 0 for excess in trial.constraints.values()),
+        duplicate_of=attrs.get("duplicate_of"),
+        run=attrs.get("run"),
+        params=trial.params,
+        history=history,
+        seconds=attrs.get("seconds", {}),
+    )

@@ -1,0 +1,89 @@
+"""A stored detector comes back equal, and a crash never leaves half of one."""
+
+import jax
+import numpy as np
+import pytest
+
+import flaxyolo
+from flaxyolo import checkpoint
+from flaxyolo.checkpoint import (
+    has_state,
+    load_detector,
+    load_state,
+    read_metadata,
+    save_detector,
+    save_state,
+)
+from flaxyolo.errors import InputError
+from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from tests.small import tiny_spec
+
+NAMES = ("a", "b", "ç")
+
+
+@pytest.fixture
+def detector() -> TrainedDetector:
+    spec = tiny_spec()
+    return TrainedDetector(spec, initial_weights(spec, 1), NAMES)
+
+
+def test_a_detector_comes_back_equal(tmp_path, detector):
+    save_detector(tmp_path / "best", detector, {"epoch": 3})
+    loaded = flaxyolo.load(tmp_path / "best")
+    assert loaded.spec == detector.spec
+    assert loaded.class_names == NAMES
+    assert read_metadata(tmp_path / "best")["facts"] == {"epoch": 3}
+    for mine, theirs in zip(
+        jax.tree.leaves(loaded.weights), jax.tree.leaves(detector.weights), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_loaded_detector_answers_on_an_image(tmp_path, detector):
+    save_detector(tmp_path / "best", detector, {})
+    image = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
+    mine, theirs = (
+        load_detector(tmp_path / "best")(image, min_score=0),
+        detector(image, min_score=0),
+    )
+    np.testing.assert_array_equal(mine.boxes, theirs.boxes)
+    assert (mine.boxes >= 0).all()
+    assert (mine.boxes <= np.array([80, 50, 80, 50])).all()
+
+
+def test_saving_again_replaces_and_leaves_nothing_else(tmp_path, detector):
+    for epoch in (1, 2):
+        save_detector(tmp_path / "best", detector, {"epoch": epoch})
+    assert read_metadata(tmp_path / "best")["facts"] == {"epoch": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_save_keeps_the_old_one(tmp_path, detector, monkeypatch):
+    save_detector(tmp_path / "best", detector, {"epoch": 1})
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.ocp, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_detector(tmp_path / "best", detector, {"epoch": 2})
+    assert read_metadata(tmp_path / "best")["facts"] == {"epoch": 1}
+
+
+def test_a_crash_between_the_two_renames_is_mended(tmp_path):
+    save_state(tmp_path / "state", {"x": np.arange(3)}, {"epoch": 1})
+    (tmp_path / "state").rename(tmp_path / ".state.old")
+    assert has_state(tmp_path / "state")
+    state, facts = load_state(tmp_path / "state", {"x": np.arange(3)})
+    np.testing.assert_array_equal(state["x"], np.arange(3))
+    assert facts == {"epoch": 1}
+
+
+def test_what_is_no_checkpoint_is_said_so(tmp_path):
+    with pytest.raises(InputError, match="nothing there"):
+        load_detector(tmp_path / "missing")
+    with pytest.raises(InputError, match="no Orbax checkpoint"):
+        load_detector(tmp_path)
+    save_state(tmp_path / "state", {"x": np.arange(3)}, {})
+    with pytest.raises(InputError, match="keeps its detectors in"):
+        load_detector(tmp_path / "state")
