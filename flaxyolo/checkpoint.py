@@ -47,11 +47,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The format, spec, class names and facts stored with a detector."""
     if not path.is_dir():
         raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
-    if not ocp.is_orbax_checkpoint(str(path)):
+    try:
+        metadata = ocp.metadata(str(path)).custom_metadata
+    except (ocp.errors.InvalidLayoutError, FileNotFoundError):
         raise InputError(
             f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
-        )
-    metadata = ocp.metadata(str(path)).custom_metadata
+        ) from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "spec" not in metadata:
         raise InputError(
             f"{path}: expected a detector's checkpoint of format {FORMAT}, found another Orbax "

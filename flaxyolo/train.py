@@ -302,10 +302,12 @@ def run_training(flags: Flags) -> None:
                 **epoch.loss._asdict(),
             }
             if last or epoch.number % flags.evaluate_every == 0:
+                began = time.perf_counter()
                 scores = evaluate(
                     epoch.detector, dataset.val, val, dataset.class_names, dataset.category_ids
                 ).to_dict()
                 best = max((r["map"] or 0 for r in record.rows() if "map" in r), default=-1.0)
+                row["evaluation_seconds"] = round(time.perf_counter() - began, 2)
                 row |= {key: value for key, value in scores.items() if key != "per_class"}
                 facts = {"data": dataset.name, "epoch": epoch.number, "scores": scores}
                 if (scores["map"] or 0) > best:

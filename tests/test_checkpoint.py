@@ -43,8 +43,8 @@ def test_a_loaded_detector_answers_on_an_image(tmp_path, detector):
     save_detector(tmp_path / "best", detector, {})
     image = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
     mine, theirs = (
-        load_detector(tmp_path / "best")(image, min_score=0),
-        detector(image, min_score=0),
+        load_detector(tmp_path / "best")(image, min_score=0.0),
+        detector(image, min_score=0.0),
     )
     np.testing.assert_array_equal(mine.boxes, theirs.boxes)
     assert (mine.boxes >= 0).all()

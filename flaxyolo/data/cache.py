@@ -230,7 +230,10 @@ def decode(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except OSError as error:
         raise InputError(f"{path}: cannot read the image: {error.strerror}") from None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(content, flags) if content.size else None
+    try:
+        pixels = cv2.imdecode(content, flags) if content.size else None
+    except cv2.error:  # for instance more pixels than OpenCV allows
+        pixels = None
     if pixels is None:
         raise InputError(
             f"{path}: expected an image that OpenCV can decode, got {content.size} bytes that "

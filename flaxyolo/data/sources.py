@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,8 +140,8 @@ def read_coco(root: str) -> Dataset:
         labels = {category: label for label, category in enumerate(category_ids)}
         examples[split] = _examples(folder, split, file, labels)
         for example in examples[split]:
-            state = example.image.stat()
-            line = f"{example.image.relative_to(folder)} {state.st_size} {state.st_mtime_ns}\n"
+            path, state = os.path.relpath(example.image, folder), example.image.stat()
+            line = f"{path} {state.st_size} {state.st_mtime_ns}\n"
             digest.update(line.encode())
     return Dataset(
         name=f"coco:{root}",
@@ -294,7 +295,7 @@ def _rows(
                     f"{where}: expected an area above 0, got {record['area']!r:.40}; "
                     "without the key, the area of the box is taken"
                 )
-        rows[image_id].append((*box, labels[category], area, crowd))
+        rows[image_id].append((*box, float(labels[category]), area, float(crowd)))
     for note, ids in notes.items():
         shown = ", ".join(str(identity) for identity in ids[:5]) + (" ..." if len(ids) > 5 else "")
         logger.warning("%s: %d annotations %s: id %s", file.path, len(ids), note, shown)

@@ -4,10 +4,9 @@ import hashlib
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,20 +18,19 @@ from flaxyolo.average_precision import Scores
 from flaxyolo.checkpoint import has_state, load_state, save_detector
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost import Budget, Measurement, measure, memory_mib, tree_bytes
+from flaxyolo.data.batches import DevicePixels
 from flaxyolo.data.cache import Pixels, load_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.evaluate import evaluate
 from flaxyolo.loss import LossTerms
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.plan import plan_run
+from flaxyolo.search.results import count_finished, is_finished
 from flaxyolo.search.space import Suggest
-from flaxyolo.spec import DetectorSpec, detector_from_dict, to_dict
+from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.train import DivergedError, Epoch, StepReport, compile_step, start, train
 
 log = logging.getLogger(__name__)
-
-INTERRUPTED = "interrupted"
-"""Reason of a trial whose process ended; its parameters were enqueued again."""
 
 MEASURED_IMAGES = 16
 """Validation images that a latency is measured on, in turn."""
@@ -83,26 +81,29 @@ def run_trial(
         record.keep_cost(cost)
 
     run_dir = folder / run_name(spec, config, data)
-    scores = None
+    trial.set_user_attr("run", run_dir.name)
+    detector = scores = None
     record.replay()
     for epoch in record.timed_each(
         "train", epochs(spec, pixels, data.class_names, config, run_dir, report)
     ):
         if epoch.number not in rungs(config.epochs):
             continue
+        detector = epoch.detector
         report(Stage("evaluating", epoch.number, config.epochs))
         with record.timed("evaluate"):
-            scores = evaluate(epoch.detector, data.val, val, data.class_names, data.category_ids)
+            scores = evaluate(detector, data.val, val, data.class_names, data.category_ids)
         record.keep_scores(epoch, scores)
         if epoch.number < config.epochs and trial.should_prune():
             record.constrain(budget, cost)
             raise optuna.TrialPruned(f"behind after {epoch.number} of {config.epochs} epochs")
-    assert scores is not None, "the last epoch is a rung"
+    assert detector is not None, "the last epoch is a rung"
+    assert scores is not None
 
     # Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
     report(Stage("measuring"))
     with record.timed("measure"):
-        final = measure(spec, weights=epoch.detector.weights, images=shown)
+        final = measure(spec, weights=detector.weights, images=shown)
     cost = replace(
         final, train_vram_mib=cost.train_vram_mib, train_batch_size=cost.train_batch_size
     )
@@ -111,8 +112,7 @@ def run_trial(
     if not budget.allows(cost):
         raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
     facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
-    save_detector(run_dir / "detector", epoch.detector, facts)
-    trial.set_user_attr("run", run_dir.name)
+    save_detector(run_dir / "detector", detector, facts)
     return scores.objective()
 
 
@@ -156,8 +156,9 @@ def with_training_memory(
 ) -> Measurement:
     """The cost with the memory of one training step, beside the data set, from its program."""
     plan = plan_run(spec, config, pixels)
-    state = jax.eval_shape(lambda state: state, start(plan))
-    step = compile_step(plan, state, jax.eval_shape(lambda *arrays: Pixels(*arrays), *pixels))
+    shapes: list[Any] = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in pixels]
+    state = start(plan)
+    step = compile_step(plan, jax.eval_shape(lambda: state), DevicePixels(*shapes))
     memory = memory_mib(step) - tree_bytes(tuple(pixels)) / 2**20
     return replace(cost, train_vram_mib=memory, train_batch_size=config.batch_size)
 
@@ -205,8 +206,9 @@ class Record:
 
     def __init__(self, trial: optuna.Trial):
         self.trial = trial
-        self.seconds = Counter(trial.user_attrs.get("seconds", {}))
+        self.seconds: dict[str, float] = dict(trial.user_attrs.get("seconds", {}))
         self.history: list[dict[str, Any]] = list(trial.user_attrs.get("history", []))
+        self.reported: set[int] = set()
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -215,8 +217,9 @@ class Record:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - began
-            self.trial.set_user_attr("seconds", {k: round(v, 2) for k, v in self.seconds.items()})
+            spent = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+            self.seconds[stage] = round(spent, 3)
+            self.trial.set_user_attr("seconds", self.seconds)
 
     def timed_each(self, stage: str, items: Iterator[Epoch]) -> Iterator[Epoch]:
         """The items, with the time that each takes to come added to the stage."""
@@ -245,6 +248,7 @@ class Record:
         """Tell the pruner again what an interrupted trial had reported."""
         for row in self.history:
             self.trial.report(row["objective"], row["epoch"])
+            self.reported.add(row["epoch"])
             self.trial.should_prune()
 
     def keep_scores(self, epoch: Epoch, scores: Scores) -> None:
@@ -267,15 +271,17 @@ def run_study(
     objective: Callable[[optuna.Trial], float],
     *,
     trials: int,
+    worker: str,
     after: Callable[[FrozenTrial], None],
 ) -> None:
-    """Run trials until `trials` have finished in all, earlier ones included.
+    """Run trials until `trials` have finished in all, earlier ones included; `worker` runs them.
 
     A trial without memory or with a loss that is not finite fails with its reason; any other
     error ends the study, and leaves the trial to be taken up again.
     """
     while count_finished(study) < trials:
         trial = study.ask()
+        trial.set_user_attr("worker", worker)
         try:
             value = objective(trial)
         except optuna.TrialPruned as pruned:
@@ -297,69 +303,3 @@ def _finish(
     trial.set_user_attr("reason", reason)
     # A pruned trial's value is Optuna's own affair: its last report, if there is one.
     return study.tell(trial, state=state)
-
-
-def is_finished(trial: FrozenTrial) -> bool:
-    """Whether a trial has its outcome; one that was interrupted has not."""
-    return trial.state.is_finished() and trial.user_attrs.get("reason") != INTERRUPTED
-
-
-def count_finished(study: optuna.Study) -> int:
-    """Trials that count towards a sweep's total."""
-    return sum(map(is_finished, study.get_trials(deepcopy=False)))
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """One trial as it is reported; `objective` is the last epoch's that was scored."""
-
-    number: int
-    state: str
-    """complete, pruned, fail, running or waiting."""
-    reason: str
-    spec: DetectorSpec | None
-    cost: Measurement | None
-    scores: Mapping[str, Any] | None
-    """Keys as in `Scores`."""
-    objective: float | None
-    epochs: int
-    over_budget: bool
-    duplicate_of: int | None
-    run: str | None
-    """Name of the folder of its training run, where a trained detector is."""
-    params: Mapping[str, Any]
-    history: tuple[Mapping[str, Any], ...]
-    seconds: Mapping[str, float]
-
-
-def results(study: optuna.Study) -> list[TrialResult]:
-    """All trials of a study, by number; the storage is their only source."""
-    return [_result(trial) for trial in study.get_trials(deepcopy=False)]
-
-
-def best_result(found: list[TrialResult]) -> TrialResult | None:
-    """The complete trial with the highest objective; all complete trials are inside the budget."""
-    complete = [result for result in found if result.state == "complete"]
-    return max(complete, key=lambda result: result.objective or 0.0, default=None)
-
-
-def _result(trial: FrozenTrial) -> TrialResult:
-    attrs = trial.user_attrs
-    spec, cost = attrs.get("spec"), attrs.get("cost")
-    history = tuple(attrs.get("history", ()))
-    return TrialResult(
-        number=trial.number,
-        state=trial.state.name.lower(),
-        reason=attrs.get("reason", ""),
-        spec=None if spec is None else detector_from_dict(spec, f"trial {trial.number}"),
-        cost=None if cost is None else Measurement.from_dict(cost, f"trial {trial.number}"),
-        scores=attrs.get("scores"),
-        objective=history[-1]["objective"] if history else None,
-        epochs=history[-1]["epoch"] if history else 0,
-        over_budget=any(excess > 0 for excess in trial.constraints.values()),
-        duplicate_of=attrs.get("duplicate_of"),
-        run=attrs.get("run"),
-        params=trial.params,
-        history=history,
-        seconds=attrs.get("seconds", {}),
-    )

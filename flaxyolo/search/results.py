@@ -1,0 +1,98 @@
+"""The results of a study, as its storage holds them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from flaxyolo.cost import Measurement
+from flaxyolo.spec import DetectorSpec, detector_from_dict
+
+INTERRUPTED = "interrupted"
+"""Reason of a trial whose process ended; its parameters were enqueued again."""
+
+MIN_TRIALS_FOR_IMPORTANCE = 4
+"""Complete trials below which an importance of parameters is noise."""
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Whether a trial has its outcome; one that was interrupted has not."""
+    return trial.state.is_finished() and trial.user_attrs.get("reason") != INTERRUPTED
+
+
+def count_finished(study: optuna.Study) -> int:
+    """Trials that count towards a sweep's total."""
+    return sum(map(is_finished, study.get_trials(deepcopy=False)))
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial as it is reported; `objective` is the last epoch's that was scored."""
+
+    number: int
+    state: str
+    """complete, pruned, fail, running or waiting."""
+    reason: str
+    spec: DetectorSpec | None
+    cost: Measurement | None
+    scores: Mapping[str, Any] | None
+    """Keys as in `Scores`."""
+    objective: float | None
+    epochs: int
+    over_budget: bool
+    duplicate_of: int | None
+    run: str | None
+    """Name of the folder of its training run, where a trained detector is."""
+    params: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome; an interrupted trial is taken up by another."""
+        return self.state in ("complete", "pruned", "fail") and self.reason != INTERRUPTED
+
+
+def results(study: optuna.Study) -> list[TrialResult]:
+    """All trials of a study, by number; the storage is their only source."""
+    return [_result(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def best_result(found: list[TrialResult]) -> TrialResult | None:
+    """The complete trial with the highest objective; all complete trials are inside the budget."""
+    complete = [result for result in found if result.state == "complete"]
+    return max(complete, key=lambda result: result.objective or 0.0, default=None)
+
+
+def _result(trial: FrozenTrial) -> TrialResult:
+    attrs = trial.user_attrs
+    spec, cost = attrs.get("spec"), attrs.get("cost")
+    history = tuple(attrs.get("history", ()))
+    return TrialResult(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        reason=attrs.get("reason", ""),
+        spec=None if spec is None else detector_from_dict(spec, f"trial {trial.number}"),
+        cost=None if cost is None else Measurement.from_dict(cost, f"trial {trial.number}"),
+        scores=attrs.get("scores"),
+        objective=history[-1]["objective"] if history else None,
+        epochs=history[-1]["epoch"] if history else 0,
+        over_budget=any(excess > 0 for excess in trial.constraints.values()),
+        duplicate_of=attrs.get("duplicate_of"),
+        run=attrs.get("run"),
+        params=trial.params,
+        history=history,
+        seconds=attrs.get("seconds", {}),
+    )
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """How much each parameter mattered (PED-ANOVA, sum 1), most first; empty for few trials."""
+    complete = [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"
+    ]
+    if len(complete) < MIN_TRIALS_FOR_IMPORTANCE:
+        return {}
+    return optuna.importance.get_param_importances(study)

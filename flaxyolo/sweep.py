@@ -1,0 +1,261 @@
+"""The command `sweep`: from images to the best detector under a budget."""
+
+import hashlib
+import logging
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import optuna
+import tyro
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from flaxyolo import cli, report
+from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.cost import Budget, device_name
+from flaxyolo.data.sources import read_dataset
+from flaxyolo.errors import InputError
+from flaxyolo.outputs import Sweep, outcome, update_outputs
+from flaxyolo.search.progress import Display
+from flaxyolo.search.results import TrialResult, best_result, results
+from flaxyolo.search.space import image_sizes_for, suggest_detector, with_image_sizes
+from flaxyolo.search.storage import (
+    STUDY_FILE,
+    claim,
+    enqueue_reference,
+    locked,
+    open_study,
+    take_up_interrupted,
+    worker_name,
+)
+from flaxyolo.search.study import run_study, run_trial
+from flaxyolo.spec import to_dict
+
+log = logging.getLogger(__name__)
+
+# The schedule of a sweep without flags: it decides how long the first command takes.
+TRIALS = 8
+EPOCHS = 10
+BATCH_SIZE = 16
+
+NO_CANDIDATE = "no candidate met the budget"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of `sweep`."""
+
+    budget_ms: float
+    """Largest latency of one image, in ms: the 95th percentile, with decoding and NMS."""
+    budget_vram_mib: Annotated[float | None, tyro.conf.arg(metavar="MIB")] = None
+    """Largest memory of detecting in one image, in MiB."""
+    data: str = "digits"
+    """digits, or coco:DIR."""
+    trials: int = TRIALS
+    """Trials in all, those of earlier runs of this study included."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Epochs of a trial that is not stopped early (10; a study that goes on keeps its own)."""
+    study: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the study; by default the data and the budget, such as digits-8ms."""
+    storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """Database of the study, such as sqlite:///studies.db, instead of a file in its folder."""
+    space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A file of sweeps/ with a function `suggest`, instead of the default space."""
+    seed: int = 0
+    """Of the draws, the first weights and the order of images."""
+    out: Path = Path("runs")
+    """Folder of all studies."""
+
+
+def sweep_training(epochs: int, *, batch_size: int = BATCH_SIZE, seed: int = 0) -> TrainConfig:
+    """How a candidate is trained: the usual recipe, made to fit a few epochs."""
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        warmup_epochs=1.0,
+        augmentation=Augmentation(close_mosaic_epochs=round(0.2 * epochs)),
+        seed=seed,
+    )
+
+
+def load_space(path: Path | None) -> Any:
+    """The function `suggest` of a sweep file, or the default space."""
+    if path is None:
+        return suggest_detector
+    if not path.is_file():
+        raise InputError(f"--space {path}: expected a Python file, found none")
+    try:
+        suggest = runpy.run_path(str(path)).get("suggest")
+    except Exception as error:  # whatever a user's file may raise
+        raise InputError(
+            f"--space {path}: cannot be run: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    if not callable(suggest):
+        raise InputError(
+            f"--space {path}: expected a function 'suggest' that takes a trial, "
+            f"got {'none' if suggest is None else repr(suggest)}"
+        )
+    return suggest
+
+
+def study_name(flags: Flags) -> str:
+    """The name that was given, or the data and the budget: `digits-8ms`, `bccd-40ms-500mib`."""
+    if flags.study is not None:
+        if flags.study in ("", ".", "..") or set(flags.study) & set("/\\"):
+            raise InputError(
+                f"--study: expected a name without slashes, got {flags.study!r}; "
+                "--out names the folder it lies in"
+            )
+        return flags.study
+    kind, _, root = flags.data.partition(":")
+    name = Path(root).resolve().name if root else kind
+    memory = "" if flags.budget_vram_mib is None else f"-{flags.budget_vram_mib:g}mib"
+    return f"{name}-{flags.budget_ms:g}ms{memory}"
+
+
+def run_sweep(flags: Flags) -> None:
+    """Search, keep every output up to date, and print the table."""
+    for flag, value in (("--trials", flags.trials), ("--epochs", flags.epochs)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag}: expected at least 1, got {value}")
+    if not 0 <= flags.seed < 2**31:
+        raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
+    budget = Budget(flags.budget_ms, flags.budget_vram_mib)
+    suggest = load_space(flags.space)
+    data = read_dataset(flags.data)
+    longest = max(max(example.height, example.width) for example in data.train)
+    sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
+    folder = flags.out / study_name(flags)
+    keep_compiled(flags.out)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with locked(folder):
+        study = open_study(folder, storage=flags.storage, seed=flags.seed)
+        known = study.user_attrs.get("facts", {})
+        epochs = flags.epochs or known.get("training", {}).get("epochs", EPOCHS)
+        config = sweep_training(epochs, seed=flags.seed)
+        sweep = Sweep(with_image_sizes(suggest, sizes), budget, data, flags.data, config, folder)
+        claim(study, facts(sweep, flags), str(folder))
+        study = open_study(folder, storage=flags.storage, seed=flags.seed, epochs=epochs)
+        search(study, sweep, trials=flags.trials)
+        finish(results(study), sweep)
+
+
+def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
+    """What must not change while a study grows: its trials could not be compared."""
+    space = "default"
+    if flags.space is not None:
+        digest = hashlib.sha256(flags.space.read_bytes()).hexdigest()[:12]
+        space = f"{flags.space.name} ({digest})"
+    return {
+        "data": sweep.data.name,
+        "fingerprint": sweep.data.fingerprint,
+        "source": sweep.source,
+        "budget": {
+            "latency_ms": sweep.budget.latency_ms,
+            "vram_mib": sweep.budget.vram_mib,
+        },
+        "space": space,
+        "training": to_dict(sweep.config),
+        "device": device_name(),
+    }
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keep compiled programs: a trial's step is compiled once, also after an interruption."""
+    if jax.config.read("jax_compilation_cache_dir") is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / ".compiled"))
+        jax.config.update("jax_compilation_cache_max_size", 2**30)
+
+
+def search(study: optuna.Study, sweep: Sweep, *, trials: int) -> None:
+    """Run trials up to this number in all; every output is up to date after each."""
+    worker = worker_name(sweep.folder)
+    left = take_up_interrupted(study, worker)
+    if left:
+        log.info("going on with %d interrupted trial%s", left, "" if left == 1 else "s")
+    enqueue_reference(study, sweep.suggest)
+    update_outputs(results(study), sweep)
+    with Display(study, trials) as display:
+        objective = partial(
+            run_trial,
+            suggest=sweep.suggest,
+            budget=sweep.budget,
+            data=sweep.data,
+            config=sweep.config,
+            folder=sweep.runs,
+            report=display.show,
+        )
+
+        def after(trial: FrozenTrial) -> None:
+            found = results(study)
+            result = found[trial.number]
+            update_outputs(found, sweep)
+            display.finish(result, outcome(result))
+
+        run_study(study, objective, trials=trials, worker=worker, after=after)
+
+
+def finish(found: list[TrialResult], sweep: Sweep) -> None:
+    """Print the table and what to do next; InputError where no candidate met the budget."""
+    told = Console(highlight=False, markup=False)
+    if not told.is_terminal:
+        told.width = max(told.width, 160)
+    told.print(report.table(sweep.report(found)))
+    best = best_result(found)
+    if best is None or best.cost is None:
+        raise InputError(nothing_found(found, sweep.budget))
+    folder = sweep.folder
+    told.print(
+        f"Best: trial {best.number}, {outcome(best)}, {best.cost.image_size} px", soft_wrap=True
+    )
+    told.print(
+        f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}", soft_wrap=True
+    )
+    if (folder / STUDY_FILE).exists():
+        told.print(f"Look closer: optuna-dashboard {folder / STUDY_FILE}", soft_wrap=True)
+    told.print(
+        f"Next, train it for longer: python -m flaxyolo.train {folder / 'best.yaml'} "
+        f"--data {sweep.source} --epochs {10 * sweep.config.epochs} --out {folder}-trained",
+        soft_wrap=True,
+    )
+
+
+def nothing_found(found: list[TrialResult], budget: Budget) -> str:
+    """Why there is no best detector, with the nearest candidate and its figure."""
+    measured = [result for result in found if result.cost is not None]
+    if not measured:
+        return f"{NO_CANDIDATE}: none of the {len(found)} could be measured; see the table"
+    fastest = min(measured, key=lambda result: result.cost.latency_ms_p95 if result.cost else 0.0)
+    assert fastest.cost is not None
+    inside = [result for result in measured if result.cost and budget.allows(result.cost)]
+    figures = (
+        f"the fastest of {len(measured)} measured is trial {fastest.number} with "
+        f"{fastest.cost.latency_ms_p95:.2f} ms p95 and {fastest.cost.vram_mib:.1f} MiB"
+    )
+    if inside:
+        return f"{len(inside)} candidates met the budget but none finished its training; {figures}"
+    return (
+        f"{NO_CANDIDATE} ({budget.describe()}): {figures}; raise the budget, or name a space "
+        "of smaller networks with --space"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the command."""
+    flags = cli.parse(
+        Flags,
+        argv,
+        prog="python -m flaxyolo.sweep",
+        description="Search for the best detector under a budget; the same command goes on.",
+    )
+    return cli.run(partial(run_sweep, flags), output=flags.out, resumes=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
