@@ -7,6 +7,7 @@ program in an environment of its own; nothing of it is imported here). See bench
 
 import argparse
 import csv
+import itertools
 import json
 import platform
 import shlex
@@ -40,7 +41,7 @@ def theirs(arguments: argparse.Namespace, out: Path) -> list[float]:
     with path.open() as file:
         rows = [{k.strip(): v for k, v in row.items()} for row in csv.DictReader(file)]
     times = [float(row["time"]) for row in rows]
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+GREY = 114
+"""What lies outside a picture, as in every YOLO since v5."""
+
 
 class Letterbox(NamedTuple):
     """Original pixels to network input: `x_input = x * scale_x + pad_x`."""
@@ -35,9 +38,9 @@ def letterbox(height: int, width: int, size: int) -> Letterbox:
 
 
 def letterbox_image(image: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 image (h, w, 3), resized and centred on grey 114 in a `size` x `size` square."""
+    """A uint8 image (h, w, 3), resized and centred on GREY in a `size` x `size` square."""
     box = letterbox(image.shape[0], image.shape[1], size)
-    square = np.full((size, size, 3), 114, np.uint8)
+    square = np.full((size, size, 3), GREY, np.uint8)
     inner = cv2.resize(image, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
     square[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width] = inner
     return square
@@ -68,21 +71,21 @@ def anchor_points(image_size: int, strides: tuple[int, ...]) -> tuple[np.ndarray
 
 
 def ltrb_to_xyxy(
-    distances: Float[Array, "*n 4"], points: Float[Array, "#*n 2"]
+    distances: Float[Array, "*n 4"], points: Float[Array, "*#n 2"]
 ) -> Float[Array, "*n 4"]:
     """Boxes from the distances of a point to the four sides, all in the same unit."""
     return jnp.concatenate([points - distances[..., :2], points + distances[..., 2:]], -1)
 
 
 def xyxy_to_ltrb(
-    boxes: Float[Array, "*n 4"], points: Float[Array, "#*n 2"]
+    boxes: Float[Array, "*n 4"], points: Float[Array, "*#n 2"]
 ) -> Float[Array, "*n 4"]:
     """Distances of a point to the four sides of a box, all in the same unit."""
     return jnp.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], -1)
 
 
-def intersection(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
-    """Area that pairs of xyxy boxes share."""
+def intersection(a: Float[Array, "*#n 4"], b: Float[Array, "*#n 4"]) -> Float[Array, "*n"]:
+    """Area that pairs of xyxy boxes share; broadcasts."""
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])
     size = jnp.maximum(high - low, 0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import flaxyolo.data.sources
     import flaxyolo.nn.detector
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("flaxyolo.evaluate")
 
 BATCH_SIZE = 16
 

@@ -25,9 +25,9 @@ from flaxyolo.errors import InputError
 from flaxyolo.nn.detector import Weights, abstract_weights, compute_dtype
 from flaxyolo.plan import Plan
 from flaxyolo.spec import DetectorSpec, describe
-from flaxyolo.train import compile_step, start
+from flaxyolo.training import compile_step, start
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flaxyolo.measure")
 
 NOMINAL_BOXES = 16
 """Boxes per image that the memory of training is taken for; four times as many with mosaic."""

@@ -37,7 +37,7 @@ from flaxyolo.search.storage import (
 from flaxyolo.search.study import run_study, run_trial
 from flaxyolo.spec import to_dict
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flaxyolo.sweep")
 
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 8
@@ -168,7 +168,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
 
 def keep_compiled(folder: Path) -> None:
     """Keep compiled programs: a trial's step is compiled once, also after an interruption."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / ".compiled"))
         jax.config.update("jax_compilation_cache_max_size", 2**30)
 

@@ -1,4 +1,4 @@
-"""A space of four networks so small that a whole sweep fits into a test."""
+"""A space of networks so small that a whole sweep fits into a test."""
 
 from functools import partial
 
@@ -12,9 +12,9 @@ suggest = partial(
     necks=("fpn",),
     stem_widths=(8, 8, 8),
     c2_widths=(8, 8, 8),
-    c3_widths=(8, 16, 8),
-    c4_widths=(8, 16, 8),
-    c5_widths=(16, 16, 8),
-    head_widths=(16, 16, 8),
+    c3_widths=(8, 24, 8),
+    c4_widths=(8, 32, 8),
+    c5_widths=(16, 32, 8),
+    head_widths=(16, 32, 8),
     max_depth=1,
 )

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from flaxyolo import train as train_module
 from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.data.batches import to_device
 from flaxyolo.plan import plan_run
-from flaxyolo.train import DivergedError, Record, compile_step, main, start, train
+from flaxyolo.train import Record, main
+from flaxyolo.training import DivergedError, compile_step, start, train
 from tests.small import tiny_pixels, tiny_spec
 
 NAMES = ("red", "green", "blue")
@@ -55,7 +56,7 @@ def test_every_parameter_gets_a_gradient():
     plan = plan_run(tiny_spec(), CONFIG, pixels)
     state = start(plan)
     before = jax.tree.map(np.asarray, state.weights.params)
-    device = train_module.to_device(pixels)
+    device = to_device(pixels)
     step = compile_step(plan, state, device)
     after, _, dropped = step(state, device, np.arange(4, dtype=np.int32))
     assert int(dropped) == 0

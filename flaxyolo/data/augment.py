@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PRNGKeyArray, UInt8
 
+from flaxyolo.boxes import GREY
 from flaxyolo.config import Augmentation
 
-GREY = 114.0
-"""What lies outside the pictures, as in the letterbox."""
 MIN_SIDE = 2.0
 MIN_AREA_SHARE = 0.1
 MAX_ASPECT = 100.0

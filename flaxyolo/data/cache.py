@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
-from flaxyolo.boxes import letterbox, letterbox_boxes
+from flaxyolo.boxes import letterbox, letterbox_boxes, letterbox_image
 from flaxyolo.data.sources import Dataset, Example
 from flaxyolo.errors import InputError
 
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 """Raised with every change of what is stored."""
 
-GREY = 114
-"""Outside the picture; the value of every YOLO since v5."""
 CHUNK = 64
 """Images decoded ahead of the writer, so that memory does not grow with the data."""
 LEFTOVER_S = 3600.0
@@ -199,10 +197,10 @@ def _letterboxed(examples: tuple[Example, ...], size: int) -> Iterator[UInt8[np.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start in range(0, len(examples), CHUNK):
             chunk = examples[start : start + CHUNK]
-            yield from pool.map(letterbox_image, chunk, [size] * len(chunk))
+            yield from pool.map(load_square, chunk, [size] * len(chunk))
 
 
-def letterbox_image(example: Example, size: int) -> UInt8[np.ndarray, "s s 3"]:
+def load_square(example: Example, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The image, enlarged or shrunk with its shape kept, centred in a grey square."""
     pixels = decode(example.image) if isinstance(example.image, Path) else example.image
     height, width = pixels.shape[:2]
@@ -212,12 +210,7 @@ def letterbox_image(example: Example, size: int) -> UInt8[np.ndarray, "s s 3"]:
             f"{where}: the annotations of image {example.image_id} say {example.width} x "
             f"{example.height} pixels (width x height), the image has {width} x {height}"
         )
-    box = letterbox(height, width, size)
-    square = np.full((size, size, 3), GREY, np.uint8)
-    if (box.height, box.width) != (height, width):
-        pixels = cv2.resize(pixels, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
-    square[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width] = pixels
-    return square
+    return letterbox_image(pixels, size)
 
 
 def decode(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -127,9 +127,8 @@ class Conv(nnx.Module):
         self.stride, self.groups, self.dtype = stride, groups, dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-        y = conv2d(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, self.groups
-        )
+        kernel = jnp.asarray(self.kernel[...], self.dtype)
+        y = conv2d(x.astype(self.dtype), kernel, self.stride, self.groups)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)[None, None, None]
 
 

@@ -41,8 +41,7 @@ def suppress(
     overlaps more than `threshold`"; iterating from "all kept" reaches it in as many steps as the
     longest chain of suppressions, a handful for real detections, at most n.
     """
-    low_a, low_b = boxes[:, None], boxes[None]
-    shared = intersection(low_a, low_b)
+    shared = intersection(boxes[:, None], boxes[None])
     union = area(boxes)[:, None] + area(boxes)[None] - shared
     order = jnp.arange(len(boxes))
     better = order[:, None] < order[None]

@@ -52,6 +52,7 @@ def open_study(
     folder: Path, *, storage: str | None = None, seed: int = 0, epochs: int = 1
 ) -> optuna.Study:
     """Open or create the study of a folder, with sampler and pruner, ready to run trials."""
+    folder.mkdir(parents=True, exist_ok=True)
     opened = open_storage(folder, storage)
     try:
         study = optuna.create_study(

@@ -28,7 +28,7 @@ from flaxyolo.plan import plan_run
 from flaxyolo.search.results import count_finished, is_finished
 from flaxyolo.search.space import Suggest
 from flaxyolo.spec import DetectorSpec, to_dict
-from flaxyolo.train import DivergedError, Epoch, StepReport, compile_step, start, train
+from flaxyolo.training import DivergedError, Epoch, StepReport, compile_step, start, train
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import pytest
 
 from flaxyolo.boxes import letterbox, unletterbox_boxes
 from flaxyolo.data import cache
-from flaxyolo.data.cache import Pixels, decode, letterbox_image, load_pixels
+from flaxyolo.data.cache import Pixels, decode, load_pixels, load_square
 from flaxyolo.data.sources import Dataset, Example, read_dataset
 from flaxyolo.errors import InputError
 
@@ -191,10 +191,10 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(example: Example, size: int) -> np.ndarray:
         if example.image_id == 5:
             raise KeyboardInterrupt
-        return letterbox_image(example, size)
+        return load_square(example, size)
 
     data = dataset(*[example(noise(8, 8), 8, 8, image_id=index) for index in range(9)])
-    monkeypatch.setattr(cache, "letterbox_image", interrupt)
+    monkeypatch.setattr(cache, "load_square", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_pixels(data, "train", 8, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -278,7 +278,7 @@ def test_a_size_other_than_the_annotations_say_is_told_with_both(tmp_path):
     path = tmp_path / "x.png"
     cv2.imwrite(str(path), noise(6, 10))
     with pytest.raises(InputError, match=r"x\.png.* image 1 say 6 x 10 .* the image has 10 x 6"):
-        letterbox_image(example(path, 10, 6), 8)
+        load_square(example(path, 10, 6), 8)
 
 
 def test_progress_is_told_with_the_time_left(tmp_path, monkeypatch, caplog):

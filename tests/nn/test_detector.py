@@ -1,0 +1,206 @@
+"""The whole network: parameters counted by hand, decoding, and `detect`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxyolo.boxes import anchor_points, letterbox_image
+from flaxyolo.config import read_config
+from flaxyolo.nn.detector import (
+    TrainedDetector,
+    Weights,
+    abstract_weights,
+    detect,
+    graph,
+    initial_weights,
+    predict,
+    run_network,
+)
+from flaxyolo.nn.head import decode
+from flaxyolo.spec import BackboneSpec, NeckSpec, StageSpec
+from tests.small import tiny_spec
+
+YOLOV8N = read_config(Path(__file__).parents[2] / "configs/yolov8n.yaml").detector
+
+
+def size_of(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def conv(inputs, outputs, kernel):
+    """Kernel, scale and bias of a convolution with its norm."""
+    return inputs * outputs * kernel**2 + 2 * outputs
+
+
+def c2f(inputs, width, depth):
+    half = width // 2
+    layers = depth * 2 * conv(half, half, 3)
+    return conv(inputs, width, 1) + layers + conv((2 + depth) * half, width, 1)
+
+
+def branch(inputs, width, outputs):
+    return conv(inputs, width, 3) + conv(width, width, 3) + width * outputs + outputs
+
+
+def noise(count, size=64, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_yolov8n_has_the_published_number_of_parameters():
+    assert size_of(abstract_weights(YOLOV8N).params) == 3_157_184
+
+
+def test_the_parts_of_yolov8n_have_the_parameters_counted_by_hand():
+    params = abstract_weights(YOLOV8N).params
+    stem, widths, depths = 16, (32, 64, 128, 256), (1, 2, 2, 1)
+    backbone = conv(3, stem, 3)
+    for before, width, depth in zip((stem, *widths), widths, depths, strict=False):
+        backbone += conv(before, width, 3) + c2f(width, width, depth)
+    backbone += conv(256, 128, 1) + conv(4 * 128, 256, 1)  # SPPF
+    assert size_of(params["backbone"]) == backbone
+    neck = c2f(256 + 128, 128, 1) + c2f(128 + 64, 64, 1)
+    neck += conv(64, 64, 3) + c2f(64 + 128, 128, 1) + conv(128, 128, 3) + c2f(128 + 256, 256, 1)
+    assert size_of(params["neck"]) == neck
+    head = sum(branch(width, 64, 4 * 16) + branch(width, 80, 80) for width in (64, 128, 256))
+    assert size_of(params["head"]) == head
+
+
+def test_decoding_takes_the_mean_distance_from_the_point_in_strides():
+    # One bin far above the others: distances of exactly 1, 2, 3 and 0 strides.
+    distances = jnp.full((1, 2, 4, 4), -100.0)
+    for side, bins in enumerate((1, 2, 3, 0)):
+        distances = distances.at[0, 0, side, bins].set(100.0)
+    distances = distances.at[0, 1].set(0.0)  # all four bins alike: 1.5 strides
+    points, strides = jnp.asarray([[20.0, 28.0], [40.0, 40.0]]), jnp.asarray([8.0, 16.0])
+    boxes = decode(distances, points, strides)
+    expected = [[20 - 8, 28 - 16, 20 + 24, 28 + 0], [40 - 24, 40 - 24, 40 + 24, 40 + 24]]
+    np.testing.assert_allclose(boxes[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fpn", "pan"])
+@pytest.mark.parametrize(("norm", "activation"), [("batch", "silu"), ("group", "relu")])
+def test_predictions_cover_every_anchor_point_of_every_level(kind, norm, activation):
+    spec = tiny_spec(
+        neck=NeckSpec(kind=kind, levels=(2, 3, 4), block="plain"), norm=norm, activation=activation
+    )
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    out = jax.eval_shape(
+        lambda w, x: predict(spec, w, x, jnp.bfloat16), abstract_weights(spec), images
+    )
+    anchors = 16 * 16 + 8 * 8 + 4 * 4
+    assert len(anchor_points(64, spec.strides)[0]) == anchors
+    shapes = [(2, anchors, 3), (2, anchors, 4), (2, anchors, 4, 8)]
+    assert [part.shape for part in out] == shapes
+    assert {part.dtype for part in out} == {jnp.dtype("float32")}
+
+
+def test_a_context_layer_and_a_stage_without_stride_are_built():
+    stages = (
+        StageSpec(block="plain", width=8, depth=1),
+        StageSpec(block="plain", width=16, depth=1),
+        StageSpec(block="plain", width=24, depth=1, stride=1, attention="se"),
+        StageSpec(block="plain", width=16, depth=1),
+    )
+    spec = tiny_spec(backbone=BackboneSpec(stem_width=8, stages=stages, context="sppf"))
+    assert spec.backbone.level_widths == {2: 8, 3: 24, 4: 16}
+    found = detect(spec, initial_weights(spec, 0), noise(1))
+    assert np.isfinite(found.boxes).all()
+
+
+def test_the_same_seed_draws_the_same_weights():
+    one, same, other = (initial_weights(tiny_spec(), seed) for seed in (3, 3, 4))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernels = [w.params["backbone"]["stem"]["conv"]["kernel"] for w in (one, other)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0
+
+
+def test_fresh_scores_stand_at_their_prior():
+    spec = tiny_spec()
+    weights = initial_weights(spec, 0)
+    out = run_network(spec, weights, jnp.full((1, 64, 64, 3), 0.5), jnp.float32)
+    fine = out.logits[0, : 8 * 8]  # stride 8
+    np.testing.assert_allclose(fine.mean(), np.log(5 / 3 / (640 / 8) ** 2), atol=0.5)
+
+
+def test_training_moves_the_statistics_and_prediction_uses_them():
+    spec = tiny_spec()
+    weights = initial_weights(spec, 0)
+    images = jnp.asarray(noise(2), jnp.float32) / 255
+
+    def run(train):
+        network = nnx.merge(
+            graph(spec, train=train, dtype=jnp.float32), weights.params, weights.stats
+        )
+        out = network(images)
+        return out, nnx.as_pure(nnx.state(network, nnx.BatchStat))
+
+    _, moved = jax.jit(lambda: run(True))()
+    _, kept = jax.jit(lambda: run(False))()
+    for before, a, b in zip(*map(jax.tree.leaves, (weights.stats, moved, kept)), strict=True):
+        assert np.abs(a - before).max() > 0
+        np.testing.assert_array_equal(b, before)
+
+
+def test_detect_takes_bytes_or_shares_alike():
+    spec, images = tiny_spec(), noise(2)
+    weights = initial_weights(spec, 0)
+    of_bytes = detect(spec, weights, images)
+    of_floats = detect(spec, weights, images.astype(np.float32) / 255)
+    for a, b in zip(of_bytes, of_floats, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_images_of_a_batch_do_not_touch_each_other():
+    spec, images = tiny_spec(), noise(3)
+    weights = initial_weights(spec, 0)
+    together = detect(spec, weights, images)
+    alone = detect(spec, weights, images[1:2])
+    np.testing.assert_allclose(together.boxes[1], alone.boxes[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(together.scores[1], alone.scores[0], rtol=1e-4, atol=1e-6)
+
+
+def test_detections_come_best_first_and_valid_ones_before_the_rest():
+    spec = tiny_spec()
+    found = detect(spec, initial_weights(spec, 0), noise(1))
+    scores, valid = np.asarray(found.scores[0]), np.asarray(found.valid[0])
+    assert valid.any()
+    assert (np.diff(scores) <= 0).all()
+    assert (np.diff(valid.astype(int)) <= 0).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 130), (200, 90), (64, 64)])
+def test_a_trained_detector_answers_in_pixels_of_the_image(height, width):
+    spec = tiny_spec()
+    detector = TrainedDetector(spec, initial_weights(spec, 0), ("a", "b", "c"))
+    image = noise(1, 256)[0, :height, :width]
+    found = detector(image, min_score=0.0)
+    assert len(found.boxes) == len(found.scores) == len(found.labels) > 0
+    assert (found.boxes >= 0).all()
+    assert (found.boxes[:, [0, 2]] <= width).all()
+    assert (found.boxes[:, [1, 3]] <= height).all()
+    assert found.boxes[:, 2].max() > width / 2
+    inside = detect(spec, detector.weights, letterbox_image(image, 64)[None])
+    assert len(found.scores) == int(inside.valid.sum())
+    assert len(detector(image, min_score=1.0).boxes) == 0
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)]
+)
+def test_a_trained_detector_refuses_what_is_not_an_rgb_image(image):
+    detector = TrainedDetector(tiny_spec(), Weights({}, {}), ("a", "b", "c"))
+    with pytest.raises(ValueError, match="expected a uint8 RGB image"):
+        detector(image)
+
+
+def test_a_block_that_no_table_has_is_named():
+    stages = tuple(StageSpec(block="c2ff", width=8, depth=1) for _ in range(3))
+    spec = replace(tiny_spec(), backbone=BackboneSpec(stem_width=8, stages=stages))
+    with pytest.raises(ValueError, match=r"block must be one of .*did you mean 'c2f'"):
+        initial_weights(spec, 0)
