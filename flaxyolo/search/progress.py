@@ -49,17 +49,13 @@ class Display:
 
     def show(self, stage: Stage) -> None:
         """Show what the trial at work is doing."""
-        where = f"trial {self.finished + 1} of {self.trials}: {stage.name}"
+        text = f"trial {self.finished + 1} of {self.trials}: {stage.name}"
         if stage.total:
             epoch = min(int(stage.done) + 1, stage.total)
-            text = f"{where}, epoch {epoch} of {stage.total}"
-            self.bar.update(
-                self.task, description=text, completed=stage.done, total=stage.total, refresh=False
-            )
-        else:
-            self.bar.update(self.task, description=where, completed=0, total=1)
+            text += f", epoch {epoch} of {stage.total}"
+        self.bar.update(self.task, description=text, completed=stage.done, total=stage.total or 1)
         if stage.name != self.stage and not cli.CONSOLE.is_terminal:
-            log.info("%s", f"{where}, {stage.total} epochs" if stage.name == "training" else where)
+            log.info("%s", text)
         self.stage = stage.name
 
     def finish(self, result: TrialResult, outcome: str) -> None:

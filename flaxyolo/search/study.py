@@ -37,7 +37,7 @@ MEASURED_IMAGES = 16
 
 
 class Stage(NamedTuple):
-    """What a trial is doing; `done` of `total` epochs while it trains."""
+    """What a trial is doing; while it trains, after `done` of `total` epochs."""
 
     name: str
     done: float = 0
@@ -90,7 +90,7 @@ def run_trial(
         if epoch.number not in rungs(config.epochs):
             continue
         detector = epoch.detector
-        report(Stage("evaluating", epoch.number, config.epochs))
+        report(Stage("evaluating", epoch.number - 1, config.epochs))
         with record.timed("evaluate"):
             scores = evaluate(detector, data.val, val, data.class_names, data.category_ids)
         record.keep_scores(epoch, scores)
@@ -138,7 +138,7 @@ def epochs(
     """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
 
     def on_step(step: StepReport) -> None:
-        report(Stage("training", step.epoch - 1 + step.step / step.steps, config.epochs))
+        report(Stage("training", step.epoch - 1 + (step.step - 1) / step.steps, config.epochs))
 
     path = run_dir / "state"
     if has_state(path):

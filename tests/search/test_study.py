@@ -18,7 +18,7 @@ from flaxyolo.search.results import (
     importances,
     results,
 )
-from flaxyolo.search.space import suggest_detector
+from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.search.storage import (
     claim,
     drop_torn_line,
@@ -136,7 +136,7 @@ def test_another_error_stops_the_study_and_the_trial_is_taken_up_again(study, tm
     assert count_finished(again) == 3
     assert [trial.number for trial in again.trials] == [0, 1, 2, 3]
     assert again.trials[2].params == drawn
-    assert Record(again.trials[2]).cost() == COST
+    assert results(again)[2].cost == COST
     assert again.trials[3].params != drawn
 
 
@@ -201,7 +201,7 @@ def test_a_sampler_that_goes_on_does_not_repeat_its_first_draws(tmp_path):
 
 
 def test_results_come_from_the_storage_alone(study, tmp_path):
-    spec = next(iter([suggest_detector(optuna.trial.FixedTrial(reference()))]))
+    spec = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
 
     def objective(trial):
         trial.set_user_attr("spec", to_dict(spec))
@@ -219,12 +219,6 @@ def test_results_come_from_the_storage_alone(study, tmp_path):
     assert best.spec == spec
     assert not best.over_budget
     assert best_result([replace(best, state="pruned")]) is None
-
-
-def reference():
-    from flaxyolo.search.space import REFERENCE
-
-    return REFERENCE
 
 
 def test_importances_need_a_few_complete_trials(study):

@@ -1,0 +1,131 @@
+"""The command: its JSON, its table, and what it says about bad input."""
+
+import json
+
+import pytest
+
+from flaxyolo import cost, measure
+from flaxyolo.checkpoint import save_detector
+from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
+from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from tests.small import tiny_spec
+
+KEYS = (
+    "latency_ms_p50",
+    "latency_ms_p95",
+    "network_ms_p50",
+    "fps",
+    "vram_mib",
+    "train_vram_mib",
+    "params",
+    "gflops",
+    "device",
+    "dtype",
+    "image_size",
+    "batch_size",
+    "versions",
+)
+
+
+@pytest.fixture
+def config_path(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    write_config(path, Config(tiny_spec(), TrainConfig(batch_size=2)))
+    return path
+
+
+@pytest.fixture
+def few_calls(monkeypatch):
+    """The same measurement from fewer calls."""
+    monkeypatch.setattr(
+        measure, "measure", lambda *args, **kwargs: cost.measure(*args, min_calls=3, **kwargs)
+    )
+
+
+def refused(capsys, *argv):
+    assert measure.main([str(part) for part in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_a_config_is_measured_as_json(config_path, capsys):
+    assert measure.main([str(config_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(KEYS) <= set(found)
+    assert found["image_size"] == 64
+    assert found["train_batch_size"] == 2
+    assert found["params"] == cost.count_params(tiny_spec())
+    assert found["train_vram_mib"] > found["vram_mib"] > 0
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_a_config_is_measured_as_a_table_at_another_size(config_path, capsys):
+    assert measure.main([str(config_path), "--image-size", "96"]) == 0
+    out = capsys.readouterr().out
+    for part in ("latency p95", "network p50", "training, batch 2", "GFLOPs", "96x96", "batch 1"):
+        assert part in out
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_a_checkpoint_is_measured_with_its_weights(tmp_path, capsys, monkeypatch):
+    spec = tiny_spec()
+    weights = initial_weights(spec, 7)
+    save_detector(tmp_path / "best", TrainedDetector(spec, weights, ("a", "b", "c")), {})
+    monkeypatch.setattr(measure, "TrainConfig", lambda: TrainConfig(batch_size=2))
+    seen = []
+    inner = measure.measure
+    monkeypatch.setattr(
+        measure,
+        "measure",
+        lambda spec, **kwargs: seen.append(kwargs["weights"]) or inner(spec, **kwargs),
+    )
+    assert measure.main([str(tmp_path / "best"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"] == cost.count_params(spec)
+    stem = seen[0].params["backbone"]["stem"]["conv"]["kernel"]
+    assert (stem == weights.params["backbone"]["stem"]["conv"]["kernel"]).all()
+
+
+def test_the_memory_of_training_grows_with_the_batch_and_leaves_out_the_data():
+    def training_mib(batch_size):
+        augmentation = Augmentation(mosaic=0)
+        config = TrainConfig(batch_size=batch_size, augmentation=augmentation)
+        step, data_bytes = measure.compile_nominal_step(tiny_spec(), config)
+        assert data_bytes > batch_size * 64 * 64 * 3
+        return cost.memory_mib(step) - data_bytes / 2**20
+
+    state = cost.tree_bytes(initial_weights(tiny_spec(), 0)) / 2**20
+    assert training_mib(4) > 1.5 * training_mib(2) > 1.5 * state
+
+
+def test_a_missing_file_and_a_folder_without_a_checkpoint_are_refused(tmp_path, capsys):
+    err = refused(capsys, tmp_path / "none.yaml")
+    assert "none.yaml: expected a config file or a checkpoint folder, found nothing there" in err
+    assert "expected a flaxyolo checkpoint folder" in refused(capsys, tmp_path)
+
+
+def test_a_config_with_a_wrong_entry_is_refused(config_path, capsys):
+    config_path.write_text(config_path.read_text().replace("norm:", "nrom:"))
+    assert f"{config_path}: detector.nrom: unknown key" in refused(capsys, config_path)
+
+
+def test_a_block_that_no_table_has_is_refused(config_path, capsys):
+    config_path.write_text(config_path.read_text().replace("block: plain", "block: plane"))
+    err = refused(capsys, config_path)
+    assert str(config_path) in err
+    assert "got 'plane' (did you mean 'plain'?)" in err
+
+
+@pytest.mark.parametrize(("size", "message"), [("100", "multiple of"), ("-16", "got -16")])
+def test_an_image_size_that_does_not_fit_the_network_is_refused(config_path, capsys, size, message):
+    err = refused(capsys, config_path, "--image-size", size)
+    assert "--image-size" in err
+    assert message in err
+
+
+def test_a_config_keeps_its_training_settings(config_path):
+    spec, config, weights = measure.read_detector(config_path)
+    assert (spec, config, weights) == (*vars(read_config(config_path)).values(), None)

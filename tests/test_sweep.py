@@ -1,0 +1,196 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+import flaxyolo
+from flaxyolo import sweep
+from flaxyolo.config import read_config
+from flaxyolo.errors import InputError
+from flaxyolo.search.results import INTERRUPTED, count_finished, results
+from flaxyolo.search.storage import read_study
+from flaxyolo.spec import to_dict
+from tests.tiny_data import ROOT, flags, tiny_study, write_coco
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    return tiny_study(tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(study):
+    table = json.loads((study / "trials.json").read_text())
+    assert len(table) == 3
+    best = table[0]
+    assert best["state"] == "complete"
+    assert best["cost"]["latency_ms_p95"] > 0
+    assert best["cost"]["train_vram_mib"] > 0
+    assert {"map", "map_50", "map_small", "map_medium", "map_large"} <= set(best["scores"])
+    assert best["scores"]["map_large"] is None
+    assert {"measure", "compile", "train", "evaluate"} <= set(best["seconds"])
+    assert {row["number"] for row in table} == {0, 1, 2}
+
+    detector = flaxyolo.load(study / "best")
+    assert to_dict(detector.spec) == best["spec"]
+    assert detector.class_names == ("blue", "red")
+    assert len(detector(np.zeros((50, 80, 3), np.uint8)).boxes) >= 0
+    config = read_config(study / "best.yaml")
+    assert config.detector == detector.spec
+    assert config.training == sweep.sweep_training(2)
+    for picture in ("detections.png", "trials.png"):
+        assert cv2.imread(str(study / picture)).size > 0
+    text = (study / "trials.md").read_text()
+    assert text.count("\n| ") == 2 + 3
+    assert not list(study.glob("trials/*/state"))
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(study, capsys):
+    base = study.parents[1]
+    before = {result.number: result for result in results(read_study(study))}
+    (study / "trials.md").unlink()
+    assert sweep.main(flags(base, "--trials", "3")) == 0
+    assert (study / "trials.md").exists()
+    shown = capsys.readouterr()
+    assert "trial 4" not in shown.err
+    assert "python -m flaxyolo.train" in shown.out
+    assert f"optuna-dashboard {study}/study.log" in shown.out
+    after = {result.number: result for result in results(read_study(study))}
+    assert after == before
+
+
+@pytest.mark.slow
+def test_a_study_is_not_mixed_with_another_budget(study, capsys):
+    assert sweep.main(flags(study.parents[1], "--budget-ms", "9999")) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the study was begun with other settings: budget was" in line
+
+
+@pytest.mark.slow
+def test_a_budget_that_nothing_meets_ends_with_the_fastest_candidate(study, capsys):
+    base = study.parents[1]
+    code = sweep.main(flags(base, "--budget-ms", "0.001", "--study", "none", "--trials", "2"))
+    shown = capsys.readouterr()
+    assert code == 2
+    assert "over budget by" in shown.out
+    last = shown.err.strip().splitlines()[-1]
+    assert last.startswith("error: no candidate met the budget (at most 0.001 ms (p95)): ")
+    assert "ms p95" in last
+    assert "Traceback" not in shown.err
+    folder = base / "runs" / "none"
+    assert {"trials.md", "trials.json", "trials.png", "study.log"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not (folder / "best").exists()
+    rows = json.loads((folder / "trials.json").read_text())
+    assert all(row["cost"] and row["scores"] is None for row in rows)
+    assert all(
+        trial.constraints["latency_ms"] > 0
+        for trial in read_study(folder).get_trials()
+        if "duplicate_of" not in trial.user_attrs
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_a_trial_goes_on_and_loses_nothing(tmp_path):
+    write_coco(tmp_path / "data")
+    command = [sys.executable, "-m", "flaxyolo.sweep"]
+    command += flags(tmp_path, "--trials", "2", "--epochs", "8")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    folder = tmp_path / "runs" / "tiny"
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=file
+        )
+    try:
+        deadline = time.monotonic() + 150
+        # Training has begun, and an epoch is saved, when the state is there.
+        while not list(folder.glob("trials/*/state")):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed = read_study(folder)
+    assert count_finished(killed) == 0
+    assert [trial.state.name for trial in killed.trials] == ["RUNNING"]
+
+    again = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert again.returncode == 0, again.stderr
+    assert "going on with 1 interrupted trial" in again.stderr
+    assert "going on after epoch" in again.stderr
+    study = read_study(folder)
+    assert count_finished(study) == 2
+    first, second, *_ = results(study)
+    assert (first.state, first.reason) == ("fail", INTERRUPTED)
+    assert second.state == "complete"
+    assert second.params == first.params
+    assert second.epochs == 8
+    assert flaxyolo.load(folder / "best").class_names == ("blue", "red")
+
+
+def test_a_bad_sweep_file_is_named_in_one_line(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_that_name\n")
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    for path, words in (
+        (broken, "cannot be run: ModuleNotFoundError: No module named"),
+        (empty, "expected a function 'suggest' that takes a trial, got none"),
+        (tmp_path / "absent.py", "expected a Python file, found none"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            sweep.load_space(path)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "digits-8ms"),
+        ({"budget_ms": 7.5, "budget_vram_mib": 64.0}, "digits-7.5ms-64mib"),
+        ({"data": "coco:/a/bccd/"}, "bccd-8ms"),
+        ({"study": "mine"}, "mine"),
+    ],
+)
+def test_a_study_is_named_after_its_data_and_budget(given, name):
+    assert sweep.study_name(sweep.Flags(**{"budget_ms": 8.0, **given})) == name
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--budget-ms", "0", "expected a number above 0"),
+        ("--trials", "0", "--trials: expected at least 1, got 0"),
+        ("--epochs", "0", "--epochs: expected at least 1, got 0"),
+        ("--seed", "-1", "--seed: expected 0"),
+        ("--study", "a/b", "--study: expected a name without slashes"),
+        ("--data", "coco:/no/such", "/no/such"),
+        ("--data", "voc", "--data: expected one of"),
+    ],
+)
+def test_bad_flags_get_one_line_and_leave_nothing(flag, value, words, tmp_path, capsys):
+    assert sweep.main(flags(tmp_path, "--data", "digits", flag, value)) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_budget_must_be_given(capsys):
+    with pytest.raises(SystemExit) as caught:
+        sweep.main([])
+    assert caught.value.code == 2
+    assert "--budget-ms" in capsys.readouterr().err
