@@ -48,7 +48,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
     try:
-        metadata = ocp.metadata(str(path)).custom_metadata
+        metadata: Any = ocp.metadata(str(path)).custom_metadata
     except (ocp.errors.InvalidLayoutError, FileNotFoundError):
         raise InputError(
             f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
@@ -68,7 +68,7 @@ def save_state(path: Path, state: Any, facts: Mapping[str, Any]) -> None:
 
 def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
     """The state and facts that `save_state` wrote; `abstract` gives structure and shapes."""
-    metadata = ocp.metadata(str(path)).custom_metadata or {}
+    metadata: Any = ocp.metadata(str(path)).custom_metadata
     return _load(path, abstract), dict(metadata["facts"])
 
 

@@ -133,6 +133,7 @@ def measure(
     train_batch_size: int | None = None,
     data_bytes: int = 0,
     min_calls: int = 200,
+    min_seconds: float = 3.0,
     max_seconds: float = 10.0,
     paced: bool = False,
 ) -> Measurement:
@@ -140,8 +141,9 @@ def measure(
 
     `images` are letterboxed uint8 (n, s, s, 3), shown in turn; None takes photographs. Without
     `weights` they are fresh ones. `train_step` adds the memory of training, less `data_bytes` of
-    the data set among its arguments. Each latency is of `min_calls` calls, or as many as there
-    is time for in `max_seconds`.
+    the data set among its arguments. A latency is of at least `min_calls` calls and `min_seconds`,
+    so that a short stall of the machine does not decide its 95th percentile, but ends after
+    `max_seconds`.
     """
     weights = initial_weights(spec, 0) if weights is None else weights
     images = photographs(spec.image_size) if images is None else images
@@ -152,8 +154,11 @@ def measure(
     shown = [jax.device_put(image[None]) for image in images]
     detect, network = compiled_detect(spec, 1, images.dtype), compiled_network(spec)
     limits = {"min_calls": min_calls, "max_seconds": max_seconds}
+    seconds = min(min_seconds, max_seconds)
     with device_lock():
-        whole = time_calls(lambda i: detect(weights, shown[i % len(shown)]), **limits)
+        whole = time_calls(
+            lambda i: detect(weights, shown[i % len(shown)]), min_seconds=seconds, **limits
+        )
         alone = time_calls(
             lambda i: network(weights, shown[i % len(shown)]),
             min_calls=max(1, min_calls // 4),
@@ -194,20 +199,28 @@ def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
 
 
 def time_calls(
-    call: Callable[[int], Any], *, min_calls: int, max_seconds: float, gap: float = 0.0
+    call: Callable[[int], Any],
+    *,
+    min_calls: int,
+    min_seconds: float = 0.0,
+    max_seconds: float,
+    gap: float = 0.0,
 ) -> np.ndarray:
-    """Milliseconds of each of `min_calls` calls, fewer where `max_seconds` are over before."""
+    """Milliseconds of each call, until both least numbers are reached or `max_seconds` are over."""
     for i in range(min(WARM_UP_CALLS, min_calls)):
         jax.block_until_ready(call(i))
     times = []
-    end = time.perf_counter() + max_seconds
-    while len(times) < min_calls and (not times or time.perf_counter() < end):
+    start = time.perf_counter()
+    while True:
+        spent = time.perf_counter() - start
+        enough = len(times) >= min_calls and spent >= min_seconds
+        if times and (enough or spent >= max_seconds):
+            return np.array(times) * 1000
         if gap:
             time.sleep(gap)
         began = time.perf_counter()
         jax.block_until_ready(call(len(times)))
         times.append(time.perf_counter() - began)
-    return np.array(times) * 1000
 
 
 @contextmanager

@@ -171,12 +171,13 @@ def describe(error: ValueError) -> str:
 
 
 def _describe(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"]) or "the file"
+    path = ".".join(str(part) for part in error["loc"])
+    path = f"{path}: " if path else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{path}: unknown key"
+        return f"{path}unknown key"
     if error["type"].startswith("missing"):
-        return f"{path}: missing"
+        return f"{path}missing"
     message = error["msg"].removeprefix("Value error, ")
     got = error.get("input")
     shown = "" if dataclasses.is_dataclass(got) or isinstance(got, dict) else f", got {got!r}"
-    return f"{path}: {message}" if ", got " in message else f"{path}: {message}{shown}"
+    return f"{path}{message}" if ", got " in message else f"{path}{message}{shown}"

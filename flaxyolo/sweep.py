@@ -5,7 +5,7 @@ import logging
 import runpy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +41,11 @@ log = logging.getLogger("flaxyolo.sweep")
 
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 8
-EPOCHS = 10
+EPOCHS = 20
 BATCH_SIZE = 16
+LEARNING_RATE = 0.004
+MOSAIC_EPOCHS = 50
+"""Shorter runs do without mosaic."""
 
 NO_CANDIDATE = "no candidate met the budget"
 
@@ -60,7 +63,7 @@ class Flags:
     trials: int = TRIALS
     """Trials in all, those of earlier runs of this study included."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Epochs of a trial that is not stopped early (10; a study that goes on keeps its own)."""
+    """Epochs of a trial that is not stopped early (20; a study that goes on keeps its own)."""
     study: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the study; by default the data and the budget, such as digits-8ms."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
@@ -73,13 +76,22 @@ class Flags:
     """Folder of all studies."""
 
 
-def sweep_training(epochs: int, *, batch_size: int = BATCH_SIZE, seed: int = 0) -> TrainConfig:
-    """How a candidate is trained: the usual recipe, made to fit a few epochs."""
+def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainConfig:
+    """How a candidate is trained: the usual recipe, made to fit a few epochs.
+
+    Small networks bear a higher rate, and mosaics pay only in longer runs.
+    """
+    recipe = Augmentation()
     return TrainConfig(
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
         warmup_epochs=1.0,
-        augmentation=Augmentation(close_mosaic_epochs=round(0.2 * epochs)),
+        augmentation=replace(
+            recipe,
+            close_mosaic_epochs=epochs if epochs < MOSAIC_EPOCHS else recipe.close_mosaic_epochs,
+            flip=recipe.flip if mirror else 0.0,
+        ),
         seed=seed,
     )
 
@@ -138,7 +150,7 @@ def run_sweep(flags: Flags) -> None:
         study = open_study(folder, storage=flags.storage, seed=flags.seed)
         known = study.user_attrs.get("facts", {})
         epochs = flags.epochs or known.get("training", {}).get("epochs", EPOCHS)
-        config = sweep_training(epochs, seed=flags.seed)
+        config = sweep_training(epochs, mirror=data.mirror, seed=flags.seed)
         sweep = Sweep(with_image_sizes(suggest, sizes), budget, data, flags.data, config, folder)
         claim(study, facts(sweep, flags), str(folder))
         study = open_study(folder, storage=flags.storage, seed=flags.seed, epochs=epochs)

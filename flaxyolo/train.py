@@ -57,11 +57,16 @@ def configure(flags: Flags, dataset: Dataset) -> Config:
             num_classes=len(dataset.class_names),
             image_size=flags.image_size or config.detector.image_size,
         )
+        augmentation = config.training.augmentation
+        if augmentation.flip and not dataset.mirror:
+            log.info("%s: a mirrored object is another one here, so flip is off", dataset.name)
+            augmentation = replace(augmentation, flip=0.0)
         training = replace(
             config.training,
             epochs=flags.epochs or config.training.epochs,
             batch_size=flags.batch_size or config.training.batch_size,
             seed=config.training.seed if flags.seed is None else flags.seed,
+            augmentation=augmentation,
         )
     except ValueError as error:
         raise InputError(f"the flags: {describe(error)}") from None

@@ -38,7 +38,9 @@ def config_path(tmp_path):
 def few_calls(monkeypatch):
     """The same measurement from fewer calls."""
     monkeypatch.setattr(
-        measure, "measure", lambda *args, **kwargs: cost.measure(*args, min_calls=3, **kwargs)
+        measure,
+        "measure",
+        lambda *args, **kwargs: cost.measure(*args, min_calls=3, min_seconds=0.0, **kwargs),
     )
 
 

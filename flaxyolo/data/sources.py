@@ -61,6 +61,8 @@ class Dataset:
     """The annotation file's id of each class."""
     fingerprint: str
     """sha256 of the content and of the version of the reader."""
+    mirror: bool = True
+    """Whether a mirrored object is still one of its class; a digit is not."""
 
 
 class AnnotationFile(NamedTuple):
@@ -112,6 +114,7 @@ def read_digits(root: str = "") -> Dataset:
         class_names=class_names,
         category_ids=tuple(range(len(class_names))),
         fingerprint=digest.hexdigest(),
+        mirror=False,
     )
 
 

@@ -20,28 +20,30 @@ CPU_PIXELS_PER_MS = 4600.0
 """Input pixels that a small network reads in a millisecond on two CPU cores: 192 x 192 in 8 ms."""
 
 REFERENCE: dict[str, Any] = {
-    "image_size": 192,
-    "stem_width": 16,
-    "c2.block": "c2f",
-    "c2.width": 24,
+    "image_size": 160,
+    "stem_width": 8,
+    "c2.block": "residual",
+    "c2.width": 16,
     "c2.depth": 1,
     "c2.attention": "none",
-    "c3.block": "c2f",
-    "c3.width": 48,
+    "c3.block": "residual",
+    "c3.width": 32,
     "c3.depth": 1,
     "c3.attention": "none",
-    "c4.block": "c2f",
-    "c4.width": 96,
+    "c4.block": "residual",
+    "c4.width": 64,
     "c4.depth": 1,
     "c4.attention": "none",
-    "c5.block": "c2f",
-    "c5.width": 128,
+    "c5.block": "residual",
+    "c5.width": 96,
     "c5.depth": 1,
     "c5.attention": "none",
     "neck.kind": "pan",
-    "head.width": 48,
+    "neck.block": "plain",
+    "head.width": 32,
+    "head.depth": 1,
 }
-"""The baseline of every study: a narrow YOLOv8n, as parameters of the default space."""
+"""The baseline of every study: a small residual network with a PAN, as the space's parameters."""
 
 
 def suggest_stage(
@@ -66,15 +68,16 @@ def suggest_detector(
     trial: BaseTrial,
     *,
     image_sizes: Sequence[int] | None = None,
-    blocks: Sequence[str] = ("c2f", "c3", "residual", "depthwise"),
+    blocks: Sequence[str] = ("residual", "c2f", "c3", "depthwise"),
     attentions: Sequence[str] = ("none", "se"),
     necks: Sequence[str] = ("pan", "fpn"),
+    neck_blocks: Sequence[str] = ("plain", "c2f_plain"),
     stem_widths: tuple[int, int, int] = (8, 16, 8),
-    c2_widths: tuple[int, int, int] = (16, 32, 8),
-    c3_widths: tuple[int, int, int] = (32, 64, 16),
-    c4_widths: tuple[int, int, int] = (64, 128, 32),
-    c5_widths: tuple[int, int, int] = (96, 192, 32),
-    head_widths: tuple[int, int, int] = (32, 64, 16),
+    c2_widths: tuple[int, int, int] = (16, 24, 8),
+    c3_widths: tuple[int, int, int] = (32, 48, 16),
+    c4_widths: tuple[int, int, int] = (64, 96, 32),
+    c5_widths: tuple[int, int, int] = (96, 160, 32),
+    head_widths: tuple[int, int, int] = (32, 48, 16),
     max_depth: int = 2,
 ) -> DetectorSpec:
     """Draw a detector of four stages. Widths are (lowest, highest, step).
@@ -93,8 +96,15 @@ def suggest_detector(
     head_width = trial.suggest_int("head.width", low, high, step=step)
     return DetectorSpec(
         backbone=BackboneSpec(stem_width, (c2, c3, c4, c5), context="sppf"),
-        neck=NeckSpec(kind=trial.suggest_categorical("neck.kind", tuple(necks))),
-        head=HeadSpec(box_width=head_width, class_width=head_width),
+        neck=NeckSpec(
+            kind=trial.suggest_categorical("neck.kind", tuple(necks)),
+            block=trial.suggest_categorical("neck.block", tuple(neck_blocks)),
+        ),
+        head=HeadSpec(
+            depth=trial.suggest_int("head.depth", 1, max_depth),
+            box_width=head_width,
+            class_width=head_width,
+        ),
         image_size=trial.suggest_categorical("image_size", tuple(image_sizes or SMALL_IMAGE_SIZES)),
     )
 
