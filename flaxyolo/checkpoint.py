@@ -48,7 +48,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
     try:
-        metadata: Any = ocp.metadata(str(path)).custom_metadata
+        metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
     except (ocp.errors.InvalidLayoutError, FileNotFoundError):
         raise InputError(
             f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
@@ -68,18 +68,19 @@ def save_state(path: Path, state: Any, facts: Mapping[str, Any]) -> None:
 
 def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
     """The state and facts that `save_state` wrote; `abstract` gives structure and shapes."""
-    metadata: Any = ocp.metadata(str(path)).custom_metadata
+    metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
     return _load(path, abstract), dict(metadata["facts"])
 
 
 def has_state(path: Path) -> bool:
     """Whether a training state can be read there, after finishing an interrupted replacement."""
     _finish_replace(path)
-    return path.is_dir() and ocp.is_orbax_checkpoint(str(path))
+    return path.is_dir() and ocp.is_orbax_checkpoint(str(path.resolve()))
 
 
 def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
     """Save beside `path`, then swap, so that a crash at any moment leaves a complete folder."""
+    path = path.resolve()  # Orbax writes to absolute paths only
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(path, "new"), _beside(path, "old")
     for leftover in path.parent.glob(f".{path.name}.new*"):
@@ -116,4 +117,4 @@ def _load(path: Path, abstract: Any) -> Any:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
-    return ocp.load(str(path), target)
+    return ocp.load(str(path.resolve()), target)

@@ -1,5 +1,7 @@
 """A stored detector comes back equal, and a crash never leaves half of one."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -49,6 +51,12 @@ def test_a_loaded_detector_answers_on_an_image(tmp_path, detector):
     np.testing.assert_array_equal(mine.boxes, theirs.boxes)
     assert (mine.boxes >= 0).all()
     assert (mine.boxes <= np.array([80, 50, 80, 50])).all()
+
+
+def test_a_relative_path_will_do(tmp_path, detector, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_detector(Path("runs/best"), detector, {})
+    assert load_detector(Path("runs/best")).spec == detector.spec
 
 
 def test_saving_again_replaces_and_leaves_nothing_else(tmp_path, detector):

@@ -13,7 +13,7 @@ from flaxyolo.spec import BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageS
 Suggest = Callable[..., DetectorSpec]
 """A space: takes a trial, and by keyword `image_sizes` where it leaves them to the data."""
 
-SMALL_IMAGE_SIZES = (160, 192)
+SMALL_IMAGE_SIZES = (128, 160, 192)
 """Input sizes for images of at most 192 px, such as `digits`."""
 
 CPU_PIXELS_PER_MS = 4600.0
@@ -22,28 +22,28 @@ CPU_PIXELS_PER_MS = 4600.0
 REFERENCE: dict[str, Any] = {
     "image_size": 160,
     "stem_width": 8,
-    "c2.block": "residual",
+    "c2.block": "plain",
     "c2.width": 16,
     "c2.depth": 1,
     "c2.attention": "none",
-    "c3.block": "residual",
+    "c3.block": "plain",
     "c3.width": 32,
     "c3.depth": 1,
     "c3.attention": "none",
-    "c4.block": "residual",
+    "c4.block": "plain",
     "c4.width": 64,
     "c4.depth": 1,
     "c4.attention": "none",
-    "c5.block": "residual",
+    "c5.block": "plain",
     "c5.width": 96,
     "c5.depth": 1,
     "c5.attention": "none",
-    "neck.kind": "pan",
+    "neck.kind": "fpn",
     "neck.block": "plain",
     "head.width": 32,
     "head.depth": 1,
 }
-"""The baseline of every study: a small residual network with a PAN, as the space's parameters."""
+"""The baseline of every study: plain convolutions and an FPN, as the space's parameters."""
 
 
 def suggest_stage(
@@ -68,7 +68,7 @@ def suggest_detector(
     trial: BaseTrial,
     *,
     image_sizes: Sequence[int] | None = None,
-    blocks: Sequence[str] = ("residual", "c2f", "c3", "depthwise"),
+    blocks: Sequence[str] = ("plain", "residual", "c2f", "c3", "depthwise"),
     attentions: Sequence[str] = ("none", "se"),
     necks: Sequence[str] = ("pan", "fpn"),
     neck_blocks: Sequence[str] = ("plain", "c2f_plain"),
