@@ -41,9 +41,10 @@ log = logging.getLogger("flaxyolo.sweep")
 
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 8
-EPOCHS = 20
+EPOCHS = 24
 BATCH_SIZE = 16
-LEARNING_RATE = 0.004
+LEARNING_RATE = 0.006
+CLASS_GAIN = 1.0
 MOSAIC_EPOCHS = 50
 """Shorter runs do without mosaic."""
 
@@ -63,7 +64,7 @@ class Flags:
     trials: int = TRIALS
     """Trials in all, those of earlier runs of this study included."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Epochs of a trial that is not stopped early (20; a study that goes on keeps its own)."""
+    """Epochs of a trial that is not stopped early (24; a study that goes on keeps its own)."""
     study: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the study; by default the data and the budget, such as digits-8ms."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
@@ -79,13 +80,15 @@ class Flags:
 def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainConfig:
     """How a candidate is trained: the usual recipe, made to fit a few epochs.
 
-    Small networks bear a higher rate, and mosaics pay only in longer runs.
+    Small networks bear a higher rate, classes are what they learn last, and mosaics pay only in
+    longer runs.
     """
     recipe = Augmentation()
     return TrainConfig(
         epochs=epochs,
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
+        class_gain=CLASS_GAIN,
         warmup_epochs=1.0,
         augmentation=replace(
             recipe,

@@ -20,21 +20,21 @@ CPU_PIXELS_PER_MS = 4600.0
 """Input pixels that a small network reads in a millisecond on two CPU cores: 192 x 192 in 8 ms."""
 
 REFERENCE: dict[str, Any] = {
-    "image_size": 160,
+    "image_size": 128,
     "stem_width": 8,
-    "c2.block": "plain",
+    "c2.block": "residual",
     "c2.width": 16,
     "c2.depth": 1,
     "c2.attention": "none",
-    "c3.block": "plain",
+    "c3.block": "residual",
     "c3.width": 32,
     "c3.depth": 1,
     "c3.attention": "none",
-    "c4.block": "plain",
+    "c4.block": "residual",
     "c4.width": 64,
     "c4.depth": 1,
     "c4.attention": "none",
-    "c5.block": "plain",
+    "c5.block": "residual",
     "c5.width": 96,
     "c5.depth": 1,
     "c5.attention": "none",
@@ -43,7 +43,7 @@ REFERENCE: dict[str, Any] = {
     "head.width": 32,
     "head.depth": 1,
 }
-"""The baseline of every study: plain convolutions and an FPN, as the space's parameters."""
+"""The baseline of every study: a small residual network and an FPN, as the space's parameters."""
 
 
 def suggest_stage(
@@ -68,7 +68,7 @@ def suggest_detector(
     trial: BaseTrial,
     *,
     image_sizes: Sequence[int] | None = None,
-    blocks: Sequence[str] = ("plain", "residual", "c2f", "c3", "depthwise"),
+    blocks: Sequence[str] = ("residual", "plain", "c2f", "c3", "depthwise"),
     attentions: Sequence[str] = ("none", "se"),
     necks: Sequence[str] = ("pan", "fpn"),
     neck_blocks: Sequence[str] = ("plain", "c2f_plain"),
