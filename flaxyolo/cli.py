@@ -91,8 +91,8 @@ def log_to_stderr() -> None:
     if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
         logger.addHandler(_ConsoleHandler())
         logger.setLevel(logging.INFO)
-        # A library's bare `logging.info` would give the root logger a handler, and us two lines.
-        logging.getLogger().addHandler(logging.NullHandler())
+        # absl, imported by Orbax, gives the root logger a handler, which would print lines again.
+        logger.propagate = False
 
 
 class _ConsoleHandler(logging.Handler):

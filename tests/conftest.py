@@ -1,5 +1,6 @@
 """Strict settings for every test: rank promotion is an error, compiles are cached and cheap."""
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -22,3 +23,12 @@ def test_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no test data at {path}; set FLAXYOLO_TEST_DATA to its folder")
     return path.resolve()
+
+
+@pytest.fixture(autouse=True)
+def log_as_before():
+    """Undo what a command does to the package's logger, so that `caplog` sees the next test's."""
+    yield
+    logger = logging.getLogger("flaxyolo")
+    logger.propagate = True
+    logger.handlers.clear()

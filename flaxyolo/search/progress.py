@@ -53,8 +53,10 @@ class Display:
         if stage.total:
             epoch = min(int(stage.done) + 1, stage.total)
             text += f", epoch {epoch} of {stage.total}"
+        if stage.note:
+            log.info("%s: %s", text, stage.note)
         self.bar.update(self.task, description=text, completed=stage.done, total=stage.total or 1)
-        if stage.name != self.stage and not cli.CONSOLE.is_terminal:
+        if stage.name != self.stage and not stage.note and not cli.CONSOLE.is_terminal:
             log.info("%s", text)
         self.stage = stage.name
 

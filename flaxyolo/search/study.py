@@ -45,6 +45,7 @@ class Stage(NamedTuple):
     name: str
     done: float = 0
     total: int = 0
+    note: str = ""
 
 
 def run_trial(
@@ -97,6 +98,7 @@ def run_trial(
         with record.timed("evaluate"):
             scores = evaluate(detector, data.val, val, data.class_names, data.category_ids)
         record.keep_scores(epoch, scores)
+        report(Stage("scored", epoch.number - 1, config.epochs, scored(scores)))
         if epoch.number < config.epochs and trial.should_prune():
             record.constrain(budget, cost)
             raise optuna.TrialPruned(f"behind after {epoch.number} of {config.epochs} epochs")
@@ -131,6 +133,11 @@ def measure_for(
         again = measure(spec, weights=weights, images=images)
         cost = min(cost, again, key=lambda each: each.latency_ms_p95)
     return cost
+
+
+def scored(scores: Scores) -> str:
+    """A score in a few words."""
+    return f"mAP {scores.map or 0:.3f}, mAP50 {scores.map_50 or 0:.3f}"
 
 
 def rungs(epochs: int) -> tuple[int, ...]:
