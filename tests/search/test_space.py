@@ -35,10 +35,10 @@ def test_random_draws_of_every_sweep_file_build_and_are_rebuilt_from_their_param
         assert count_params(spec) > 0
 
 
-def test_the_default_space_searches_at_most_16_things():
+def test_the_default_space_searches_at_most_18_things():
     (trial, _), *_ = draws(suggest_detector, 1)
     searched = [d for d in trial.distributions.values() if not d.single()]
-    assert 12 <= len(searched) <= 16
+    assert 12 <= len(searched) <= 18
 
 
 def test_every_name_of_the_tables_may_be_searched():
@@ -52,9 +52,10 @@ def test_every_name_of_the_tables_may_be_searched():
 def test_the_reference_is_a_point_of_the_default_space():
     assert reference_params(suggest_detector) == REFERENCE
     spec = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
-    assert [stage.width for stage in spec.backbone.stages] == [24, 48, 96, 128]
-    # A twentieth of YOLOv8n at 640 px (8.7 GFLOPs), which takes about 90 ms on two CPU cores.
-    assert 0.2 < count_gflops(spec) < 0.44
+    assert [stage.width for stage in spec.backbone.stages] == [16, 32, 64, 96]
+    # A hundredth of YOLOv8n at 640 px (8.7 GFLOPs), which takes about 90 ms on two CPU cores;
+    # networks so small are slower for their GFLOPs, and 8 ms must hold on a restless machine.
+    assert 0.05 < count_gflops(spec) < 0.15
 
 
 def test_the_reference_of_another_space_is_its_nearest_point():
@@ -68,10 +69,10 @@ def test_the_reference_of_another_space_is_its_nearest_point():
 
 
 def test_image_sizes_follow_the_data_and_on_a_cpu_the_budget():
-    assert image_sizes_for(192, 8.0, "cpu") == (160, 192)
+    assert image_sizes_for(192, 8.0, "cpu") == (128, 160, 192)
     assert image_sizes_for(640, 40.0, "cpu") == (256, 320)
     assert image_sizes_for(640, 8.0, "gpu") == (256, 320, 480, 640)
-    assert image_sizes_for(640, 8.0, "cpu") == (160, 192)
+    assert image_sizes_for(640, 8.0, "cpu") == (128, 160, 192)
     assert image_sizes_for(4000, None, "cpu") == (640,)
     for longest in range(193, 1300, 7):
         sizes = image_sizes_for(longest, None, "gpu")

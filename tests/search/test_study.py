@@ -183,7 +183,7 @@ def test_the_first_trial_is_the_reference_once(study):
     enqueue_reference(study, suggest_detector)
     assert len(study.trials) == 1
     trial = study.ask()
-    assert suggest_detector(trial).backbone.stages[3].width == 128
+    assert suggest_detector(trial).backbone.stages[3].width == 96
     assert trial.user_attrs["baseline"]
 
 
