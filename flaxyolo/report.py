@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flaxyolo.search.results import INTERRUPTED, TrialResult
+from flaxyolo.search.results import INTERRUPTED, TrialResult, merit
 from flaxyolo.spec import to_dict
 
 SCORE_COLUMNS = {
@@ -57,7 +57,7 @@ def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
     def place(result: TrialResult) -> tuple[Any, ...]:
         latency = float("inf") if result.cost is None else result.cost.latency_ms_p95
         if result.state == "complete":
-            return (0, -(result.objective or 0.0), latency)
+            return (0, *merit(result))
         if result.state in ("fail", "running", "waiting"):
             return (4, result.number, 0.0)
         if result.duplicate_of is not None:

@@ -61,9 +61,15 @@ def results(study: optuna.Study) -> list[TrialResult]:
 
 
 def best_result(found: list[TrialResult]) -> TrialResult | None:
-    """The complete trial with the highest objective; all complete trials are inside the budget."""
+    """The complete trial that is ahead; all complete trials are inside the budget."""
     complete = [result for result in found if result.state == "complete"]
-    return max(complete, key=lambda result: result.objective or 0.0, default=None)
+    return min(complete, key=merit, default=None)
+
+
+def merit(result: TrialResult) -> tuple[float, float]:
+    """Sorts complete trials, best first: the higher objective, and of equals the faster."""
+    latency = float("inf") if result.cost is None else result.cost.latency_ms_p95
+    return -(result.objective or 0.0), latency
 
 
 def _result(trial: FrozenTrial) -> TrialResult:

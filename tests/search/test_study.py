@@ -219,6 +219,9 @@ def test_results_come_from_the_storage_alone(study, tmp_path):
     assert best.spec == spec
     assert not best.over_budget
     assert best_result([replace(best, state="pruned")]) is None
+    quicker = replace(COST, latency_ms_p95=COST.latency_ms_p95 / 2)
+    equal_but_faster = replace(best, number=7, cost=quicker)
+    assert best_result([best, equal_but_faster]) is equal_but_faster
 
 
 def test_importances_need_a_few_complete_trials(study):
