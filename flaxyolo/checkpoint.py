@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,8 @@ from flaxyolo.spec import detector_from_dict, to_dict
 T = TypeVar("T")
 FORMAT = 1
 
-logging.getLogger("absl").setLevel(logging.WARNING)
+# What Orbax's threads log as errors, with tracebacks, is raised to us as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any]) -> None:
@@ -88,14 +90,24 @@ def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
     try:
         ocp.save(str(fresh), state, custom_metadata=metadata)
     except BaseException:
-        for partial in path.parent.glob(f".{path.name}.new*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        _discard(path)
         raise
     _finish_replace(path)
     if path.exists():
         os.replace(path, old)
     os.replace(fresh, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _discard(path: Path) -> None:
+    """Remove what a failed save left; Orbax's threads may go on writing for a moment."""
+    for _ in range(20):
+        left = list(path.parent.glob(f".{path.name}.new*"))
+        if not left:
+            return
+        for partial in left:
+            shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _finish_replace(path: Path) -> None:
