@@ -28,8 +28,9 @@ from flaxyolo.nn.detector import (
     abstract_weights,
     compiled_detect,
     compute_dtype,
+    fuse,
+    fused_graph,
     initial_weights,
-    predict,
     run_network,
 )
 from flaxyolo.spec import DetectorSpec, parse
@@ -150,22 +151,22 @@ def measure(
     shape = (spec.image_size, spec.image_size, 3)
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise ValueError(f"expected uint8 images (n, *{shape}), got {images.dtype} {images.shape}")
-    weights = jax.device_put(weights)
+    fused = jax.device_put(fuse(spec, weights))
     shown = [jax.device_put(image[None]) for image in images]
     detect, network = compiled_detect(spec, 1, images.dtype), compiled_network(spec)
     limits = {"min_calls": min_calls, "max_seconds": max_seconds}
     seconds = min(min_seconds, max_seconds)
     with device_lock():
         whole = time_calls(
-            lambda i: detect(weights, shown[i % len(shown)]), min_seconds=seconds, **limits
+            lambda i: detect(fused, shown[i % len(shown)]), min_seconds=seconds, **limits
         )
         alone = time_calls(
-            lambda i: network(weights, shown[i % len(shown)]),
+            lambda i: network(fused, shown[i % len(shown)]),
             min_calls=max(1, min_calls // 4),
             max_seconds=max_seconds / 4,
         )
         slow = (
-            time_calls(lambda i: detect(weights, shown[i % len(shown)]), gap=PACED_GAP_S, **limits)
+            time_calls(lambda i: detect(fused, shown[i % len(shown)]), gap=PACED_GAP_S, **limits)
             if paced
             else None
         )
@@ -193,9 +194,10 @@ def measure(
 
 @lru_cache(maxsize=64)
 def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
-    """The network with decoding and without NMS, for one uint8 image: `f(weights, images)`."""
+    """The network with decoding and without NMS, for one uint8 image: `f(fused, images)`."""
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.uint8)
-    return compile_ahead(run_network, spec, abstract_weights(spec), image, compute_dtype())
+    dtype = compute_dtype()
+    return compile_ahead(run_network, spec, fused_graph(spec, dtype)[1], image, dtype)
 
 
 def time_calls(
@@ -270,12 +272,12 @@ def count_params(spec: DetectorSpec) -> int:
 def count_gflops(spec: DetectorSpec) -> float:
     """Twice the multiply-adds of the network for one image, in 1e9: convolutions and products.
 
-    They are the architecture's, whichever form a convolution takes on this platform.
+    Counted on the folded network, and the architecture's whichever form a convolution takes here.
     """
     size = spec.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    program = jax.make_jaxpr(lambda weights, image: predict(spec, weights, image, jnp.float32))
-    return 2 * multiply_adds(program(abstract_weights(spec), image).jaxpr) / 1e9
+    program = jax.make_jaxpr(lambda fused, image: run_network(spec, fused, image, jnp.float32))
+    return 2 * multiply_adds(program(fused_graph(spec, jnp.float32)[1], image).jaxpr) / 1e9
 
 
 def multiply_adds(jaxpr: Jaxpr) -> int:

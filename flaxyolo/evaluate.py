@@ -149,7 +149,7 @@ def _detect_each(
         # One shape, so one compiled function: the last batch is filled up with black images.
         filler = np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)
         detections = detect(
-            detector.spec, detector.weights, jnp.asarray(np.concatenate([batch, filler]))
+            detector.spec, detector.fused, jnp.asarray(np.concatenate([batch, filler]))
         )
         boxes, scores, labels, valid = map(np.asarray, detections)
         for i, example in enumerate(examples[start : start + batch_size]):

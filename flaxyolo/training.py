@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from flaxyolo.boxes import anchor_points
 from flaxyolo.checkpoint import has_state, load_state, save_state
@@ -23,6 +23,7 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.loss import LossTerms, detection_loss
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
+from flaxyolo.nn.regularize import randomness
 from flaxyolo.plan import Plan, make_optimizer, plan_run
 from flaxyolo.spec import DetectorSpec
 
@@ -70,12 +71,16 @@ def start(plan: Plan) -> TrainState:
 
 
 def total_loss(
-    params: Any, stats: Any, batch: Batch, plan: Plan
+    params: Any, stats: Any, batch: Batch, plan: Plan, key: Key[Array, ""]
 ) -> tuple[Float[Array, ""], tuple[LossTerms, Any]]:
-    """The loss of a batch, times the batch size, with its terms and the new batch statistics."""
+    """The loss of a batch, times the batch size, with its terms and the new batch statistics.
+
+    `key` is for the layers that drop something.
+    """
     config, spec = plan.config, plan.spec
     network = nnx.merge(graph(spec, train=True, dtype=plan.dtype), params, stats)
-    predictions = network(batch.images)
+    with randomness(key):
+        predictions = network(batch.images)
     points, strides = anchor_points(spec.image_size, spec.strides)
     terms = detection_loss(
         predictions,
@@ -113,7 +118,8 @@ def train_step(
         slots=plan.slots,
     )
     gradient = jax.value_and_grad(total_loss, has_aux=True)
-    (_, (terms, stats)), grads = gradient(state.weights.params, state.weights.stats, batch, plan)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    (_, (terms, stats)), grads = gradient(*state.weights, batch, plan, key)
     updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
     weights = Weights(optax.apply_updates(state.weights.params, updates), stats)
     ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)

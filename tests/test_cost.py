@@ -19,7 +19,7 @@ from flaxyolo.config import read_config
 from flaxyolo.cost import Budget, Measurement, measure, multiply_adds
 from flaxyolo.errors import InputError
 from flaxyolo.nn.conv import Conv, conv2d
-from flaxyolo.nn.detector import detect, initial_weights
+from flaxyolo.nn.detector import detect, fuse, initial_weights
 from tests.small import tiny_spec
 
 YOLOV8N = read_config(Path(__file__).parents[1] / "configs/yolov8n.yaml").detector
@@ -261,7 +261,7 @@ def test_what_is_timed_is_what_detects():
     before = cost.compiled_detect.cache_info().currsize
     measure(spec, min_calls=1, min_seconds=0.0)
     assert cost.compiled_detect.cache_info().currsize == before + 1
-    detect(spec, initial_weights(spec, 0), np.zeros((1, 64, 64, 3), np.uint8))
+    detect(spec, fuse(spec, initial_weights(spec, 0)), np.zeros((1, 64, 64, 3), np.uint8))
     assert cost.compiled_detect.cache_info().currsize == before + 1
 
 

@@ -52,7 +52,7 @@ def changed(**changes):
         ({"backbone__stages": []}, "backbone.stages: .*at least 3 items"),
         ({"backbone__stem_width": "wide"}, "stem_width: .*valid integer, .*got 'wide'"),
         ({"head__reg_max": 1}, "head.reg_max: .*greater than or equal to 2, got 1"),
-        ({"norm": "layer"}, "norm: .*'batch' or 'group', got 'layer'"),
+        ({"norm": "layer"}, "norm: .*'batch', 'group' or 'sync_batch', got 'layer'"),
         ({"num_classes": 0}, "num_classes: .*greater than or equal to 1, got 0"),
         ({"neck__levels": [3, 5]}, r"neck: levels must be a run such as \[3, 4, 5\], got \[3, 5\]"),
         ({"neck__levels": [1, 2]}, r"neck: levels must be a run .*got \[1, 2\]"),
@@ -61,7 +61,7 @@ def changed(**changes):
             {"neck__widths": [8, 8, 8]},
             "neck: widths must have one entry for each of the 2 levels, got 3",
         ),
-        ({"neck__levels": [3, 4, 5]}, r"needs C5, but the backbone ends at C2, C3, C4; change"),
+        ({"neck__levels": [3, 4, 5]}, r"needs C5, but the backbone gives C2, C3, C4; change"),
         ({"image_size": 100}, "image_size must be a multiple of the network's stride 16, got 100"),
     ],
 )
@@ -123,7 +123,7 @@ def test_strides_and_widths_of_the_levels():
     spec = DetectorSpec(backbone=backbone, neck=NeckSpec(levels=(3, 4, 5, 6)), image_size=128)
     assert spec.strides == (8, 16, 32, 64)
     assert spec.neck_widths == (16, 24, 32, 40)
-    own = replace(spec, neck=NeckSpec(levels=(3, 4), widths=(48, 56)))
+    own = replace(spec, neck=NeckSpec(levels=(5, 6), widths=(48, 56)))
     assert own.neck_widths == (48, 56)
 
 

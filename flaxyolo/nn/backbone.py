@@ -1,69 +1,100 @@
 """Stem and stages: images to C2..C6."""
 
+from collections.abc import Callable
+
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.nn.attention import ATTENTIONS
-from flaxyolo.nn.blocks import BLOCKS, SPPF, ConvFactory
+from flaxyolo.nn.blocks import BLOCKS
+from flaxyolo.nn.context import CONTEXTS
+from flaxyolo.nn.downsample import DOWNSAMPLES
+from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, StageSpec
 
 
 class Stage(nnx.Module):
-    """A downsampling convolution, the block, then attention."""
+    """A transition to the stage's stride and width, the block, then attention.
+
+    `before` and `after` are the context layer, for the stage that has it.
+    """
 
     def __init__(
         self,
         spec: StageSpec,
         in_width: int,
         *,
-        conv: ConvFactory,
-        dtype: DTypeLike,
+        before: str = "none",
+        after: str = "none",
+        conv: Layers,
         rng: np.random.Generator,
     ):
+        down_width = spec.down_width or spec.width
+        downsample = entry(DOWNSAMPLES, spec.downsample, "downsample")
         block = entry(BLOCKS, spec.block, "block")
         attention = entry(ATTENTIONS, spec.attention, "attention")
-        self.downsample = conv(in_width, spec.width, 3, spec.stride, rng=rng)
-        self.block = block(spec.width, spec.width, spec.depth, conv=conv, rng=rng)
-        self.attention = attention(spec.width, dtype=dtype, rng=rng)
+        plain = conv.plain()
+        self.downsample = downsample(in_width, down_width, spec.stride, conv=plain, rng=rng)
+        self.before = entry(CONTEXTS, before, "context")(down_width, conv=plain, rng=rng)
+        self.block = block(down_width, spec.width, spec.depth, conv=conv, rng=rng)
+        self.attention = attention(spec.width, conv=plain, rng=rng)
+        self.after = entry(CONTEXTS, after, "context")(spec.width, conv=plain, rng=rng)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-        return self.attention(self.block(self.downsample(x)))
+        return self.after(self.attention(self.block(self.before(self.downsample(x)))))
+
+
+class ConvStem(nnx.Module):
+    """One 3x3 convolution at stride 2."""
+
+    def __init__(self, width: int, *, conv: Layers, rng: np.random.Generator):
+        self.conv = conv(3, width, 3, 2, rng=rng)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 o"]:
+        return self.conv(images)
+
+
+STEMS: dict[str, Callable[..., nnx.Module]] = {"conv3": ConvStem}
 
 
 class Backbone(nnx.Module):
-    """3x3 stem at stride 2, the stages, and an optional context layer after the last."""
+    """Stem, stages, and an optional context layer in the last."""
 
-    def __init__(
-        self,
-        spec: BackboneSpec,
-        *,
-        conv: ConvFactory,
-        dtype: DTypeLike,
-        rng: np.random.Generator,
-    ):
-        self.stem = conv(3, spec.stem_width, 3, 2, rng=rng)
+    def __init__(self, spec: BackboneSpec, *, conv: Layers, rng: np.random.Generator):
+        self.stem = entry(STEMS, spec.stem, "stem")(spec.stem_width, conv=conv, rng=rng)
+        self.strides = spec.strides
         widths = [spec.stem_width, *(stage.width for stage in spec.stages)]
-        self.stages = nnx.List(
-            [
-                Stage(stage, width, conv=conv, dtype=dtype, rng=rng)
-                for stage, width in zip(spec.stages, widths, strict=False)
-            ]
-        )
-        self.context = SPPF(widths[-1], conv=conv, rng=rng) if spec.context == "sppf" else None
-        self.strides = tuple(2 * int(s) for s in np.cumprod([st.stride for st in spec.stages]))
+        rates = iter(drop_path_rates(spec))
+        self.stages = nnx.List([])
+        for number, stage in enumerate(spec.stages):
+            last = number == len(spec.stages) - 1
+            place = spec.context_place if last else None
+            self.stages.append(
+                Stage(
+                    stage,
+                    widths[number],
+                    before=spec.context if place == "before" else "none",
+                    after=spec.context if place == "after" else "none",
+                    conv=conv.dropping(tuple(next(rates) for _ in range(stage.depth))),
+                    rng=rng,
+                )
+            )
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
         """Features by level: `{2: C2, 3: C3, ...}`, the last output at each stride."""
         levels = {stride: level for level, stride in LEVEL_STRIDES.items()}
         x = self.stem(images)
         features = {}
-        for index, (stage, stride) in enumerate(zip(self.stages, self.strides, strict=True)):
+        for stage, stride in zip(self.stages, self.strides, strict=True):
             x = stage(x)
-            if index == len(self.stages) - 1 and self.context is not None:
-                x = self.context(x)
             if stride in levels:
                 features[levels[stride]] = x
         return features
+
+
+def drop_path_rates(spec: BackboneSpec) -> list[float]:
+    """Drop path of every layer of the backbone: from 0 at the first, rising linearly."""
+    layers = sum(stage.depth for stage in spec.stages)
+    return [spec.drop_path * i / max(layers - 1, 1) for i in range(layers)]

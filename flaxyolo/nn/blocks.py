@@ -1,7 +1,8 @@
 """Stage bodies, all with one contract.
 
-`Block(in_width, width, depth, *, conv, rng)` maps `b h w in_width` to `b h w width`. `conv` is
-the network's ConvNormAct with norm, activation and dtype already chosen, so no block asks which.
+`Block(in_width, width, depth, *, conv, rng)` maps `b h w in_width` to `b h w width`. `conv` makes
+the network's layers with norm, activation and dtype already chosen, so no block asks which; layer
+`i` of a block is made with `conv.at(i)`, which knows its drop path.
 Downsampling belongs to the stage. A variant is a `partial` in `BLOCKS`.
 """
 
@@ -13,15 +14,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxyolo.nn.conv import max_pool
-
-ConvFactory = Callable[..., nnx.Module]
+from flaxyolo.nn.layers import Layers
 
 
 class Plain(nnx.Module):
     """One 3x3 convolution."""
 
-    def __init__(self, in_width: int, width: int, *, conv: ConvFactory, rng: np.random.Generator):
+    def __init__(self, in_width: int, width: int, *, conv: Layers, rng: np.random.Generator):
         self.conv = conv(in_width, width, 3, rng=rng)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
@@ -39,17 +38,17 @@ class Bottleneck(nnx.Module):
         kernels: tuple[int, int] = (3, 3),
         expansion: float = 1.0,
         shortcut: bool = True,
-        conv: ConvFactory,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         inner = max(8, int(width * expansion))
         self.first = conv(in_width, inner, kernels[0], rng=rng)
         self.second = conv(inner, width, kernels[1], rng=rng)
-        self.shortcut = shortcut and in_width == width
+        self.shortcut = conv.shortcut() if shortcut and in_width == width else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
         y = self.second(self.first(x))
-        return x + y if self.shortcut else y
+        return y if self.shortcut is None else self.shortcut(x, y)
 
 
 class DepthwisePointwise(nnx.Module):
@@ -61,16 +60,16 @@ class DepthwisePointwise(nnx.Module):
         width: int,
         *,
         kernel: int = 3,
-        conv: ConvFactory,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         self.depthwise = conv(in_width, in_width, kernel, groups=in_width, rng=rng)
         self.pointwise = conv(in_width, width, 1, rng=rng)
-        self.shortcut = in_width == width
+        self.shortcut = conv.shortcut() if in_width == width else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
         y = self.pointwise(self.depthwise(x))
-        return x + y if self.shortcut else y
+        return y if self.shortcut is None else self.shortcut(x, y)
 
 
 class Repeat(nnx.Module):
@@ -78,16 +77,18 @@ class Repeat(nnx.Module):
 
     def __init__(
         self,
-        layer: ConvFactory,
+        layer: Callable[..., nnx.Module],
         in_width: int,
         width: int,
         depth: int,
         *,
-        conv: ConvFactory,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         widths = [in_width] + [width] * (depth - 1)
-        self.layers = nnx.List([layer(w, width, conv=conv, rng=rng) for w in widths])
+        self.layers = nnx.List(
+            [layer(w, width, conv=conv.at(i), rng=rng) for i, w in enumerate(widths)]
+        )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
         for layer in self.layers:
@@ -105,13 +106,16 @@ class C2f(nnx.Module):
         depth: int,
         *,
         shortcut: bool = True,
-        conv: ConvFactory,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         half = width // 2
         self.split = conv(in_width, 2 * half, 1, rng=rng)
         self.layers = nnx.List(
-            [Bottleneck(half, half, shortcut=shortcut, conv=conv, rng=rng) for _ in range(depth)]
+            [
+                Bottleneck(half, half, shortcut=shortcut, conv=conv.at(i), rng=rng)
+                for i in range(depth)
+            ]
         )
         self.merge = conv((2 + depth) * half, width, 1, rng=rng)
 
@@ -132,7 +136,7 @@ class C3(nnx.Module):
         depth: int,
         *,
         shortcut: bool = True,
-        conv: ConvFactory,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         half = width // 2
@@ -140,8 +144,8 @@ class C3(nnx.Module):
         self.bypass = conv(in_width, half, 1, rng=rng)
         self.layers = nnx.List(
             [
-                Bottleneck(half, half, kernels=(1, 3), shortcut=shortcut, conv=conv, rng=rng)
-                for _ in range(depth)
+                Bottleneck(half, half, kernels=(1, 3), shortcut=shortcut, conv=conv.at(i), rng=rng)
+                for i in range(depth)
             ]
         )
         self.merge = conv(2 * half, width, 1, rng=rng)
@@ -151,21 +155,6 @@ class C3(nnx.Module):
         for layer in self.layers:
             y = layer(y)
         return self.merge(jnp.concatenate([y, self.bypass(x)], axis=-1))
-
-
-class SPPF(nnx.Module):
-    """Spatial pyramid pooling, fast form: three 5x5 max-pools in a row (arXiv 1406.4729)."""
-
-    def __init__(self, width: int, *, conv: ConvFactory, rng: np.random.Generator):
-        half = width // 2
-        self.reduce = conv(width, half, 1, rng=rng)
-        self.merge = conv(4 * half, width, 1, rng=rng)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        parts = [self.reduce(x)]
-        for _ in range(3):
-            parts.append(max_pool(parts[-1], 5))
-        return self.merge(jnp.concatenate(parts, axis=-1))
 
 
 BLOCKS: dict[str, Callable[..., nnx.Module]] = {

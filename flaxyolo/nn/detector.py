@@ -1,7 +1,7 @@
 """The whole network, and `detect`: image in, boxes out, in one compiled function."""
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from flaxyolo.boxes import letterbox, letterbox_image, unletterbox_boxes
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.nn.compiling import compile_ahead
-from flaxyolo.nn.conv import ConvNormAct
+from flaxyolo.nn.fuse import fuse_network
 from flaxyolo.nn.head import Head, Predictions
+from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.neck import NECKS
 from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.tables import entry
@@ -59,13 +60,13 @@ class Detector(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rng: np.random.Generator,
     ):
-        conv = partial(ConvNormAct, norm=spec.norm, activation=spec.activation, dtype=dtype)
+        conv = Layers(spec.norm, spec.activation, dtype)
         neck = entry(NECKS, spec.neck.kind, "neck.kind")
         in_widths = tuple(spec.backbone.level_widths[level] for level in spec.neck.levels)
         self.spec = spec
-        self.backbone = Backbone(spec.backbone, conv=conv, dtype=dtype, rng=rng)
-        self.neck = neck(spec.neck, in_widths, spec.neck_widths, conv=conv, dtype=dtype, rng=rng)
-        self.head = Head(spec, conv=conv, dtype=dtype, rng=rng)
+        self.backbone = Backbone(spec.backbone, conv=conv, rng=rng)
+        self.neck = neck(spec.neck, in_widths, spec.neck_widths, conv=conv, rng=rng)
+        self.head = Head(spec, conv=conv, rng=rng)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Predictions:
         features = self.backbone(images)
@@ -79,10 +80,12 @@ def compute_dtype() -> DTypeLike:
 
 def initial_weights(spec: DetectorSpec, seed: int) -> Weights:
     """Fresh weights, the same for a seed on every backend."""
-    detector = Detector(spec, rng=np.random.default_rng(seed))
-    params, stats = nnx.state(detector, nnx.Param, ...)
-    arrays = jax.tree.map(jnp.asarray, (nnx.as_pure(params), nnx.as_pure(stats)))
-    return Weights(*arrays)
+    return jax.tree.map(jnp.asarray, _weights(Detector(spec, rng=np.random.default_rng(seed))))
+
+
+def _weights(network: nnx.Module) -> Weights:
+    params, stats = nnx.state(network, nnx.Param, ...)
+    return Weights(nnx.as_pure(params), nnx.as_pure(stats))
 
 
 @lru_cache(maxsize=64)
@@ -93,35 +96,63 @@ def abstract_weights(spec: DetectorSpec) -> Weights:
 
 @lru_cache(maxsize=64)
 def graph(spec: DetectorSpec, *, train: bool, dtype: Any) -> nnx.GraphDef:
-    """The network's structure, with batch statistics of the batch (train) or running ones."""
+    """The network's structure: batch statistics and noise (train), or running ones and none."""
     abstract = nnx.eval_shape(lambda: Detector(spec, dtype=dtype, rng=np.random.default_rng(0)))
-    view = nnx.view(abstract, use_running_average=not train, raise_if_not_found=False)
+    view = nnx.view(
+        abstract, use_running_average=not train, deterministic=not train, raise_if_not_found=False
+    )
     return nnx.graphdef(view)
+
+
+class Fused(NamedTuple):
+    """A detector's arrays for inference: norms and parallel branches folded into convolutions."""
+
+    params: Any
+    stats: Any
+
+
+def fuse(spec: DetectorSpec, weights: Weights) -> Fused:
+    """Fold trained weights for inference, in NumPy: nothing is compiled."""
+    arrays = jax.tree.map(np.asarray, weights)
+    network = nnx.merge(graph(spec, train=False, dtype=jnp.float32), *arrays)
+    return Fused(*_weights(fuse_network(network)))
+
+
+@lru_cache(maxsize=64)
+def fused_graph(spec: DetectorSpec, dtype: Any) -> tuple[nnx.GraphDef, Fused]:
+    """The folded network's structure, with the shapes and dtypes of its weights."""
+    network = fuse_network(Detector(spec, dtype=dtype, rng=np.random.default_rng(0)))
+    view = nnx.view(network, use_running_average=True, deterministic=True, raise_if_not_found=False)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _weights(network))
+    return nnx.graphdef(view), Fused(*shapes)
+
+
+def scaled(images: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Images in 0..1; uint8 ones are divided by 255."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def predict(
     spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"], dtype: Any
 ) -> Predictions:
-    """The network alone, with running statistics; uint8 images are scaled to 0..1."""
-    scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-    network = nnx.merge(graph(spec, train=False, dtype=dtype), weights.params, weights.stats)
-    return network(scaled)
+    """The network as it is trained, with running statistics."""
+    return nnx.merge(graph(spec, train=False, dtype=dtype), *weights)(scaled(images))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
 def run_network(
-    spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"], dtype: Any
+    spec: DetectorSpec, fused: Fused, images: Num[Array, "b h w 3"], dtype: Any
 ) -> Predictions:
-    """`predict`, compiled: what `measure` calls the network alone."""
-    return predict(spec, weights, images, dtype)
+    """The folded network with decoding: what `measure` calls the network alone."""
+    return nnx.merge(fused_graph(spec, dtype)[0], *fused)(scaled(images))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
 def detect_batch(
-    spec: DetectorSpec, weights: Weights, images: Num[Array, "b h w 3"], dtype: Any
+    spec: DetectorSpec, fused: Fused, images: Num[Array, "b h w 3"], dtype: Any
 ) -> Detections:
-    """Network, decoding and class-wise NMS in one compiled function."""
-    predictions = predict(spec, weights, images, dtype)
+    """Folded network, decoding and class-wise NMS in one compiled function."""
+    predictions = run_network(spec, fused, images, dtype)
     return Detections(*batched_nms(jax.nn.sigmoid(predictions.logits), predictions.boxes))
 
 
@@ -129,17 +160,18 @@ def detect_batch(
 def compiled_detect(spec: DetectorSpec, batch: int, image_dtype: Any) -> jax.stages.Compiled:
     """`detect_batch` for one shape, with the platform's compiler options: what `measure` times.
 
-    Call it as `f(weights, images)`.
+    Call it as `f(fused, images)`.
     """
     shape = (batch, spec.image_size, spec.image_size, 3)
     images = jax.ShapeDtypeStruct(shape, image_dtype)
-    return compile_ahead(detect_batch, spec, abstract_weights(spec), images, compute_dtype())
+    dtype = compute_dtype()
+    return compile_ahead(detect_batch, spec, fused_graph(spec, dtype)[1], images, dtype)
 
 
-def detect(spec: DetectorSpec, weights: Weights, images: Images) -> Detections:
+def detect(spec: DetectorSpec, fused: Fused, images: Images) -> Detections:
     """Detections of letterboxed images (uint8, or floats in 0..1), in this device's dtype."""
     function = compiled_detect(spec, len(images), np.dtype(images.dtype))
-    return function(weights, jnp.asarray(images))
+    return function(fused, jnp.asarray(images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +182,11 @@ class TrainedDetector:
     weights: Weights
     class_names: tuple[str, ...]
 
+    @cached_property
+    def fused(self) -> Fused:
+        """The weights folded for inference, on the device; made once."""
+        return jax.device_put(fuse(self.spec, self.weights))
+
     def __call__(self, image: np.ndarray, *, min_score: float = 0.25) -> Found:
         """Boxes, scores and labels found in one uint8 RGB image (h, w, 3), in its own pixels."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -158,7 +195,7 @@ class TrainedDetector:
             )
         height, width = image.shape[:2]
         box = letterbox(height, width, self.spec.image_size)
-        found = detect(self.spec, self.weights, letterbox_image(image, self.spec.image_size)[None])
+        found = detect(self.spec, self.fused, letterbox_image(image, self.spec.image_size)[None])
         keep = np.asarray(found.valid[0] & (found.scores[0] >= min_score))
         boxes = unletterbox_boxes(np.asarray(found.boxes[0])[keep], box, height, width)
         return Found(boxes, np.asarray(found.scores[0])[keep], np.asarray(found.labels[0])[keep])

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.boxes import anchor_points, ltrb_to_xyxy
-from flaxyolo.nn.blocks import ConvFactory
 from flaxyolo.nn.conv import Conv
+from flaxyolo.nn.layers import Layers
 from flaxyolo.spec import DetectorSpec
 
 
@@ -36,13 +35,12 @@ class Branch(nnx.Module):
         depth: int,
         *,
         bias: float,
-        conv: ConvFactory,
-        dtype: DTypeLike,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         widths = [in_width] + [width] * depth
         self.layers = nnx.List([conv(w, width, 3, rng=rng) for w in widths[:-1]])
-        self.predict = Conv(widths[-1], outputs, 1, bias=bias, dtype=dtype, rng=rng)
+        self.predict = Conv(widths[-1], outputs, 1, bias=bias, dtype=conv.dtype, rng=rng)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h*w o"]:
         for layer in self.layers:
@@ -61,23 +59,21 @@ class Head(nnx.Module):
         self,
         spec: DetectorSpec,
         *,
-        conv: ConvFactory,
-        dtype: DTypeLike,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         head = spec.head
         self.box, self.cls = nnx.List([]), nnx.List([])
-        for width, stride in zip(spec.neck_widths, spec.strides, strict=True):
+        for width, stride in zip(spec.feature_widths, spec.strides, strict=True):
             prior = float(np.log(5 / spec.num_classes / (640 / stride) ** 2))
             self.box.append(
                 Branch(
                     width,
                     spec.box_width,
-                    4 * head.reg_max,
+                    4 * head.bins,
                     head.depth,
                     bias=1.0,
                     conv=conv,
-                    dtype=dtype,
                     rng=rng,
                 )
             )
@@ -89,17 +85,16 @@ class Head(nnx.Module):
                     head.depth,
                     bias=prior,
                     conv=conv,
-                    dtype=dtype,
                     rng=rng,
                 )
             )
-        self.strides, self.reg_max = spec.strides, head.reg_max
+        self.strides, self.bins = spec.strides, head.bins
 
     def __call__(self, features: list[Float[Array, "b _ _ _"]]) -> Predictions:
         logits = [branch(x) for branch, x in zip(self.cls, features, strict=True)]
         flat = [branch(x) for branch, x in zip(self.box, features, strict=True)]
         boxes = jnp.concatenate(flat, 1)
-        distances = boxes.reshape(*boxes.shape[:2], 4, self.reg_max)
+        distances = boxes.reshape(*boxes.shape[:2], 4, self.bins)
         points, strides = anchor_points(features[0].shape[1] * self.strides[0], self.strides)
         return Predictions(
             logits=jnp.concatenate(logits, 1),

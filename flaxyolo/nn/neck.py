@@ -1,6 +1,6 @@
 """Feature pyramids, C levels to P levels, all with one contract.
 
-`Neck(spec, in_widths, widths, *, conv, dtype, rng)` maps the C features, finest first, to the
+`Neck(spec, in_widths, widths, *, conv, rng)` maps the C features, finest first, to the
 P features of the same strides.
 """
 
@@ -10,33 +10,34 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxyolo.nn.attention import ATTENTIONS
-from flaxyolo.nn.blocks import BLOCKS, ConvFactory
-from flaxyolo.nn.conv import upsample
+from flaxyolo.nn.blocks import BLOCKS
+from flaxyolo.nn.downsample import DOWNSAMPLES
+from flaxyolo.nn.layers import Layers
+from flaxyolo.nn.pooling import upsample
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import NeckSpec
 
 
 class Fusion(nnx.Module):
-    """Concatenate two features of one stride, then the neck's block and attention."""
+    """Concatenate two features of one stride, then the block and attention of `level`."""
 
     def __init__(
         self,
         spec: NeckSpec,
+        level: int,
         in_width: int,
         width: int,
         *,
-        conv: ConvFactory,
-        dtype: DTypeLike,
+        conv: Layers,
         rng: np.random.Generator,
     ):
-        block = entry(BLOCKS, spec.block, "neck.block")
-        attention = entry(ATTENTIONS, spec.attention, "neck.attention")
+        block = entry(BLOCKS, spec.blocks[level], "neck.block")
+        attention = entry(ATTENTIONS, spec.attentions[level], "neck.attention")
         self.block = block(in_width, width, spec.depth, conv=conv, rng=rng)
-        self.attention = attention(width, dtype=dtype, rng=rng)
+        self.attention = attention(width, conv=conv, rng=rng)
 
     def __call__(
         self, a: Float[Array, "b h w c"], b: Float[Array, "b h w d"]
@@ -56,16 +57,15 @@ class FPN(nnx.Module):
         in_widths: tuple[int, ...],
         widths: tuple[int, ...],
         *,
-        conv: ConvFactory,
-        dtype: DTypeLike,
+        conv: Layers,
         rng: np.random.Generator,
     ):
         same = in_widths[-1] == widths[-1]
         self.project = None if same else conv(in_widths[-1], widths[-1], 1, rng=rng)
-        common: dict[str, Any] = {"conv": conv, "dtype": dtype, "rng": rng}
+        common: dict[str, Any] = {"conv": conv, "rng": rng}
         self.down = nnx.List(
             [
-                Fusion(spec, widths[i + 1] + in_widths[i], widths[i], **common)
+                Fusion(spec, i, widths[i + 1] + in_widths[i], widths[i], **common)
                 for i in reversed(range(len(widths) - 1))
             ]
         )
@@ -87,16 +87,18 @@ class PAN(nnx.Module):
         in_widths: tuple[int, ...],
         widths: tuple[int, ...],
         *,
-        conv: ConvFactory,
-        dtype: DTypeLike,
+        conv: Layers,
         rng: np.random.Generator,
     ):
-        common: dict[str, Any] = {"conv": conv, "dtype": dtype, "rng": rng}
+        common: dict[str, Any] = {"conv": conv, "rng": rng}
         self.fpn = FPN(spec, in_widths, widths, **common)
-        self.downsample = nnx.List([conv(width, width, 3, 2, rng=rng) for width in widths[:-1]])
+        downs = [entry(DOWNSAMPLES, name, "neck.downsample") for name in spec.downsamples[1:]]
+        self.downsample = nnx.List(
+            [down(width, width, 2, **common) for down, width in zip(downs, widths, strict=False)]
+        )
         self.up = nnx.List(
             [
-                Fusion(spec, widths[i] + widths[i + 1], widths[i + 1], **common)
+                Fusion(spec, i + 1, widths[i] + widths[i + 1], widths[i + 1], **common)
                 for i in range(len(widths) - 1)
             ]
         )

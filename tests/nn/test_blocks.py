@@ -1,7 +1,5 @@
 """Every entry of the tables keeps its contract; the parts compute what they say."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +7,14 @@ import pytest
 from flax import nnx
 
 from flaxyolo.nn.attention import ATTENTIONS
-from flaxyolo.nn.blocks import BLOCKS, SPPF, Bottleneck
-from flaxyolo.nn.conv import ConvNormAct
+from flaxyolo.nn.blocks import BLOCKS, Bottleneck
+from flaxyolo.nn.context import SPPF
+from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.neck import NECKS
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import NeckSpec
 
-CONV = partial(ConvNormAct, norm="batch", activation="silu", dtype=jnp.float32)
+CONV = Layers()
 
 
 def rng():
@@ -88,13 +87,13 @@ def test_a_shortcut_adds_the_input_where_the_widths_agree():
     with_it = Bottleneck(16, 16, conv=CONV, rng=rng())
     without = Bottleneck(16, 16, shortcut=False, conv=CONV, rng=rng())
     np.testing.assert_allclose(with_it(x), without(x) + x, rtol=1e-5, atol=1e-6)
-    assert not Bottleneck(16, 24, conv=CONV, rng=rng()).shortcut
+    assert Bottleneck(16, 24, conv=CONV, rng=rng()).shortcut is None
 
 
 def test_plain_entries_have_no_shortcut():
     for name in ("c2f_plain", "c3_plain"):
         layers = BLOCKS[name](16, 16, 2, conv=CONV, rng=rng()).layers
-        assert [layer.shortcut for layer in layers] == [False, False]
+        assert [layer.shortcut for layer in layers] == [None, None]
 
 
 def test_sppf_keeps_the_shape_and_has_the_parameters_counted_by_hand():
@@ -107,17 +106,17 @@ def test_sppf_keeps_the_shape_and_has_the_parameters_counted_by_hand():
 @pytest.mark.parametrize("width", [8, 16, 40])
 def test_an_attention_keeps_the_shape(name, width):
     x = jnp.zeros((2, 5, 3, width))
-    shape = output_shape(lambda: ATTENTIONS[name](width, dtype=jnp.float32, rng=rng()), x)
+    shape = output_shape(lambda: ATTENTIONS[name](width, conv=CONV, rng=rng()), x)
     assert shape == x.shape
 
 
 def test_no_attention_is_the_identity():
     x = jnp.ones((1, 2, 2, 8))
-    assert ATTENTIONS["none"](8, dtype=jnp.float32, rng=rng())(x) is x
+    assert ATTENTIONS["none"](8, conv=CONV, rng=rng())(x) is x
 
 
 def test_squeeze_excite_scales_each_channel_by_its_gate():
-    layer = ATTENTIONS["se"](16, dtype=jnp.float32, rng=rng())
+    layer = ATTENTIONS["se"](16, conv=CONV, rng=rng())
     x = rng().normal(size=(2, 3, 4, 16)).astype(np.float32)
     mean = x.mean((1, 2))
     inner = np.maximum(mean @ layer.reduce.kernel[...][0, 0] + layer.reduce.bias[...][None], 0)
@@ -134,7 +133,7 @@ def test_a_neck_keeps_every_level_and_gives_it_its_width(name, attention, widths
     sides, in_widths = (8, 4, 2), (16, 24, 32)
     features = [jnp.zeros((2, side, side, w)) for side, w in zip(sides, in_widths, strict=True)]
     shapes = output_shape(
-        lambda: NECKS[name](spec, in_widths, widths, conv=CONV, dtype=jnp.float32, rng=rng()),
+        lambda: NECKS[name](spec, in_widths, widths, conv=CONV, rng=rng()),
         features,
     )
     assert shapes == [(2, side, side, w) for side, w in zip(sides, widths, strict=True)]
@@ -145,7 +144,7 @@ def test_every_output_of_a_neck_sees_the_coarsest_level(name):
     """Top-down: a change in the last feature reaches the finest output."""
     spec = NeckSpec(kind=name, levels=(3, 4, 5), block="plain")
     widths = (8, 8, 8)
-    neck = NECKS[name](spec, widths, widths, conv=CONV, dtype=jnp.float32, rng=rng())
+    neck = NECKS[name](spec, widths, widths, conv=CONV, rng=rng())
     features = [jnp.ones((1, side, side, 8)) for side in (8, 4, 2)]
     changed = [*features[:2], features[2] + 1]
     for before, after in zip(neck(features), neck(changed), strict=True):
@@ -155,7 +154,7 @@ def test_every_output_of_a_neck_sees_the_coarsest_level(name):
 def test_only_pan_leads_the_finest_level_to_the_coarsest_output():
     for name, leads in (("fpn", False), ("pan", True)):
         spec = NeckSpec(kind=name, levels=(3, 4, 5), block="plain")
-        neck = NECKS[name](spec, (8, 8, 8), (8, 8, 8), conv=CONV, dtype=jnp.float32, rng=rng())
+        neck = NECKS[name](spec, (8, 8, 8), (8, 8, 8), conv=CONV, rng=rng())
         features = [jnp.ones((1, side, side, 8)) for side in (8, 4, 2)]
         changed = [features[0] + 1, *features[1:]]
         difference = np.abs(neck(features)[-1] - neck(changed)[-1]).max()

@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxyolo.nn.conv import (
-    BatchNorm,
-    Conv,
-    ConvNormAct,
-    GroupNorm,
-    conv2d,
-    cpu_form,
-    max_pool,
-    plain_form,
-    upsample,
-)
+from flaxyolo.nn.conv import Conv, conv2d, cpu_form, plain_form
+from flaxyolo.nn.layers import ConvNormAct
+from flaxyolo.nn.norm import BatchNorm, GroupNorm
+from flaxyolo.nn.pooling import max_pool, upsample
 
 RNG = np.random.default_rng(0)
 

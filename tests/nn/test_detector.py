@@ -16,6 +16,7 @@ from flaxyolo.nn.detector import (
     Weights,
     abstract_weights,
     detect,
+    fuse,
     graph,
     initial_weights,
     predict,
@@ -108,7 +109,7 @@ def test_a_context_layer_and_a_stage_without_stride_are_built():
     )
     spec = tiny_spec(backbone=BackboneSpec(stem_width=8, stages=stages, context="sppf"))
     assert spec.backbone.level_widths == {2: 8, 3: 24, 4: 16}
-    found = detect(spec, initial_weights(spec, 0), noise(1))
+    found = detect(spec, fuse(spec, initial_weights(spec, 0)), noise(1))
     assert np.isfinite(found.boxes).all()
 
 
@@ -116,14 +117,14 @@ def test_the_same_seed_draws_the_same_weights():
     one, same, other = (initial_weights(tiny_spec(), seed) for seed in (3, 3, 4))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True):
         np.testing.assert_array_equal(a, b)
-    kernels = [w.params["backbone"]["stem"]["conv"]["kernel"] for w in (one, other)]
+    kernels = [w.params["backbone"]["stem"]["conv"]["conv"]["kernel"] for w in (one, other)]
     assert np.abs(kernels[0] - kernels[1]).max() > 0
 
 
 def test_fresh_scores_stand_at_their_prior():
     spec = tiny_spec()
     weights = initial_weights(spec, 0)
-    out = run_network(spec, weights, jnp.full((1, 64, 64, 3), 0.5), jnp.float32)
+    out = run_network(spec, fuse(spec, weights), jnp.full((1, 64, 64, 3), 0.5), jnp.float32)
     fine = out.logits[0, : 8 * 8]  # stride 8
     np.testing.assert_allclose(fine.mean(), np.log(5 / 3 / (640 / 8) ** 2), atol=0.5)
 
@@ -150,8 +151,8 @@ def test_training_moves_the_statistics_and_prediction_uses_them():
 def test_detect_takes_bytes_or_shares_alike():
     spec, images = tiny_spec(), noise(2)
     weights = initial_weights(spec, 0)
-    of_bytes = detect(spec, weights, images)
-    of_floats = detect(spec, weights, images.astype(np.float32) / 255)
+    of_bytes = detect(spec, fuse(spec, weights), images)
+    of_floats = detect(spec, fuse(spec, weights), images.astype(np.float32) / 255)
     for a, b in zip(of_bytes, of_floats, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -159,15 +160,15 @@ def test_detect_takes_bytes_or_shares_alike():
 def test_the_images_of_a_batch_do_not_touch_each_other():
     spec, images = tiny_spec(), noise(3)
     weights = initial_weights(spec, 0)
-    together = detect(spec, weights, images)
-    alone = detect(spec, weights, images[1:2])
+    together = detect(spec, fuse(spec, weights), images)
+    alone = detect(spec, fuse(spec, weights), images[1:2])
     np.testing.assert_allclose(together.boxes[1], alone.boxes[0], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(together.scores[1], alone.scores[0], rtol=1e-4, atol=1e-6)
 
 
 def test_detections_come_best_first_and_valid_ones_before_the_rest():
     spec = tiny_spec()
-    found = detect(spec, initial_weights(spec, 0), noise(1))
+    found = detect(spec, fuse(spec, initial_weights(spec, 0)), noise(1))
     scores, valid = np.asarray(found.scores[0]), np.asarray(found.valid[0])
     assert valid.any()
     assert (np.diff(scores) <= 0).all()
@@ -185,7 +186,7 @@ def test_a_trained_detector_answers_in_pixels_of_the_image(height, width):
     assert (found.boxes[:, [0, 2]] <= width).all()
     assert (found.boxes[:, [1, 3]] <= height).all()
     assert found.boxes[:, 2].max() > width / 2
-    inside = detect(spec, detector.weights, letterbox_image(image, 64)[None])
+    inside = detect(spec, detector.fused, letterbox_image(image, 64)[None])
     assert len(found.scores) == int(inside.valid.sum())
     assert len(detector(image, min_score=1.0).boxes) == 0
 
