@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
+    versions = {name: version(name) for name in ("flaxyolo", "jax", "jaxlib", "flax")}
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(arguments.rounds):
@@ -72,7 +73,7 @@ def main() -> None:
         "median": medians,
         "ratio": medians["ours"] / medians["theirs"],
         "device": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("flaxyolo", "jax", "jaxlib", "flax")},
+        "versions": versions,
         "date": time.strftime("%Y-%m-%d"),
     }
     print(json.dumps(result, indent=1))

@@ -46,6 +46,7 @@ COMMANDS = {
     "sweep": "search for the best detector under a latency and memory budget",
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",
+    "convert": "turn a PyTorch state dict of a known network into a checkpoint",
     "measure": "latency, memory, parameters and GFLOPs of a config or checkpoint",
 }
 

@@ -129,8 +129,9 @@ def _best(values: Float[Array, "g a"], count: int) -> Bool[Array, "g a"]:
     """Mark the `count` largest of each row; of equal values the first ones."""
     count = min(count, values.shape[1])
     # The barrier keeps XLA from turning this and the slices below into a full sort, 40 times
-    # slower on a CPU.
-    top, index = lax.optimization_barrier(lax.top_k(values, count))
+    # slower on a CPU. In the other order, as XLA (jax 0.10.2) aborts on a barrier around the
+    # very pair of a top_k in a program for several devices.
+    index, top = lax.optimization_barrier(lax.top_k(values, count)[::-1])
     # top_k orders equal values by index, so the last one it took is the exact border of the
     # set: no scatter is needed.
     last, last_index = top[:, -1:], index[:, -1:]

@@ -299,9 +299,10 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
             left = _shape(equation.invars[0])
             total += prod(_shape(equation.outvars[0])) * prod(left[axis] for axis in contracted)
         elif kind == "cond":
-            # The forms of one convolution by platform: sums of shifted slices hold no product,
-            # and the others hold as many as the plain one.
-            total += max(inner)
+            # Of the forms of one convolution by platform, the default is the plain one; others
+            # hold fewer products (sums of shifted slices) or more (with zeros between groups).
+            platforms = params.get("branches_platforms")
+            total += max(inner) if platforms is None else inner[platforms.index(None)]
         else:
             total += sum(inner) * (params["length"] if kind == "scan" else 1)
     return total

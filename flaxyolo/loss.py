@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from flaxyolo.assign import assign, ciou
+from flaxyolo.assign import Assignment, assign, ciou
 from flaxyolo.boxes import xyxy_to_ltrb
 from flaxyolo.nn.head import Predictions
+from flaxyolo.nn.norm import summed_over_devices
 
 LAST_BIN_MARGIN = 0.01
 """Targets stop this far (in strides) before the last bin, so that both bins exist."""
@@ -37,10 +38,54 @@ def detection_loss(
     """CIoU, classification and DFL loss against the task-aligned assignment.
 
     Boxes and points are in input pixels; `strides` are input pixels per cell of each point.
+    One-to-one branches add their own loss, against the assignment with a single point for each
+    object: same `alpha` and `beta`, so that both pairs agree on the best (arXiv 2405.14458).
     """
-    logits, boxes, distances = (part.astype(jnp.float32) for part in predictions)
+    first = pair_loss(
+        predictions,
+        points,
+        strides,
+        gt_boxes,
+        gt_labels,
+        gt_valid,
+        topk=topk,
+        alpha=alpha,
+        beta=beta,
+    )
+    if predictions.one_to_one is None:
+        return first
+    second = pair_loss(
+        predictions.one_to_one,
+        points,
+        strides,
+        gt_boxes,
+        gt_labels,
+        gt_valid,
+        topk=1,
+        alpha=alpha,
+        beta=beta,
+    )
+    return jax.tree.map(jnp.add, first, second)
+
+
+def pair_loss(
+    predictions: Predictions,
+    points: Float[Array, "a 2"],
+    strides: Float[Array, " a"],
+    gt_boxes: Float[Array, "b g 4"],
+    gt_labels: Int[Array, "b g"],
+    gt_valid: Bool[Array, "b g"],
+    *,
+    topk: int,
+    alpha: float,
+    beta: float,
+) -> LossTerms:
+    """The loss of one pair of branches; no DFL where the boxes have no bins."""
+    alone = predictions._replace(one_to_one=None)
+    predictions = jax.tree.map(lambda part: part.astype(jnp.float32), alone)
+    logits, boxes, distances = predictions[:3]
     targets = assign(
-        jax.nn.sigmoid(logits),
+        predictions.scores,
         boxes,
         points,
         gt_boxes,
@@ -51,13 +96,33 @@ def detection_loss(
         beta=beta,
     )
     weights = targets.scores.sum(-1)
-    total = jnp.maximum(weights.sum(), 1)
+    total = jnp.maximum(summed_over_devices(weights.sum()), 1)
     ltrb = xyxy_to_ltrb(targets.boxes, points[None]) / strides[None, :, None]
     return LossTerms(
         box=jnp.sum((1 - ciou(boxes, targets.boxes)) * weights) / total,
-        cls=jnp.sum(binary_cross_entropy(logits, targets.scores)) / total,
-        dfl=jnp.sum(distribution_focal_loss(distances, ltrb).mean(-1) * weights) / total,
+        cls=class_loss(logits, predictions.objectness, targets) / total,
+        dfl=(
+            jnp.sum(distribution_focal_loss(distances, ltrb).mean(-1) * weights) / total
+            if distances.shape[-1] > 1
+            else jnp.zeros((), jnp.float32)
+        ),
     )
+
+
+def class_loss(
+    logits: Float32[Array, "b a k"], objectness: Float32[Array, "b a"] | None, targets: Assignment
+) -> Float32[Array, ""]:
+    """Sum of the cross-entropies of the classes against the aligned scores.
+
+    With objectness, YOLOX's form (arXiv 2107.08430): classes on the positives alone, and the
+    objectness of all points against who is positive.
+    """
+    classes = binary_cross_entropy(logits, targets.scores)
+    if objectness is None:
+        return jnp.sum(classes)
+    positive = targets.positive.astype(jnp.float32)
+    objects = jnp.sum(binary_cross_entropy(objectness, positive))
+    return objects + jnp.sum(classes * positive[..., None])
 
 
 def binary_cross_entropy(

@@ -36,6 +36,7 @@ from flaxyolo.search.storage import (
 )
 from flaxyolo.search.study import run_study, run_trial
 from flaxyolo.spec import to_dict
+from flaxyolo.transfer import Source, read_source
 
 log = logging.getLogger("flaxyolo.sweep")
 
@@ -75,6 +76,8 @@ class Flags:
     """Of the draws, the first weights and the order of images."""
     out: Path = Path("runs")
     """Folder of all studies."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
+    """Begin every trial with the arrays of this detector that fit."""
 
 
 def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainConfig:
@@ -143,6 +146,7 @@ def run_sweep(flags: Flags) -> None:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     budget = Budget(flags.budget_ms, flags.budget_vram_mib)
     suggest = load_space(flags.space)
+    source = None if flags.init is None else read_source(flags.init)
     data = read_dataset(flags.data)
     longest = max(max(example.height, example.width) for example in data.train)
     sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
@@ -155,13 +159,13 @@ def run_sweep(flags: Flags) -> None:
         epochs = flags.epochs or known.get("training", {}).get("epochs", EPOCHS)
         config = sweep_training(epochs, mirror=data.mirror, seed=flags.seed)
         sweep = Sweep(with_image_sizes(suggest, sizes), budget, data, flags.data, config, folder)
-        claim(study, facts(sweep, flags), str(folder))
+        claim(study, facts(sweep, flags, source), str(folder))
         study = open_study(folder, storage=flags.storage, seed=flags.seed, epochs=epochs)
-        search(study, sweep, trials=flags.trials)
+        search(study, sweep, trials=flags.trials, source=source)
         finish(results(study), sweep)
 
 
-def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
+def facts(sweep: Sweep, flags: Flags, source: Source | None = None) -> dict[str, Any]:
     """What must not change while a study grows: its trials could not be compared."""
     space = "default"
     if flags.space is not None:
@@ -177,6 +181,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         },
         "space": space,
         "training": to_dict(sweep.config),
+        "init": None if source is None else source.fingerprint,
         "device": device_name(),
     }
 
@@ -188,7 +193,7 @@ def keep_compiled(folder: Path) -> None:
         jax.config.update("jax_compilation_cache_max_size", 2**30)
 
 
-def search(study: optuna.Study, sweep: Sweep, *, trials: int) -> None:
+def search(study: optuna.Study, sweep: Sweep, *, trials: int, source: Source | None = None) -> None:
     """Run trials up to this number in all; every output is up to date after each."""
     worker = worker_name(sweep.folder)
     left = take_up_interrupted(study, worker)
@@ -205,6 +210,7 @@ def search(study: optuna.Study, sweep: Sweep, *, trials: int) -> None:
             config=sweep.config,
             folder=sweep.runs,
             report=display.show,
+            source=source,
         )
 
         def after(trial: FrozenTrial) -> None:

@@ -14,7 +14,7 @@ import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo import cli
-from flaxyolo.checkpoint import save_detector
+from flaxyolo.checkpoint import has_state, save_detector
 from flaxyolo.config import Config, read_config, write_config
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import Dataset, read_dataset
@@ -22,6 +22,7 @@ from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate, shown
 from flaxyolo.spec import describe
 from flaxyolo.training import DivergedError, StepReport, train
+from flaxyolo.transfer import read_source, weights_from
 
 log = logging.getLogger("flaxyolo.train")
 
@@ -46,6 +47,8 @@ class Flags:
     """Instead of the config's."""
     evaluate_every: int = 5
     """Epochs between evaluations; the last epoch is always evaluated."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
+    """Begin with every array of this detector that fits; a run that goes on does not again."""
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:
@@ -98,6 +101,9 @@ def run_training(flags: Flags) -> None:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
     dataset = read_dataset(flags.data)
     config = configure(flags, dataset)
+    initial = None
+    if flags.init is not None and not has_state(flags.out / "state"):
+        initial = weights_from(read_source(flags.init), config.detector, config.training.seed)
     claim_run(flags.out, config, dataset)
     size = config.detector.image_size
     pixels, val = (load_pixels(dataset, split, size) for split in ("train", "val"))
@@ -120,6 +126,7 @@ def run_training(flags: Flags) -> None:
             config.training,
             run_dir=flags.out,
             report=report,
+            initial=initial,
         )
         for epoch in epochs:
             last = epoch.number == config.training.epochs

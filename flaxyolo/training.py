@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from flaxyolo.boxes import anchor_points
@@ -23,11 +25,22 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.loss import LossTerms, detection_loss
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
+from flaxyolo.nn.norm import (
+    averaged_over_devices,
+    devices_along,
+    own_key,
+    summed_over_devices,
+)
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.plan import Plan, make_optimizer, plan_run
 from flaxyolo.spec import DetectorSpec
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+
+DEVICES = "devices"
+"""Axis of the mesh that a batch is split over."""
 
 
 class TrainState(NamedTuple):
@@ -62,9 +75,12 @@ class DivergedError(RuntimeError):
     """The loss is not finite any more."""
 
 
-def start(plan: Plan) -> TrainState:
-    """A fresh state, the same for a seed on every backend."""
-    weights = initial_weights(plan.spec, plan.config.seed)
+def start(plan: Plan, initial: Weights | None = None) -> TrainState:
+    """A fresh state, the same for a seed on every backend, or one with the `initial` weights."""
+    if initial is None:
+        weights = initial_weights(plan.spec, plan.config.seed)
+    else:
+        weights = jax.tree.map(jnp.copy, initial)
     optimizer = make_optimizer(plan).init(weights.params)
     # Copies: donated buffers must not be shared.
     return TrainState(jnp.int32(0), weights, optimizer, jax.tree.map(jnp.copy, weights))
@@ -75,11 +91,12 @@ def total_loss(
 ) -> tuple[Float[Array, ""], tuple[LossTerms, Any]]:
     """The loss of a batch, times the batch size, with its terms and the new batch statistics.
 
-    `key` is for the layers that drop something.
+    `key` is for the layers that drop something. Where devices share the step, `batch` is this
+    one's part: their losses and terms sum to the whole batch's, the statistics are the mean.
     """
     config, spec = plan.config, plan.spec
     network = nnx.merge(graph(spec, train=True, dtype=plan.dtype), params, stats)
-    with randomness(key):
+    with randomness(own_key(key)):
         predictions = network(batch.images)
     points, strides = anchor_points(spec.image_size, spec.strides)
     terms = detection_loss(
@@ -94,17 +111,41 @@ def total_loss(
         beta=config.tal_beta,
     )
     mean = config.box_gain * terms.box + config.class_gain * terms.cls + config.dfl_gain * terms.dfl
-    return mean * config.batch_size, (terms, nnx.as_pure(nnx.state(network, nnx.BatchStat)))
+    stats = averaged_over_devices(nnx.as_pure(nnx.state(network, nnx.BatchStat)))
+    return mean * config.batch_size, (terms, stats)
 
 
-@partial(jax.jit, static_argnames="plan", donate_argnames="state")
+@partial(jax.jit, static_argnames=("plan", "mesh"), donate_argnames="state")
 def train_step(
-    plan: Plan, state: TrainState, pixels: DevicePixels, indices: Int[Array, " b"]
+    plan: Plan,
+    state: TrainState,
+    pixels: DevicePixels,
+    indices: Int[Array, " b"],
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
     """One step: batch and augmentation, loss, gradients, optimizer, EMA.
 
-    Returns the new state, the loss terms and the number of boxes that found no slot.
+    Returns the new state, the loss terms and the number of boxes that found no slot. With `mesh`
+    its devices share the batch, each has the state and the pixels, and all come to the same state.
     """
+    if mesh is None:
+        return _step(plan, state, pixels, indices)
+    whole, split = P(), P(DEVICES)
+    # Unchecked: the gradients are summed by hand, and those of `conv2d` know of no mesh.
+    step = jax.shard_map(
+        partial(_step, plan),
+        mesh=mesh,
+        in_specs=(whole, whole, split),
+        out_specs=whole,
+        check_vma=False,
+    )
+    with devices_along(DEVICES):
+        return step(state, pixels, indices)
+
+
+def _step(
+    plan: Plan, state: TrainState, pixels: DevicePixels, indices: Int[Array, " b"]
+) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
     config = plan.config
     epoch = state.step // plan.steps_per_epoch
     mosaic = epoch < config.epochs - config.augmentation.close_mosaic_epochs
@@ -120,11 +161,13 @@ def train_step(
     gradient = jax.value_and_grad(total_loss, has_aux=True)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     (_, (terms, stats)), grads = gradient(*state.weights, batch, plan, key)
+    terms, grads = summed_over_devices((terms, grads))
     updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
     weights = Weights(optax.apply_updates(state.weights.params, updates), stats)
     ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
     ema: Any = optax.incremental_update(weights, state.ema, 1 - config.ema_decay * ramp)
-    return TrainState(state.step + 1, weights, optimizer, ema), terms, batch.dropped
+    dropped = summed_over_devices(batch.dropped)
+    return TrainState(state.step + 1, weights, optimizer, ema), terms, dropped
 
 
 def train(
@@ -135,14 +178,16 @@ def train(
     *,
     run_dir: Path | None = None,
     report: Callable[[StepReport], None] | None = None,
+    initial: Weights | None = None,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
 
-    The state is saved under `run_dir/state` before an epoch is yielded, so what the caller does
-    with an epoch may be done again after a crash, but is never lost.
+    A run that does not go on begins with `initial`, or with fresh weights. The state is saved
+    under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch may be
+    done again after a crash, but is never lost.
     """
     plan = plan_run(spec, config, pixels)
-    state = start(plan)
+    state = start(plan, initial)
     state_path = run_dir / "state" if run_dir else None
     if state_path and has_state(state_path):
         state, _ = load_state(state_path, jax.eval_shape(lambda: state))
@@ -150,24 +195,50 @@ def train(
             "going on after epoch %d of %d", int(state.step) // plan.steps_per_epoch, config.epochs
         )
     device_pixels = to_device(pixels)
-    step = compile_step(plan, state, device_pixels)
+    mesh = training_mesh(config.batch_size)
+    if mesh is not None:
+        state, device_pixels = jax.device_put((state, device_pixels), NamedSharding(mesh, P()))
+    step = compile_step(plan, state, device_pixels, mesh)
     for epoch in range(int(state.step) // plan.steps_per_epoch, config.epochs):
         began = time.perf_counter()
         state, loss, dropped = run_epoch(step, plan, state, device_pixels, epoch, report)
         if dropped:
             log.warning("epoch %d: %d boxes found no slot of %d", epoch + 1, dropped, plan.slots)
         if state_path:
-            save_state(state_path, state, {"epoch": epoch + 1, "loss": loss._asdict()})
+            save_state(state_path, _on_one(state), {"epoch": epoch + 1, "loss": loss._asdict()})
         seconds = time.perf_counter() - began
         # A copy: the state's own buffers are donated to the next step.
-        ema = jax.tree.map(jnp.copy, state.ema)
+        ema = jax.tree.map(jnp.copy, _on_one(state.ema))
         yield Epoch(epoch + 1, TrainedDetector(spec, ema, class_names), loss, seconds)
 
 
-def compile_step(plan: Plan, state: Any, pixels: Any) -> jax.stages.Compiled:
-    """The one compiled step of a run, from arrays or their shapes."""
-    indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32)
-    return compile_ahead(train_step, plan, state, pixels, indices)
+def training_mesh(batch_size: int) -> Mesh | None:
+    """This process's devices in a row; None where it has one, or the batch does not divide."""
+    devices = jax.local_devices()
+    count = len(devices)
+    if count == 1:
+        return None
+    if batch_size % count:
+        log.warning(
+            "training on 1 of %d devices: a batch of %d does not divide by them", count, batch_size
+        )
+        return None
+    log.info("training on %d devices, %d images of each batch on each", count, batch_size // count)
+    return jax.make_mesh((count,), (DEVICES,), (AxisType.Auto,), devices=devices)
+
+
+def _on_one(tree: T) -> T:
+    """Arrays that every device of a mesh holds, on the first one alone."""
+    return jax.tree.map(lambda x: x if len(x.devices()) == 1 else x.addressable_data(0), tree)
+
+
+def compile_step(
+    plan: Plan, state: Any, pixels: Any, mesh: Mesh | None = None
+) -> jax.stages.Compiled:
+    """The one compiled step of a run, from arrays or their shapes; arrays lie on the mesh."""
+    split = None if mesh is None else NamedSharding(mesh, P(DEVICES))
+    indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32, sharding=split)
+    return compile_ahead(train_step, plan, state, pixels, indices, mesh)
 
 
 def run_epoch(

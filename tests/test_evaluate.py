@@ -17,7 +17,7 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset, Example
 from flaxyolo.errors import InputError
 from flaxyolo.nn import detector as network
-from flaxyolo.nn.detector import Detections, TrainedDetector, Weights
+from flaxyolo.nn.detector import Detections, TrainedDetector, initial_weights
 from flaxyolo.spec import BackboneSpec, DetectorSpec, StageSpec
 
 SIZE = 64
@@ -93,7 +93,7 @@ def trained(class_names=NAMES):
     stages = tuple(StageSpec(block="c2f", width=8, depth=1) for _ in range(4))
     backbone = BackboneSpec(stem_width=8, stages=stages)
     spec = DetectorSpec(backbone, num_classes=len(class_names), image_size=SIZE)
-    return TrainedDetector(spec, Weights({}, {}), tuple(class_names))
+    return TrainedDetector(spec, initial_weights(spec, 0), tuple(class_names))
 
 
 def test_a_perfect_detector_scores_1_in_original_pixels(perfect):

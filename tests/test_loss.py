@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from flaxyolo.assign import assign, ciou
 from flaxyolo.boxes import anchor_points, ltrb_to_xyxy
 from flaxyolo.loss import binary_cross_entropy, detection_loss, distribution_focal_loss
-from flaxyolo.nn.head import Predictions
+from flaxyolo.nn.head import DECODERS, Predictions
 
 TAL = {"topk": 10, "alpha": 0.5, "beta": 6.0}
 SIZE = 64
@@ -174,7 +176,7 @@ def test_hundreds_of_objects_have_finite_gradients():
 
 
 def test_half_precision_predictions_are_taken_in_float32():
-    predictions = Predictions(*(part.astype(jnp.bfloat16) for part in predict(0)))
+    predictions = jax.tree.map(lambda part: part.astype(jnp.bfloat16), predict(0))
     terms = detection_loss(predictions, POINTS, STRIDES, *objects(0), **TAL)
     assert all(term.dtype == jnp.float32 for term in terms)
 
@@ -186,4 +188,97 @@ def test_gradient_steps_on_one_image_halve_the_loss():
     for _ in range(150):
         loss, gradients = loss_and_gradients(*state, truth)
         state = jax.tree.map(lambda value, slope: value - 0.5 * slope, state, gradients)
+    assert loss < 0.5 * before
+
+
+def predict_raw(form, seed, *, spread=1.0, objectness=False):
+    """Random predictions of boxes without bins."""
+    rng = np.random.default_rng(seed)
+    logits = jnp.asarray(rng.normal(-1, 1, (2, len(POINTS), 3)), jnp.float32)
+    values = jnp.asarray(rng.normal(1, spread, (2, len(POINTS), 4, 1)), jnp.float32)
+    objects = jnp.asarray(rng.normal(-1, 1, (2, len(POINTS))), jnp.float32)
+    boxes = DECODERS[form](values, POINTS, STRIDES)
+    return Predictions(logits, boxes, values, objects if objectness else None)
+
+
+@pytest.mark.parametrize("form", ["ltrb", "cxcywh"])
+def test_boxes_without_bins_have_no_dfl_and_the_same_other_terms(form):
+    predictions, truth = predict_raw(form, 0), objects(0)
+    got = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
+    # The loop's DFL term needs two bins; it is not compared.
+    expected = loop_loss(predictions._replace(distances=predict(0).distances), *truth)
+    assert (expected > 0.01).all()
+    np.testing.assert_allclose(np.array(got)[:2], expected[:2], rtol=2e-4)
+    assert got.dfl == 0
+
+
+def test_objectness_is_learned_everywhere_and_classes_on_the_positives_alone():
+    predictions, truth = predict_raw("cxcywh", 3, objectness=True), objects(3)
+    got = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
+    scores = sigmoid(predictions.logits) * sigmoid(predictions.objectness)[..., None]
+    assigned = assign(jnp.asarray(scores, jnp.float32), predictions.boxes, POINTS, *truth, **TAL)
+    targets = jax.tree.map(np.asarray, assigned)
+    assert targets.positive.any()
+    cls = 0.0
+    for b in range(2):
+        for a in range(len(POINTS)):
+            p = sigmoid(predictions.objectness)[b, a]
+            cls -= np.log(p) if targets.positive[b, a] else np.log(1 - p)
+            if targets.positive[b, a]:
+                p, t = sigmoid(predictions.logits)[b, a], targets.scores[b, a]
+                cls -= (t * np.log(p) + (1 - t) * np.log(1 - p)).sum()
+    np.testing.assert_allclose(got.cls, cls / max(targets.scores.sum(), 1), rtol=2e-4)
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+
+
+def test_one_to_one_adds_the_loss_of_one_point_for_each_object():
+    first, second, truth = predict(0), predict(1), objects(0)
+    got = detection_loss(first._replace(one_to_one=second), POINTS, STRIDES, *truth, **TAL)
+    many = detection_loss(first, POINTS, STRIDES, *truth, **TAL)
+    one = detection_loss(second, POINTS, STRIDES, *truth, **(TAL | {"topk": 1}))
+    np.testing.assert_allclose(got, np.add(many, one), rtol=1e-6)
+    alike = detection_loss(second, POINTS, STRIDES, *truth, **TAL)
+    assert np.abs(np.subtract(alike, one)).min() > 1e-3
+
+
+@partial(jax.jit, static_argnames="form")
+def raw_loss_and_gradients(form, logits, values, objectness, truth):
+    def total(logits, values, objectness):
+        boxes = DECODERS[form](values, POINTS, STRIDES)
+        predictions = Predictions(logits, boxes, values, objectness)
+        terms = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
+        return 7.5 * terms.box + 0.5 * terms.cls
+
+    return jax.value_and_grad(total, (0, 1, 2))(logits, values, objectness)
+
+
+@pytest.mark.parametrize("value", [-1e4, -100.0, -1.0, 0.0, 100.0, 1e4, "mixed"])
+@pytest.mark.parametrize("form", ["ltrb", "cxcywh"])
+def test_extreme_raw_outputs_have_finite_gradients(form, value):
+    rng = np.random.default_rng(0)
+    shape = (2, len(POINTS), 4, 1)
+    values = rng.choice([-1e4, -30, -1, 0, 1, 30, 1e4], shape) if value == "mixed" else value
+    values = jnp.broadcast_to(jnp.asarray(values, jnp.float32), shape)
+    logits = jnp.asarray(rng.choice([-1e4, 0, 1e4], (2, len(POINTS), 3)), jnp.float32)
+    boxes, labels, valid = objects(1)
+    # Half the objects are one pixel around an anchor point, or a point.
+    pixel = jnp.concatenate([POINTS[:4] - 0.5, POINTS[:4] + 0.5], -1).at[1, 2:].set(POINTS[1] - 0.5)
+    boxes = boxes.at[:, :4].set(pixel[None])
+    for here in (valid | True, valid & False):
+        assert_finite(
+            raw_loss_and_gradients(form, logits, values, logits[..., 0], (boxes, labels, here))
+        )
+
+
+@pytest.mark.parametrize("form", ["ltrb", "cxcywh"])
+def test_gradient_steps_on_raw_outputs_halve_the_loss(form):
+    start, truth = predict_raw(form, 0, objectness=True), objects(0)
+    state = (start.logits, start.distances, start.objectness)
+    before, _ = raw_loss_and_gradients(form, *state, truth)
+    for _ in range(150):
+        loss, gradients = raw_loss_and_gradients(form, *state, truth)
+        state = jax.tree.map(lambda value, slope: value - 0.2 * slope, state, gradients)
     assert loss < 0.5 * before

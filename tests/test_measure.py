@@ -87,8 +87,8 @@ def test_a_checkpoint_is_measured_with_its_weights(tmp_path, capsys, monkeypatch
     )
     assert measure.main([str(tmp_path / "best"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["params"] == cost.count_params(spec)
-    stem = seen[0].params["backbone"]["stem"]["conv"]["kernel"]
-    assert (stem == weights.params["backbone"]["stem"]["conv"]["kernel"]).all()
+    stem = seen[0].params["backbone"]["stem"]["conv"]["conv"]["kernel"]
+    assert (stem == weights.params["backbone"]["stem"]["conv"]["conv"]["kernel"]).all()
 
 
 def test_the_memory_of_training_grows_with_the_batch_and_leaves_out_the_data():

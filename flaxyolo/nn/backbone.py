@@ -1,7 +1,5 @@
 """Stem and stages: images to C2..C6."""
 
-from collections.abc import Callable
-
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -11,12 +9,18 @@ from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.nn.context import CONTEXTS
 from flaxyolo.nn.downsample import DOWNSAMPLES
 from flaxyolo.nn.layers import Layers
+from flaxyolo.nn.regularize import DropBlock, SpatialDropout
+from flaxyolo.nn.stem import STEMS
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, StageSpec
 
+NOISE_STRIDE = 16
+"""DropBlock and spatial dropout follow the blocks from this stride on: finer maps hold edges, not
+objects (DropBlock is for the last groups of layers in arXiv 1810.12890)."""
+
 
 class Stage(nnx.Module):
-    """A transition to the stage's stride and width, the block, then attention.
+    """A transition to the stage's stride and width, the block, noise in training, then attention.
 
     `before` and `after` are the context layer, for the stage that has it.
     """
@@ -28,6 +32,8 @@ class Stage(nnx.Module):
         *,
         before: str = "none",
         after: str = "none",
+        drop_block: float = 0.0,
+        spatial_dropout: float = 0.0,
         conv: Layers,
         rng: np.random.Generator,
     ):
@@ -39,24 +45,15 @@ class Stage(nnx.Module):
         self.downsample = downsample(in_width, down_width, spec.stride, conv=plain, rng=rng)
         self.before = entry(CONTEXTS, before, "context")(down_width, conv=plain, rng=rng)
         self.block = block(down_width, spec.width, spec.depth, conv=conv, rng=rng)
+        self.drop_block = DropBlock(drop_block)
+        self.spatial_dropout = SpatialDropout(spatial_dropout)
         self.attention = attention(spec.width, conv=plain, rng=rng)
         self.after = entry(CONTEXTS, after, "context")(spec.width, conv=plain, rng=rng)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-        return self.after(self.attention(self.block(self.before(self.downsample(x)))))
-
-
-class ConvStem(nnx.Module):
-    """One 3x3 convolution at stride 2."""
-
-    def __init__(self, width: int, *, conv: Layers, rng: np.random.Generator):
-        self.conv = conv(3, width, 3, 2, rng=rng)
-
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 o"]:
-        return self.conv(images)
-
-
-STEMS: dict[str, Callable[..., nnx.Module]] = {"conv3": ConvStem}
+        x = self.block(self.before(self.downsample(x)))
+        x = self.spatial_dropout(self.drop_block(x))
+        return self.after(self.attention(x))
 
 
 class Backbone(nnx.Module):
@@ -68,7 +65,8 @@ class Backbone(nnx.Module):
         widths = [spec.stem_width, *(stage.width for stage in spec.stages)]
         rates = iter(drop_path_rates(spec))
         self.stages = nnx.List([])
-        for number, stage in enumerate(spec.stages):
+        for number, (stage, stride) in enumerate(zip(spec.stages, spec.strides, strict=True)):
+            noisy = stride >= NOISE_STRIDE
             last = number == len(spec.stages) - 1
             place = spec.context_place if last else None
             self.stages.append(
@@ -77,6 +75,8 @@ class Backbone(nnx.Module):
                     widths[number],
                     before=spec.context if place == "before" else "none",
                     after=spec.context if place == "after" else "none",
+                    drop_block=spec.drop_block if noisy else 0.0,
+                    spatial_dropout=spec.spatial_dropout if noisy else 0.0,
                     conv=conv.dropping(tuple(next(rates) for _ in range(stage.depth))),
                     rng=rng,
                 )

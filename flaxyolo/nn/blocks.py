@@ -9,67 +9,24 @@ Downsampling belongs to the stage. A variant is a `partial` in `BLOCKS`.
 from collections.abc import Callable
 from functools import partial
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxyolo.nn.bottlenecks import (
+    Bottleneck,
+    CompactInverted,
+    ConvNeXt,
+    DepthwisePointwise,
+    InvertedResidual,
+    Narrowing,
+    Plain,
+    dense,
+    separable,
+)
+from flaxyolo.nn.csp import C3, C2f
 from flaxyolo.nn.layers import Layers
-
-
-class Plain(nnx.Module):
-    """One 3x3 convolution."""
-
-    def __init__(self, in_width: int, width: int, *, conv: Layers, rng: np.random.Generator):
-        self.conv = conv(in_width, width, 3, rng=rng)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        return self.conv(x)
-
-
-class Bottleneck(nnx.Module):
-    """Two convolutions with an optional shortcut (arXiv 1512.03385)."""
-
-    def __init__(
-        self,
-        in_width: int,
-        width: int,
-        *,
-        kernels: tuple[int, int] = (3, 3),
-        expansion: float = 1.0,
-        shortcut: bool = True,
-        conv: Layers,
-        rng: np.random.Generator,
-    ):
-        inner = max(8, int(width * expansion))
-        self.first = conv(in_width, inner, kernels[0], rng=rng)
-        self.second = conv(inner, width, kernels[1], rng=rng)
-        self.shortcut = conv.shortcut() if shortcut and in_width == width else None
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        y = self.second(self.first(x))
-        return y if self.shortcut is None else self.shortcut(x, y)
-
-
-class DepthwisePointwise(nnx.Module):
-    """Depthwise, then 1x1, with a shortcut where the widths agree (arXiv 1704.04861)."""
-
-    def __init__(
-        self,
-        in_width: int,
-        width: int,
-        *,
-        kernel: int = 3,
-        conv: Layers,
-        rng: np.random.Generator,
-    ):
-        self.depthwise = conv(in_width, in_width, kernel, groups=in_width, rng=rng)
-        self.pointwise = conv(in_width, width, 1, rng=rng)
-        self.shortcut = conv.shortcut() if in_width == width else None
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        y = self.pointwise(self.depthwise(x))
-        return y if self.shortcut is None else self.shortcut(x, y)
+from flaxyolo.nn.rep import RepConv
 
 
 class Repeat(nnx.Module):
@@ -96,74 +53,46 @@ class Repeat(nnx.Module):
         return x
 
 
-class C2f(nnx.Module):
-    """CSP in YOLOv8's form: split, and concatenate what every bottleneck puts out."""
-
-    def __init__(
-        self,
-        in_width: int,
-        width: int,
-        depth: int,
-        *,
-        shortcut: bool = True,
-        conv: Layers,
-        rng: np.random.Generator,
-    ):
-        half = width // 2
-        self.split = conv(in_width, 2 * half, 1, rng=rng)
-        self.layers = nnx.List(
-            [
-                Bottleneck(half, half, shortcut=shortcut, conv=conv.at(i), rng=rng)
-                for i in range(depth)
-            ]
-        )
-        self.merge = conv((2 + depth) * half, width, 1, rng=rng)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        parts = jnp.split(self.split(x), 2, axis=-1)
-        for layer in self.layers:
-            parts.append(layer(parts[-1]))
-        return self.merge(jnp.concatenate(parts, axis=-1))
-
-
-class C3(nnx.Module):
-    """CSP in YOLOv5's form: bottlenecks on one half, a 1x1 bypass beside (arXiv 1911.11929)."""
-
-    def __init__(
-        self,
-        in_width: int,
-        width: int,
-        depth: int,
-        *,
-        shortcut: bool = True,
-        conv: Layers,
-        rng: np.random.Generator,
-    ):
-        half = width // 2
-        self.main = conv(in_width, half, 1, rng=rng)
-        self.bypass = conv(in_width, half, 1, rng=rng)
-        self.layers = nnx.List(
-            [
-                Bottleneck(half, half, kernels=(1, 3), shortcut=shortcut, conv=conv.at(i), rng=rng)
-                for i in range(depth)
-            ]
-        )
-        self.merge = conv(2 * half, width, 1, rng=rng)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        y = self.main(x)
-        for layer in self.layers:
-            y = layer(y)
-        return self.merge(jnp.concatenate([y, self.bypass(x)], axis=-1))
-
+# The layers inside the CSP blocks.
+YOLOX = partial(Bottleneck, kernels=(1, 3))
+YOLOX_SEPARABLE = partial(YOLOX, forms=(dense, separable))
+CSPNEXT = partial(Bottleneck, kernels=(3, 5), forms=(dense, separable))
+C3K = partial(C3, depth=2, layer=Bottleneck)
 
 BLOCKS: dict[str, Callable[..., nnx.Module]] = {
     "plain": partial(Repeat, Plain),
     "residual": partial(Repeat, Bottleneck),
-    "c3": C3,
-    "c3_plain": partial(C3, shortcut=False),
-    "c2f": C2f,
-    "c2f_plain": partial(C2f, shortcut=False),
+    "bottleneck": partial(Repeat, Narrowing),
+    "grouped": partial(Repeat, partial(Narrowing, share=0.5, grouped=True)),
+    # Dilations 1 and 2 in turn leave no cell of the field unseen (arXiv 1702.08502).
+    "dilated": partial(Repeat, partial(Bottleneck, forms=(dense, partial(dense, dilation=2)))),
+    "repvgg": partial(Repeat, partial(RepConv, identity=True)),
     "depthwise": partial(Repeat, DepthwisePointwise),
     "depthwise_k5": partial(Repeat, partial(DepthwisePointwise, kernel=5)),
+    "mbconv": partial(Repeat, InvertedResidual),
+    "mbconv_k5": partial(Repeat, partial(InvertedResidual, kernel=5)),
+    "convnext": partial(Repeat, ConvNeXt),
+    # YOLOv5, YOLOX.
+    "c3": partial(C3, layer=YOLOX),
+    "c3_plain": partial(C3, layer=partial(YOLOX, shortcut=False)),
+    "c3_separable": partial(C3, layer=YOLOX_SEPARABLE),
+    "c3_separable_plain": partial(C3, layer=partial(YOLOX_SEPARABLE, shortcut=False)),
+    # RTMDet (arXiv 2212.07784): backbone, neck, the backbone's last stage.
+    "cspnext": partial(C3, layer=CSPNEXT, gated=True),
+    "cspnext_plain": partial(C3, layer=partial(CSPNEXT, shortcut=False)),
+    "cspnext_last": partial(C3, layer=partial(CSPNEXT, shortcut=False), gated=True),
+    # YOLOv8.
+    "c2f": C2f,
+    "c2f_plain": partial(C2f, layer=partial(Bottleneck, shortcut=False)),
+    "c2f_rep": partial(C2f, layer=partial(Bottleneck, forms=(RepConv, RepConv))),
+    # YOLOv7 (arXiv 2207.02696, figure 2): `depth` stacks of two convolutions at a quarter of the
+    # width. Its two 1x1 convolutions of the input are one here, which is the same.
+    "elan": partial(C2f, layer=partial(Bottleneck, shortcut=False), share=0.25),
+    # YOLO11.
+    "c3k2": partial(C2f, layer=partial(Bottleneck, expansion=0.5)),
+    "c3k2_slim": partial(C2f, layer=partial(Bottleneck, expansion=0.5), share=0.25),
+    "c3k2_c3k": partial(C2f, layer=C3K),
+    # YOLOv10.
+    "c2f_cib": partial(C2f, layer=CompactInverted),
+    "c2f_cib_lk": partial(C2f, layer=partial(CompactInverted, large=True)),
 }

@@ -18,7 +18,7 @@ from flaxyolo.nn.fuse import fuse_network
 from flaxyolo.nn.head import Head, Predictions
 from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.neck import NECKS
-from flaxyolo.nn.nms import batched_nms
+from flaxyolo.nn.nms import MAX_DETECTIONS, MIN_SCORE, batched_nms, top_pairs
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import DetectorSpec
 
@@ -105,7 +105,10 @@ def graph(spec: DetectorSpec, *, train: bool, dtype: Any) -> nnx.GraphDef:
 
 
 class Fused(NamedTuple):
-    """A detector's arrays for inference: norms and parallel branches folded into convolutions."""
+    """A detector's arrays for inference: norms and parallel branches folded into convolutions.
+
+    Of a head with two pairs of branches only the one-to-one pair is left.
+    """
 
     params: Any
     stats: Any
@@ -151,9 +154,22 @@ def run_network(
 def detect_batch(
     spec: DetectorSpec, fused: Fused, images: Num[Array, "b h w 3"], dtype: Any
 ) -> Detections:
-    """Folded network, decoding and class-wise NMS in one compiled function."""
+    """Folded network, decoding and class-wise NMS in one compiled function.
+
+    One-to-one branches need no NMS: their best box-class pairs are the detections.
+    """
     predictions = run_network(spec, fused, images, dtype)
-    return Detections(*batched_nms(jax.nn.sigmoid(predictions.logits), predictions.boxes))
+    choose = jax.vmap(best_pairs) if spec.head.one_to_one else batched_nms
+    return Detections(*choose(predictions.scores, predictions.boxes))
+
+
+def best_pairs(
+    scores: Float[Array, "a k"], boxes: Float[Array, "a 4"]
+) -> tuple[Float[Array, "n 4"], Float[Array, " n"], Int[Array, " n"], Bool[Array, " n"]]:
+    """What `nms` returns, without suppression: the best box-class pairs of one image."""
+    scores, index, labels = top_pairs(scores, MAX_DETECTIONS)
+    valid = scores > MIN_SCORE
+    return boxes[index], scores * valid, labels, valid
 
 
 @lru_cache(maxsize=64)

@@ -13,8 +13,9 @@ M = TypeVar("M", bound=nnx.Module)
 
 def fuse_network(network: M) -> M:
     """Replace every part of a network (in place) by its form for inference; returns the network."""
-    if hasattr(network, "fused"):
-        return network.fused()
+    fused = getattr(network, "fused", None)
+    if fused is not None:
+        return fused()
     for name, part in list(vars(network).items()):
         if isinstance(part, nnx.List):
             for index, item in enumerate(part):

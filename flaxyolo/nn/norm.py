@@ -1,14 +1,18 @@
-"""Normalisation layers, and which one suits a batch."""
+"""Normalisation layers, which one suits a batch, and sums over devices that share one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
+
+T = TypeVar("T")
 
 BATCH_NORM_FROM = 16
 """Images a step from which batch statistics are steady enough (arXiv 1803.08494, figure 1)."""
@@ -18,12 +22,33 @@ _device_axis: ContextVar[str | None] = ContextVar("device_axis", default=None)
 
 @contextmanager
 def devices_along(axis: str) -> Iterator[None]:
-    """Inside, synchronised norms share their statistics along this axis of a `shard_map`."""
+    """Inside, synchronised norms share their statistics along this axis of a `shard_map`.
+
+    And `summed_over_devices`, `averaged_over_devices` and `own_key` know that there are others.
+    """
     token = _device_axis.set(axis)
     try:
         yield
     finally:
         _device_axis.reset(token)
+
+
+def summed_over_devices(values: T) -> T:
+    """The sum of every array over the devices that share a step; one device has its own."""
+    axis = _device_axis.get()
+    return values if axis is None else lax.psum(values, axis)
+
+
+def averaged_over_devices(values: T) -> T:
+    """The mean of every array over the devices that share a step; one device has its own."""
+    axis = _device_axis.get()
+    return values if axis is None else lax.pmean(values, axis)
+
+
+def own_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """A key that differs between the devices that share a step; one device keeps its own."""
+    axis = _device_axis.get()
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
 
 
 def choose_norm(batch_total: int, multi_gpu: bool = False) -> str:

@@ -3,12 +3,20 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import optuna
 from optuna.trial import BaseTrial
 
-from flaxyolo.spec import BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageSpec
+from flaxyolo.growth import Number, constant_ratio, multiple
+from flaxyolo.spec import (
+    LEVEL_STRIDES,
+    BackboneSpec,
+    DetectorSpec,
+    HeadSpec,
+    NeckSpec,
+    StageSpec,
+)
 
 Suggest = Callable[..., DetectorSpec]
 """A space: takes a trial, and by keyword `image_sizes` where it leaves them to the data."""
@@ -19,94 +27,153 @@ SMALL_IMAGE_SIZES = (128, 160, 192)
 CPU_PIXELS_PER_MS = 4600.0
 """Input pixels that a small network reads in a millisecond on two CPU cores: 192 x 192 in 8 ms."""
 
+FIRST_LATE_LEVEL = 4
+"""Stages from stride 16 are late ones."""
+
+
+class Plan(NamedTuple):
+    """Where a network steps down and on which levels it detects."""
+
+    levels: tuple[int, ...]
+    strides: tuple[Literal[1, 2], ...]
+    """Of each stage."""
+    stem: Literal["conv3", "patchify"] = "conv3"
+
+
+PLANS: dict[str, Plan] = {
+    "P3-P5": Plan((3, 4, 5), (2, 2, 2, 2)),
+    "P2-P5": Plan((2, 3, 4, 5), (2, 2, 2, 2)),
+    "P3-P4": Plan((3, 4), (2, 2, 2)),
+    "P2-P4": Plan((2, 3, 4), (2, 2, 2)),
+    "P3-P6": Plan((3, 4, 5, 6), (2, 2, 2, 2, 2)),
+    "P3-P5 patchify": Plan((3, 4, 5), (1, 2, 2, 2), "patchify"),
+}
+"""Stride plans by the name that a study shows. A stem of stride 4 leaves C2 a stage of stride 1;
+without P5 the network ends at stride 16."""
+
 REFERENCE: dict[str, Any] = {
     "image_size": 128,
-    "stem_width": 8,
-    "c2.block": "residual",
-    "c2.width": 16,
+    "plan": "P3-P5",
+    "width": 16,
+    "ratio": 2.0,
     "c2.depth": 1,
-    "c2.attention": "none",
-    "c3.block": "residual",
-    "c3.width": 32,
     "c3.depth": 1,
-    "c3.attention": "none",
-    "c4.block": "residual",
-    "c4.width": 64,
     "c4.depth": 1,
-    "c4.attention": "none",
-    "c5.block": "residual",
-    "c5.width": 96,
     "c5.depth": 1,
-    "c5.attention": "none",
+    "early.block": "residual",
+    "late.block": "residual",
     "neck.kind": "fpn",
     "neck.block": "plain",
-    "head.width": 32,
-    "head.depth": 1,
 }
 """The baseline of every study: a small residual network and an FPN, as the space's parameters."""
 
-
-def suggest_stage(
-    trial: BaseTrial,
-    name: str,
-    widths: tuple[int, int, int],
-    max_depth: int,
-    blocks: Sequence[str],
-    attentions: Sequence[str],
-) -> StageSpec:
-    """Draw one stage. `name` is its output, such as "c4"; `widths` is (lowest, highest, step)."""
-    low, high, step = widths
-    return StageSpec(
-        block=trial.suggest_categorical(f"{name}.block", tuple(blocks)),
-        width=trial.suggest_int(f"{name}.width", low, high, step=step),
-        depth=trial.suggest_int(f"{name}.depth", 1, max_depth),
-        attention=trial.suggest_categorical(f"{name}.attention", tuple(attentions)),
-    )
+REFERENCE_PARTS: dict[str, Any] = {
+    "stem": "conv3",
+    "stem.width": 8,
+    "c2.block": "residual",
+    "c2.width": 16,
+    "c3.block": "residual",
+    "c3.width": 32,
+    "c4.block": "residual",
+    "c4.width": 64,
+    "c5.block": "residual",
+    "c5.width": 96,
+    "downsample": "conv",
+    "context": "sppf",
+    "context_place": "after",
+    "norm": "batch",
+    "activation": "silu",
+    "neck.downsample": "conv",
+    "head.depth": 1,
+    "head.box": "dfl",
+    "head.reg_max": 16,
+    "head.box_width": 32,
+    "head.class_width": 32,
+}
+"""The same network by the names of spaces that ask for every part."""
 
 
 def suggest_detector(
     trial: BaseTrial,
     *,
     image_sizes: Sequence[int] | None = None,
+    plans: Sequence[str] = ("P3-P5", "P2-P5", "P3-P4", "P2-P4"),
     blocks: Sequence[str] = ("residual", "plain", "c2f", "c3", "depthwise"),
-    attentions: Sequence[str] = ("none", "se"),
-    necks: Sequence[str] = ("pan", "fpn"),
+    late_blocks: Sequence[str] | None = None,
+    attentions: Sequence[str] = ("none",),
+    necks: Sequence[str] = ("fpn", "pan"),
     neck_blocks: Sequence[str] = ("plain", "c2f_plain"),
-    stem_widths: tuple[int, int, int] = (8, 16, 8),
-    c2_widths: tuple[int, int, int] = (16, 24, 8),
-    c3_widths: tuple[int, int, int] = (32, 48, 16),
-    c4_widths: tuple[int, int, int] = (64, 96, 32),
-    c5_widths: tuple[int, int, int] = (96, 160, 32),
-    head_widths: tuple[int, int, int] = (32, 48, 16),
-    max_depth: int = 2,
+    activations: Sequence[str] = ("silu",),
+    widths: tuple[int, int, int] = (8, 32, 8),
+    ratios: tuple[Number, Number, Number] = (1.5, 2.0, 0.25),
+    cap: int = 6,
+    max_depths: Sequence[int] = (2, 3, 3, 2),
+    head_depth: int = 1,
 ) -> DetectorSpec:
-    """Draw a detector of four stages. Widths are (lowest, highest, step).
+    """Draw a detector; with the defaults by 12 decisions.
 
+    `widths` (lowest, highest, step) are C2's, `ratios` by how much each stage is wider than the
+    one before, `cap` how often C2's width fits into the widest. `max_depths` are for C2, C3 and so
+    on, the last for all further stages. Early stages are those up to stride 8, late ones from
+    stride 16, where `attentions` are tried; None for `late_blocks` is `blocks`.
     Without `image_sizes` a sweep hands over those that suit its data and budget.
     """
-    # C2 has the largest maps and the least to say: one layer, without attention. Attention is
-    # tried where maps are small and channels many.
-    c2 = suggest_stage(trial, "c2", c2_widths, 1, blocks, ("none",))
-    c3 = suggest_stage(trial, "c3", c3_widths, max_depth, blocks, ("none",))
-    c4 = suggest_stage(trial, "c4", c4_widths, max_depth, blocks, attentions)
-    c5 = suggest_stage(trial, "c5", c5_widths, 1, blocks, attentions)
-    low, high, step = stem_widths
-    stem_width = trial.suggest_int("stem_width", low, high, step=step)
-    low, high, step = head_widths
-    head_width = trial.suggest_int("head.width", low, high, step=step)
+    size = choose(trial, "image_size", image_sizes or SMALL_IMAGE_SIZES)
+    plan = PLANS[choose(trial, "plan", plans)]
+    base = whole(trial, "width", *widths)
+    ratio = trial.suggest_float("ratio", *ratios[:2], step=ratios[2])
+    wide = constant_ratio(base, ratio, len(plan.strides), cap=cap * base)
+    early = choose(trial, "early.block", blocks)
+    late = choose(trial, "late.block", late_blocks or blocks)
+    attention = choose(trial, "late.attention", attentions)
+    stages = []
+    for number, (stride, width) in enumerate(zip(plan.strides, wide, strict=True)):
+        level = number + 2
+        most = max_depths[min(number, len(max_depths) - 1)]
+        stages.append(
+            StageSpec(
+                block=early if level < FIRST_LATE_LEVEL else late,
+                width=width,
+                depth=whole(trial, f"c{level}.depth", 1, most),
+                attention="none" if level < FIRST_LATE_LEVEL else attention,
+                stride=stride,
+            )
+        )
     return DetectorSpec(
-        backbone=BackboneSpec(stem_width, (c2, c3, c4, c5), context="sppf"),
+        backbone=BackboneSpec(
+            # The stem of stride 2 has four times C2's pixels, so it is half as wide.
+            base if plan.stem == "patchify" else multiple(base / 2),
+            tuple(stages),
+            stem=plan.stem,
+            context="sppf",
+        ),
         neck=NeckSpec(
-            kind=trial.suggest_categorical("neck.kind", tuple(necks)),
-            block=trial.suggest_categorical("neck.block", tuple(neck_blocks)),
+            kind=choose(trial, "neck.kind", necks),
+            levels=plan.levels,
+            block=choose(trial, "neck.block", neck_blocks),
         ),
-        head=HeadSpec(
-            depth=trial.suggest_int("head.depth", 1, max_depth),
-            box_width=head_width,
-            class_width=head_width,
-        ),
-        image_size=trial.suggest_categorical("image_size", tuple(image_sizes or SMALL_IMAGE_SIZES)),
+        # As wide as C3, which is the width that YOLOv8's head takes from P3.
+        head=HeadSpec(depth=head_depth, box_width=wide[1], class_width=wide[1]),
+        activation=choose(trial, "activation", activations),
+        image_size=whole_cells(size, plan.levels[-1]),
     )
+
+
+def choose(trial: BaseTrial, name: str, choices: Sequence[Any]) -> Any:
+    """Draw one of the choices; a single one is no question, and is not asked."""
+    choices = tuple(choices)
+    return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
+
+
+def whole(trial: BaseTrial, name: str, low: int, high: int, step: int = 1) -> int:
+    """Draw a whole number; a single one is no question, and is not asked."""
+    return low if low == high else trial.suggest_int(name, low, high, step=step)
+
+
+def whole_cells(size: int, level: int) -> int:
+    """The image size, or the next above it that is a multiple of the stride of P`level`."""
+    stride = LEVEL_STRIDES[level]
+    return -(-size // stride) * stride
 
 
 def image_sizes_for(longest_side: int, budget_ms: float | None, platform: str) -> tuple[int, ...]:
@@ -135,14 +202,17 @@ def with_image_sizes(suggest: Suggest, image_sizes: tuple[int, ...]) -> Suggest:
 
 
 def reference_params(suggest: Suggest) -> dict[str, Any]:
-    """Parameters of the point of a space that is nearest to `REFERENCE`."""
-    trial = _Nearest(REFERENCE)
+    """Parameters of the point of a space that is nearest to the reference network."""
+    trial = _Nearest(REFERENCE | REFERENCE_PARTS)
     suggest(trial)
     return trial.chosen
 
 
 class _Nearest(optuna.trial.FixedTrial):
-    """Answers every question of a space with the value nearest to the wanted one."""
+    """Answers every question of a space with the value nearest to the wanted one.
+
+    A question that the wanted network does not answer gets its first choice, its lowest number.
+    """
 
     def __init__(self, wanted: dict[str, Any]):
         super().__init__({})
@@ -151,8 +221,7 @@ class _Nearest(optuna.trial.FixedTrial):
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         wanted = self.wanted.get(name)
-        numbers = isinstance(wanted, int) and all(isinstance(choice, int) for choice in choices)
-        if numbers:
+        if all(isinstance(value, int | float) for value in (wanted, *choices)):
             value = min(choices, key=lambda choice: abs(choice - wanted))
         else:
             value = wanted if wanted in choices else choices[0]
@@ -162,19 +231,23 @@ class _Nearest(optuna.trial.FixedTrial):
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        wanted = min(max(self.wanted.get(name, low), low), high)
-        self.chosen[name] = low + (wanted - low) // step * step
+        self.chosen[name] = int(self._nearest(name, low, high, step))
         return self.chosen[name]
 
     def suggest_float(
         self,
         name: str,
-        low: float,
-        high: float,
+        low: Number,
+        high: Number,
         *,
-        step: float | None = None,
+        step: Number | None = None,
         log: bool = False,
     ) -> float:
-        wanted = min(max(self.wanted.get(name, low), low), high)
-        self.chosen[name] = wanted if step is None else low + (wanted - low) // step * step
+        self.chosen[name] = float(self._nearest(name, low, high, step))
         return self.chosen[name]
+
+    def _nearest(self, name: str, low: Number, high: Number, step: Number | None) -> Number:
+        wanted = min(max(self.wanted.get(name, low), low), high)
+        if step is None:
+            return wanted
+        return low + min(round((wanted - low) / step), (high - low) // step) * step

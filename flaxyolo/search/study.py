@@ -22,6 +22,7 @@ from flaxyolo.cost import Budget, Measurement, measure, memory_mib, tree_bytes
 from flaxyolo.data.batches import DevicePixels
 from flaxyolo.data.cache import Pixels, load_pixels
 from flaxyolo.data.sources import Dataset
+from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate
 from flaxyolo.loss import LossTerms
 from flaxyolo.nn.detector import TrainedDetector, Weights
@@ -30,6 +31,7 @@ from flaxyolo.search.results import count_finished, is_finished
 from flaxyolo.search.space import Suggest
 from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.training import DivergedError, Epoch, StepReport, compile_step, start, train
+from flaxyolo.transfer import Source, weights_from
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,12 @@ def run_trial(
     config: TrainConfig,
     folder: Path,
     report: Callable[[Stage], None],
+    source: Source | None = None,
 ) -> float:
     """Draw a detector, measure it, and train it only if it fits the budget. Returns its objective.
 
-    Everything learnt is stored in the trial; the trained detector is saved under `folder`.
+    Everything learnt is stored in the trial; the trained detector is saved under `folder`. With a
+    `source` its training begins with what fits of it.
     """
     record = Record(trial)
     spec = replace(suggest(trial), num_classes=len(data.class_names))
@@ -84,12 +88,12 @@ def run_trial(
             cost = with_training_memory(cost, spec, config, pixels)
         record.keep_cost(cost)
 
-    run_dir = folder / run_name(spec, config, data)
+    run_dir = folder / run_name(spec, config, data, source)
     trial.set_user_attr("run", run_dir.name)
     detector = scores = None
     record.replay()
     for epoch in record.timed_each(
-        "train", epochs(spec, pixels, data.class_names, config, run_dir, report)
+        "train", epochs(spec, pixels, data.class_names, config, run_dir, report, source)
     ):
         if epoch.number not in rungs(config.epochs):
             continue
@@ -158,13 +162,14 @@ def epochs(
     config: TrainConfig,
     run_dir: Path,
     report: Callable[[Stage], None],
+    source: Source | None = None,
 ) -> Iterator[Epoch]:
     """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
 
     def on_step(step: StepReport) -> None:
         report(Stage("training", step.epoch - 1 + (step.step - 1) / step.steps, config.epochs))
 
-    path = run_dir / "state"
+    path, initial = run_dir / "state", None
     if has_state(path):
         state = start(plan_run(spec, config, pixels))
         state, facts = load_state(path, jax.eval_shape(lambda: state))
@@ -172,7 +177,14 @@ def epochs(
         yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
         if facts["epoch"] >= config.epochs:
             return
-    yield from train(spec, pixels, class_names, config, run_dir=run_dir, report=on_step)
+    elif source is not None:
+        try:
+            initial = weights_from(source, spec, config.seed)
+        except InputError as error:
+            log.warning("%s; this trial begins with fresh weights", error)
+    yield from train(
+        spec, pixels, class_names, config, run_dir=run_dir, report=on_step, initial=initial
+    )
 
 
 def with_training_memory(
@@ -187,9 +199,13 @@ def with_training_memory(
     return replace(cost, train_vram_mib=memory, train_batch_size=config.batch_size)
 
 
-def run_name(spec: DetectorSpec, config: TrainConfig, data: Dataset) -> str:
-    """Name of a run's folder: the same detector, training and data have the same."""
+def run_name(
+    spec: DetectorSpec, config: TrainConfig, data: Dataset, source: Source | None = None
+) -> str:
+    """Name of a run's folder: the same detector, training, data and first weights have the same."""
     facts = [to_dict(spec), to_dict(config), data.fingerprint]
+    if source is not None:
+        facts.append(source.fingerprint)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,15 +1,18 @@
-"""Every form of the convolution has the value and gradients of the plain one; norms; pooling."""
+"""Every form of the convolution has the value and gradients of the plain one."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from flaxyolo.nn.conv import Conv, conv2d, cpu_form, plain_form
+from flaxyolo.nn.conv import Conv, conv2d
+from flaxyolo.nn.conv_forms import padding, plain_form
 from flaxyolo.nn.layers import ConvNormAct
-from flaxyolo.nn.norm import BatchNorm, GroupNorm
-from flaxyolo.nn.pooling import max_pool, upsample
 
 RNG = np.random.default_rng(0)
 
@@ -18,36 +21,103 @@ def normal(*shape):
     return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32))
 
 
-def value_and_gradients(form, x, kernel, weights):
-    function = jax.value_and_grad(lambda x, k: (form(x, k) * weights).sum(), (0, 1))
-    return jax.jit(function)(x, kernel)
+def assert_equals_the_plain_form(x, kernel, stride, groups, dilation, tolerance=1e-5):
+    """`conv2d` and both its gradients, each as a share of the plain one's largest number."""
+    geometry = stride, groups, dilation
+    plain, pull_plain = jax.vjp(lambda x, k: plain_form(x, k, *geometry), x, kernel)
+    mine, pull_mine = jax.vjp(lambda x, k: conv2d(x, k, *geometry), x, kernel)
+    dy = normal(*plain.shape).astype(plain.dtype)
+    for a, b in zip((mine, *pull_mine(dy)), (plain, *pull_plain(dy)), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        a, b = (np.asarray(array, np.float32) for array in (a, b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
-# (input width, width, kernel, stride, groups)
+# (input width, width, kernel, stride, groups, dilation)
 CASES = [
-    (8, 12, 1, 1, 1),
-    (8, 12, 1, 2, 1),
-    (8, 12, 3, 2, 1),
-    (8, 8, 3, 1, 8),
-    (8, 8, 3, 2, 8),
-    (8, 8, 5, 1, 8),
-    (8, 8, 5, 2, 8),
-    (8, 12, 3, 1, 4),
-    (8, 16, 3, 2, 8),
+    (8, 12, 1, 1, 1, 1),
+    (8, 12, 1, 2, 1, 1),
+    (8, 12, 3, 1, 1, 1),
+    (8, 12, 3, 2, 1, 1),
+    (40, 12, 3, 2, 1, 1),
+    (40, 8, 5, 2, 1, 1),
+    (3, 8, 3, 2, 1, 1),  # stems
+    (3, 8, 6, 2, 1, 1),
+    (3, 8, 4, 4, 1, 1),
+    (8, 8, 2, 2, 1, 1),
+    (40, 8, 6, 2, 1, 1),
+    (8, 8, 3, 1, 1, 2),
+    (8, 8, 3, 2, 1, 2),
+    (8, 8, 3, 2, 1, 3),
+    (8, 8, 3, 1, 8, 1),  # depthwise
+    (8, 8, 3, 2, 8, 1),
+    (8, 8, 5, 1, 8, 1),
+    (8, 8, 5, 2, 8, 1),
+    (8, 8, 7, 1, 8, 1),
+    (8, 8, 7, 2, 8, 1),
+    (8, 8, 2, 2, 8, 1),
+    (8, 8, 3, 1, 8, 2),
+    (8, 8, 3, 2, 8, 2),
+    (8, 8, 3, 2, 8, 3),
+    (8, 12, 3, 1, 4, 1),  # grouped
+    (8, 16, 3, 2, 8, 1),
+    (8, 16, 1, 2, 2, 1),
+    (48, 48, 3, 1, 6, 1),
+    (64, 32, 3, 2, 2, 1),
+    (64, 64, 3, 1, 32, 1),
+    (32, 32, 3, 1, 2, 2),
+    (32, 32, 3, 2, 2, 3),
 ]
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "size", "stride", "groups"), CASES)
-@pytest.mark.parametrize("form", [cpu_form, conv2d])
-def test_a_form_equals_the_plain_one_with_its_gradients(
-    form, inputs, outputs, size, stride, groups
+@pytest.mark.parametrize(("inputs", "outputs", "size", "stride", "groups", "dilation"), CASES)
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 11)])
+def test_a_convolution_and_its_gradients_equal_the_plain_form(
+    height, width, inputs, outputs, size, stride, groups, dilation
 ):
-    x, kernel = normal(2, 9, 12, inputs), normal(size, size, inputs // groups, outputs)
-    weights = normal(*plain_form(x, kernel, stride, groups).shape)
-    mine = value_and_gradients(lambda x, k: form(x, k, stride, groups), x, kernel, weights)
-    plain = value_and_gradients(lambda x, k: plain_form(x, k, stride, groups), x, kernel, weights)
-    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    x, kernel = normal(2, height, width, inputs), normal(size, size, inputs // groups, outputs)
+    assert_equals_the_plain_form(x, kernel, stride, groups, dilation)
+
+
+@pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (3, 2, 1), (3, 1, 8), (3, 2, 2)])
+def test_a_convolution_keeps_bfloat16(size, stride, groups):
+    x, kernel = normal(2, 6, 8, 8), normal(size, size, 8 // groups, 8)
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    assert_equals_the_plain_form(x, kernel, stride, groups, 1, tolerance=0.02)
+
+
+@pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (3, 2, 1), (3, 1, 8), (3, 2, 2)])
+def test_a_convolution_works_under_checkpoint_and_on_a_mesh(size, stride, groups):
+    x, kernel = normal(2, 6, 8, 8), normal(size, size, 8 // groups, 8)
+
+    def loss(form, x, kernel):
+        return (form(x, kernel, stride, groups) ** 2).sum()
+
+    plain = jax.grad(partial(loss, plain_form), (0, 1))(x, kernel)
+    again = jax.grad(jax.checkpoint(partial(loss, conv2d)), (0, 1))(x, kernel)
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Auto,))
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P("devices"), P()), out_specs=(P("devices"), P()))
+    def shared(x, kernel):
+        # As in training: a device's own copy of the weights, its gradient summed over devices.
+        own = lax.pcast(kernel, "devices", to="varying")
+        dx, dw = jax.grad(partial(loss, conv2d), (0, 1))(x, own)
+        return dx, lax.psum(dw, "devices")
+
+    for mine in (again, shared(x, kernel)):
+        for a, b in zip(mine, plain, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"), [(2, 1, 1), (4, 1, 1), (2, 4, 1), (4, 2, 2)]
+)
+def test_an_even_kernel_that_cannot_be_centred_is_refused(size, stride, dilation):
+    with pytest.raises(
+        ValueError, match=f"a kernel of {size} cannot be centred at stride {stride}"
+    ):
+        padding(size, stride, dilation)
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2)])
@@ -78,82 +148,6 @@ def test_a_kernel_is_drawn_within_the_root_of_its_fan_in():
     np.testing.assert_array_equal(conv.bias[...], np.full(64, 0.25, np.float32))
 
 
-def naive_batch_norm(x, scale, bias, epsilon=1e-3):
-    mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
-    return (x - mean) / jnp.sqrt(var + epsilon) * scale[None, None, None] + bias[None, None, None]
-
-
-def training_norm(width=5):
-    norm = BatchNorm(width)
-    norm.scale[...], norm.bias[...] = 1 + 0.1 * normal(width), normal(width)
-    return nnx.view(norm, use_running_average=False)
-
-
-def test_batch_norm_uses_the_batch_and_moves_its_running_statistics():
-    x = 3 + 2 * normal(4, 6, 7, 5)
-    norm = training_norm()
-    expected = naive_batch_norm(x, norm.scale[...], norm.bias[...])
-    np.testing.assert_allclose(norm(x), expected, rtol=1e-4, atol=1e-5)
-    values = np.asarray(x, np.float64).reshape(-1, 5)
-    # The running variance is the unbiased one, as in PyTorch; both start at 0 and 1.
-    np.testing.assert_allclose(norm.mean[...], 0.03 * values.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(norm.var[...], 0.97 + 0.03 * values.var(0, ddof=1), rtol=1e-4)
-
-
-def test_batch_norm_in_use_takes_the_running_statistics_and_keeps_them():
-    norm = training_norm()
-    norm(normal(4, 6, 7, 5))
-    running = nnx.view(norm, use_running_average=True)
-    mean, var = np.asarray(running.mean[...]), np.asarray(running.var[...])
-    x = normal(2, 3, 3, 5)
-    scale, bias = np.asarray(norm.scale[...]), np.asarray(norm.bias[...])
-    expected = (np.asarray(x) - mean) / np.sqrt(var + 1e-3) * scale + bias
-    np.testing.assert_allclose(running(x), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(running.mean[...], mean)
-    np.testing.assert_array_equal(running.var[...], var)
-
-
-def test_the_gradients_of_batch_norm_are_those_of_its_formula():
-    x, weights = 1 + normal(3, 4, 5, 5), normal(3, 4, 5, 5)
-    graph, *states = nnx.split(training_norm(), nnx.Param, ...)
-    params, stats = (jax.tree.map(jnp.asarray, nnx.as_pure(part)) for part in states)
-
-    def mine(x, params):
-        return (nnx.merge(graph, params, stats)(x) * weights).sum()
-
-    def naive(x, params):
-        return (naive_batch_norm(x, params["scale"], params["bias"]) * weights).sum()
-
-    for a, b in zip(
-        jax.tree.leaves(jax.jit(jax.grad(mine, (0, 1)))(x, params)),
-        jax.tree.leaves(jax.jit(jax.grad(naive, (0, 1)))(x, params)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-
-
-def test_a_constant_batch_normalises_to_the_bias():
-    norm = training_norm()
-    y = norm(jnp.full((2, 3, 3, 5), 1e4))
-    # The variance is a difference of two squares near 1e8 in float32; it must not turn negative.
-    assert np.isfinite(y).all()
-    np.testing.assert_allclose(y, np.broadcast_to(norm.bias[...], y.shape), atol=0.05)
-
-
-@pytest.mark.parametrize(("width", "groups"), [(8, 1), (16, 2), (24, 3), (256, 32), (512, 32)])
-def test_group_norm_normalises_each_group_of_each_image(width, groups):
-    norm = GroupNorm(width)
-    assert norm.groups == groups
-    norm.scale[...], norm.bias[...] = 1 + normal(width), normal(width)
-    x = 2 + normal(2, 3, 4, width)
-    split = np.asarray(x).reshape(2, 3, 4, groups, -1)
-    mean = split.mean((1, 2, 4), keepdims=True)
-    var = split.var((1, 2, 4), keepdims=True)
-    expected = ((split - mean) / np.sqrt(var + 1e-3)).reshape(x.shape)
-    expected = expected * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
-    np.testing.assert_allclose(norm(x), expected, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("activation", ["silu", "relu", "none"])
 def test_a_layer_computes_and_returns_its_dtype(norm, activation):
@@ -172,21 +166,3 @@ def test_a_layer_computes_and_returns_its_dtype(norm, activation):
     assert y.dtype == jnp.bfloat16
     assert layer.conv.kernel[...].dtype == jnp.float32
     assert bool((y < 0).any()) == (activation != "relu")
-
-
-def test_max_pool_takes_the_largest_of_each_window_and_its_gradient_goes_there():
-    x = -1 - jnp.abs(normal(2, 6, 7, 3))  # negative: padding must not win
-    expected = np.zeros(x.shape, np.float32)
-    for i in range(6):
-        for j in range(7):
-            window = np.asarray(x)[:, max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3]
-            expected[:, i, j] = window.max((1, 2))
-    np.testing.assert_array_equal(max_pool(x, 5), expected)
-    gradient = jax.grad(lambda x: max_pool(x, 5).sum())(x)
-    wins = np.array([(expected == value).sum() for value in np.asarray(x).ravel()])
-    np.testing.assert_array_equal(gradient.ravel(), wins)
-
-
-def test_upsample_repeats_every_pixel_twice():
-    x = normal(2, 3, 4, 5)
-    np.testing.assert_array_equal(upsample(x), np.repeat(np.repeat(x, 2, 1), 2, 2))

@@ -11,19 +11,22 @@ from flax import nnx
 
 from flaxyolo.boxes import anchor_points, letterbox_image
 from flaxyolo.config import read_config
+from flaxyolo.cost import count_gflops
+from flaxyolo.loss import detection_loss
 from flaxyolo.nn.detector import (
     TrainedDetector,
     Weights,
     abstract_weights,
+    best_pairs,
     detect,
     fuse,
+    fused_graph,
     graph,
     initial_weights,
     predict,
     run_network,
 )
-from flaxyolo.nn.head import decode
-from flaxyolo.spec import BackboneSpec, NeckSpec, StageSpec
+from flaxyolo.spec import BackboneSpec, HeadSpec, NeckSpec, StageSpec
 from tests.small import tiny_spec
 
 YOLOV8N = read_config(Path(__file__).parents[2] / "configs/yolov8n.yaml").detector
@@ -71,23 +74,13 @@ def test_the_parts_of_yolov8n_have_the_parameters_counted_by_hand():
     assert size_of(params["head"]) == head
 
 
-def test_decoding_takes_the_mean_distance_from_the_point_in_strides():
-    # One bin far above the others: distances of exactly 1, 2, 3 and 0 strides.
-    distances = jnp.full((1, 2, 4, 4), -100.0)
-    for side, bins in enumerate((1, 2, 3, 0)):
-        distances = distances.at[0, 0, side, bins].set(100.0)
-    distances = distances.at[0, 1].set(0.0)  # all four bins alike: 1.5 strides
-    points, strides = jnp.asarray([[20.0, 28.0], [40.0, 40.0]]), jnp.asarray([8.0, 16.0])
-    boxes = decode(distances, points, strides)
-    expected = [[20 - 8, 28 - 16, 20 + 24, 28 + 0], [40 - 24, 40 - 24, 40 + 24, 40 + 24]]
-    np.testing.assert_allclose(boxes[0], expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["fpn", "pan"])
+@pytest.mark.parametrize("kind", ["fpn", "pan", "bifpn"])
 @pytest.mark.parametrize(("norm", "activation"), [("batch", "silu"), ("group", "relu")])
 def test_predictions_cover_every_anchor_point_of_every_level(kind, norm, activation):
     spec = tiny_spec(
-        neck=NeckSpec(kind=kind, levels=(2, 3, 4), block="plain"), norm=norm, activation=activation
+        neck=NeckSpec(kind=kind, levels=(2, 3, 4), block="plain", widths=16),
+        norm=norm,
+        activation=activation,
     )
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     out = jax.eval_shape(
@@ -96,8 +89,8 @@ def test_predictions_cover_every_anchor_point_of_every_level(kind, norm, activat
     anchors = 16 * 16 + 8 * 8 + 4 * 4
     assert len(anchor_points(64, spec.strides)[0]) == anchors
     shapes = [(2, anchors, 3), (2, anchors, 4), (2, anchors, 4, 8)]
-    assert [part.shape for part in out] == shapes
-    assert {part.dtype for part in out} == {jnp.dtype("float32")}
+    assert [part.shape for part in jax.tree.leaves(out)] == shapes
+    assert {part.dtype for part in jax.tree.leaves(out)} == {jnp.dtype("float32")}
 
 
 def test_a_context_layer_and_a_stage_without_stride_are_built():
@@ -173,6 +166,109 @@ def test_detections_come_best_first_and_valid_ones_before_the_rest():
     assert valid.any()
     assert (np.diff(scores) <= 0).all()
     assert (np.diff(valid.astype(int)) <= 0).all()
+
+
+def test_the_score_of_a_class_is_scaled_by_the_objectness():
+    head = HeadSpec(box="cxcywh", objectness=True, depth=1)
+    spec = tiny_spec(head=head)
+    fused, images = fuse(spec, initial_weights(spec, 0)), noise(2)
+    out = run_network(spec, fused, jnp.asarray(images), jnp.float32)
+    assert out.objectness is not None
+    scores = 1 / (1 + np.exp(-np.asarray(out.logits, np.float64)))
+    scores /= 1 + np.exp(-np.asarray(out.objectness, np.float64))[..., None]
+    found = detect(spec, fused, images)
+    # Fresh scores are below the least that is kept: nothing is found, whatever the classes say.
+    assert scores.max() < 0.001
+    assert not found.valid.any()
+    sure = jax.tree_util.tree_map_with_path(certain, fused)
+    out = run_network(spec, sure, jnp.asarray(images), jnp.float32)
+    found = detect(spec, sure, images)
+    expected = np.asarray(jax.nn.sigmoid(out.logits) * jax.nn.sigmoid(out.objectness)[..., None])
+    np.testing.assert_allclose(found.scores[:, 0], expected.max((1, 2)), rtol=1e-4)
+    assert (np.asarray(found.scores) < np.asarray(jax.nn.sigmoid(out.logits)).max()).all()
+
+
+def certain(path, leaf):
+    """Prediction biases of the class branches and of the objectness raised to likely objects."""
+    names = [part.key for part in path[1:]]
+    if names[0] != "head" or names[-2:] != ["predict", "bias"]:
+        return leaf
+    leaf = np.array(leaf)
+    leaf[4 if names[1] == "box" else slice(None)] = 0.5
+    return leaf
+
+
+ONE_TO_ONE = HeadSpec(depth=1, reg_max=8, box_width=16, class_width=16, one_to_one=True)
+
+
+def test_one_to_one_detections_are_the_best_pairs_with_nothing_suppressed():
+    spec = tiny_spec(head=ONE_TO_ONE)
+    weights = initial_weights(spec, 0)
+    fused, images = fuse(spec, weights), noise(2)
+    out = predict(spec, weights, jnp.asarray(images), jnp.float32).one_to_one
+    found = detect(spec, fused, images)
+    scores = np.asarray(jax.nn.sigmoid(out.logits))
+    slots = found.scores.shape[1]
+    assert slots == min(300, scores[0].size)
+    for image in range(2):
+        best = np.sort(scores[image].ravel())[::-1][:slots]
+        np.testing.assert_allclose(found.scores[image], best * (best > 0.001), rtol=1e-4)
+    assert found.valid.any()
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+def test_one_to_one_keeps_boxes_that_overlap():
+    boxes = jnp.asarray([[0.0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 9, 9]])
+    scores = jnp.asarray([[0.9, 0.1], [0.8, 0.0], [0.0005, 0.3]])
+    found_boxes, found_scores, labels, valid = best_pairs(scores, boxes)
+    np.testing.assert_allclose(found_scores, [0.9, 0.8, 0.3, 0.1, 0, 0])
+    np.testing.assert_array_equal(labels[:4], [0, 0, 1, 1])
+    np.testing.assert_array_equal(valid, [True] * 4 + [False] * 2)
+    np.testing.assert_array_equal(found_boxes[:4], boxes[np.array([0, 1, 2, 0])])
+
+
+def test_the_deployed_network_has_the_one_to_one_branches_alone():
+    spec = tiny_spec(head=ONE_TO_ONE)
+    plain = tiny_spec(head=replace(ONE_TO_ONE, one_to_one=False))
+    assert count_gflops(spec) == count_gflops(plain)
+    shapes = [
+        jax.tree.map(lambda leaf: leaf.shape, fused_graph(s, jnp.float32)[1]) for s in (spec, plain)
+    ]
+    assert shapes[0] == shapes[1]
+    branches = 2 * sum(
+        conv(16, 16, 3) + 16 * outputs + outputs for outputs in (4 * 8, spec.num_classes)
+    )
+    more = size_of(abstract_weights(spec).params) - size_of(abstract_weights(plain).params)
+    assert more == branches
+
+
+def test_only_the_one_to_many_branches_teach_the_backbone():
+    spec = tiny_spec(head=replace(ONE_TO_ONE, stem_width=16, attention="se"))
+    weights = initial_weights(spec, 0)
+    points, strides = map(jnp.asarray, anchor_points(64, spec.strides))
+    truth = (
+        jnp.asarray([[[4.0, 4, 40, 40]]]),
+        jnp.ones((1, 1), jnp.int32),
+        jnp.ones((1, 1), bool),
+    )
+    settings = {"topk": 10, "alpha": 0.5, "beta": 6.0}
+
+    def loss(params, of_first, of_second):
+        network = nnx.merge(graph(spec, train=True, dtype=jnp.float32), params, weights.stats)
+        out = network(jnp.asarray(noise(1), jnp.float32) / 255)
+        first = detection_loss(out._replace(one_to_one=None), points, strides, *truth, **settings)
+        second = detection_loss(out.one_to_one, points, strides, *truth, **settings)
+        return of_first * sum(first) + of_second * sum(second)
+
+    gradient = jax.jit(jax.grad(loss))
+    first, second = gradient(weights.params, 1.0, 0.0), gradient(weights.params, 0.0, 1.0)
+    for part in ("backbone", "neck"):
+        assert all(leaf.any() for leaf in jax.tree.leaves(first[part]))
+        assert not any(leaf.any() for leaf in jax.tree.leaves(second[part]))
+    for part in ("stem", "attention"):
+        assert not any(leaf.any() for leaf in jax.tree.leaves(second["head"][part]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(second["head"]["one_to_one"]["cls"]))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(second["head"]["cls"]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 130), (200, 90), (64, 64)])

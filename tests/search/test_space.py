@@ -1,6 +1,4 @@
-import runpy
 from functools import partial
-from pathlib import Path
 
 import optuna
 import pytest
@@ -10,14 +8,13 @@ from flaxyolo.nn.attention import ATTENTIONS
 from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.nn.neck import NECKS
 from flaxyolo.search.space import (
+    PLANS,
     REFERENCE,
     image_sizes_for,
     reference_params,
     suggest_detector,
     with_image_sizes,
 )
-
-SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 
 
 def draws(suggest, count):
@@ -27,25 +24,44 @@ def draws(suggest, count):
         yield trial, suggest(trial)
 
 
-@pytest.mark.parametrize("name", ["default.py", "tiny.py"])
-def test_random_draws_of_every_sweep_file_build_and_are_rebuilt_from_their_parameters(name):
-    suggest = runpy.run_path(str(SWEEPS / name))["suggest"]
-    for trial, spec in draws(suggest, 20):
-        assert suggest(optuna.trial.FixedTrial(trial.params)) == spec
+def test_the_default_space_searches_at_most_12_things():
+    asked = {name for trial, _ in draws(suggest_detector, 200) for name in trial.distributions}
+    assert asked == set(REFERENCE)
+    assert len(asked) == 12
+    assert not any(
+        d.single() for t, _ in draws(suggest_detector, 1) for d in t.distributions.values()
+    )
+
+
+def test_a_depth_is_asked_only_where_the_plan_has_the_stage():
+    for trial, spec in draws(suggest_detector, 40):
+        assert ("c5.depth" in trial.params) == (spec.neck.levels[-1] == 5)
+
+
+def test_half_of_the_draws_cost_about_as_little_as_the_reference():
+    reference = count_gflops(suggest_detector(optuna.trial.FixedTrial(REFERENCE)))
+    suggest = partial(suggest_detector, image_sizes=(128,))
+    shares = [count_gflops(spec) / reference for _, spec in draws(suggest, 30)]
+    assert sum(share < 1.5 for share in shares) >= 15
+    # The same space holds networks for larger budgets.
+    assert max(shares) > 2.5
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_plan_builds(name):
+    suggest = partial(suggest_detector, plans=(name,), image_sizes=(160,))
+    for _, spec in draws(suggest, 3):
         assert count_params(spec) > 0
-
-
-def test_the_default_space_searches_at_most_18_things():
-    (trial, _), *_ = draws(suggest_detector, 1)
-    searched = [d for d in trial.distributions.values() if not d.single()]
-    assert 12 <= len(searched) <= 18
+        levels = [int(part[1:]) for part in name.split()[0].split("-")]
+        assert [spec.neck.levels[0], spec.neck.levels[-1]] == levels
+        assert spec.image_size == (192 if levels[-1] == 6 else 160)
 
 
 def test_every_name_of_the_tables_may_be_searched():
     suggest = partial(
         suggest_detector, blocks=tuple(BLOCKS), attentions=tuple(ATTENTIONS), necks=tuple(NECKS)
     )
-    drawn = {stage.block for _, spec in draws(suggest, 40) for stage in spec.backbone.stages}
+    drawn = {stage.block for _, spec in draws(suggest, 400) for stage in spec.backbone.stages}
     assert drawn == set(BLOCKS)
 
 
@@ -62,10 +78,25 @@ def test_the_reference_of_another_space_is_its_nearest_point():
     suggest = partial(suggest_detector, blocks=("plain",), image_sizes=(256, 320), necks=("fpn",))
     params = reference_params(suggest)
     assert params["image_size"] == 256
-    assert params["c3.block"] == "plain"
-    assert params["neck.kind"] == "fpn"
-    assert params["c4.width"] == REFERENCE["c4.width"]
+    assert "late.block" not in params
+    assert "neck.kind" not in params
+    assert params["width"] == REFERENCE["width"]
     assert suggest(optuna.trial.FixedTrial(params)).image_size == 256
+
+
+def test_every_kind_of_question_is_answered_with_the_nearest_value():
+    def suggest(trial):
+        assert trial.suggest_categorical("image_size", (96, 120, 256)) == 120
+        assert trial.suggest_categorical("ratio", (1.5, 2.25, 3.0)) == 2.25
+        assert trial.suggest_categorical("early.block", ("plain", "c2f")) == "plain"
+        assert trial.suggest_categorical("unheard.of", (False, True)) is False
+        assert trial.suggest_int("width", 10, 40, step=4) == 18
+        assert trial.suggest_int("c4.width", 8, 48, step=16) == 40
+        assert trial.suggest_int("something", 3, 5) == 3
+        assert trial.suggest_float("ratio", 1.25, 1.8, step=0.25) == 1.75
+        assert trial.suggest_float("other", 0.25, 1.0) == 0.25
+
+    reference_params(suggest)
 
 
 def test_image_sizes_follow_the_data_and_on_a_cpu_the_budget():
