@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from flaxyolo.nn.conv import Conv
 from flaxyolo.nn.layers import Layers
+from flaxyolo.nn.pooling import largest
 
 HEAD_WIDTH = 32
 """Channels of a self-attention's head (arXiv 2502.12524)."""
@@ -108,32 +108,6 @@ class ConvBlockAttention(nnx.Module):
         wide = x.astype(jnp.float32).reshape(b, h * w, c)
         maps = jnp.stack([wide.mean(2), largest(wide, 2)], -1).reshape(b, h, w, 2)
         return x * nnx.sigmoid(self.spatial(maps))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def largest(x: Float[Array, "b n c"], axis: int) -> Float[Array, "b m"]:
-    """Maximum along an axis; its gradient goes to the first largest number, by place.
-
-    XLA may compute `x` again inside another fusion with another rounding. The gradient of `max`
-    compares values, and is NaN where none of them is equal any more.
-    """
-    return x.max(axis)
-
-
-def _largest_forward(
-    x: Float[Array, "b n c"], axis: int
-) -> tuple[Float[Array, "b m"], Bool[Array, "b n c"]]:
-    place = jnp.argmax(x, axis, keepdims=True)
-    return x.max(axis), lax.broadcasted_iota(place.dtype, x.shape, axis) == place
-
-
-def _largest_backward(
-    axis: int, first: Bool[Array, "b n c"], dy: Float[Array, "b m"]
-) -> tuple[Float[Array, "b n c"]]:
-    return (jnp.where(first, jnp.expand_dims(dy, axis), 0),)
-
-
-largest.defvjp(_largest_forward, _largest_backward)
 
 
 class Coordinate(nnx.Module):

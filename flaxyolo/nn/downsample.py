@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from flaxyolo.nn.bottlenecks import separable
 from flaxyolo.nn.layers import Layers
+from flaxyolo.nn.pooling import largest
 from flaxyolo.nn.rep import RepConv
 
 
@@ -75,7 +76,11 @@ class PoolDown(nnx.Module):
         self.conv = conv(in_width, width, 1, rng=rng)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-        return self.conv(x if self.stride == 1 else squares(x).max((2, 4)))
+        if self.stride == 2:
+            b, h, w, c = x.shape
+            cells = squares(x).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4, c)
+            x = largest(cells, 3)
+        return self.conv(x)
 
 
 class PatchDown(nnx.Module):

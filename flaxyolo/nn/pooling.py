@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @jax.custom_vjp
@@ -96,3 +96,29 @@ def _to_first(
         j = size - 1 - i
         total = total + jnp.where(seen[j] == i, slopes[j], 0)
     return total
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def largest(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Maximum along an axis; its gradient goes to the first largest number, by place.
+
+    XLA may compute `x` again inside another fusion with another rounding. The gradient of `max`
+    compares values, and is NaN where none of them is equal any more.
+    """
+    return x.max(axis)
+
+
+def _largest_forward(
+    x: Float[Array, "..."], axis: int
+) -> tuple[Float[Array, "..."], Bool[Array, "..."]]:
+    place = jnp.argmax(x, axis, keepdims=True)
+    return x.max(axis), lax.broadcasted_iota(place.dtype, x.shape, axis) == place
+
+
+def _largest_backward(
+    axis: int, first: Bool[Array, "..."], dy: Float[Array, "..."]
+) -> tuple[Float[Array, "..."]]:
+    return (jnp.where(first, jnp.expand_dims(dy, axis), 0),)
+
+
+largest.defvjp(_largest_forward, _largest_backward)

@@ -14,7 +14,6 @@ from flaxyolo.nn.attention import (
     ATTENTIONS,
     area_tile,
     eca_kernel,
-    largest,
     tiled,
     untiled,
     window_tile,
@@ -275,11 +274,3 @@ def test_an_attention_handles_more_numbers_on_a_larger_map(name):
         return sum(v.aval.size for e in equations(program.jaxpr) for v in e.outvars)
 
     assert numbers(32) > 2 * numbers(16)
-
-
-def test_the_gradient_of_the_largest_goes_to_the_first_of_equal_ones():
-    x = jnp.asarray([[[1.0, 5.0], [3.0, 5.0], [3.0, 2.0]]])
-    weights = jnp.asarray([[10.0, 20.0]])
-    value, gradient = jax.value_and_grad(lambda x: (largest(x, 1) * weights).sum())(x)
-    assert value == 3 * 10 + 5 * 20
-    np.testing.assert_array_equal(gradient[0], [[0, 20], [10, 0], [0, 0]])

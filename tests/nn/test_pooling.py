@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from flaxyolo.nn.pooling import max_pool, upsample
+from flaxyolo.nn.pooling import largest, max_pool, upsample
 
 
 def normal(*shape):
@@ -60,3 +60,11 @@ def test_upsample_repeats_every_pixel_twice_and_adds_up_their_gradients(dtype):
     expected = np.asarray(dy, np.float32).reshape(2, 3, 2, 4, 2, 5).sum((2, 4))
     tolerance = 1e-5 if dtype == jnp.float32 else 0.05
     np.testing.assert_allclose(gradient.astype(jnp.float32), expected, rtol=0, atol=tolerance)
+
+
+def test_the_gradient_of_the_largest_goes_to_the_first_of_equal_ones():
+    x = jnp.asarray([[[1.0, 5.0], [3.0, 5.0], [3.0, 2.0]]])
+    weights = jnp.asarray([[10.0, 20.0]])
+    value, gradient = jax.value_and_grad(lambda x: (largest(x, 1) * weights).sum())(x)
+    assert value == 3 * 10 + 5 * 20
+    np.testing.assert_array_equal(gradient[0], [[0, 20], [10, 0], [0, 0]])
