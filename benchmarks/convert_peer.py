@@ -75,7 +75,8 @@ def randomise(network: Any, last: list[str], run: Any, tensor: Any) -> None:
     """Random weights and running statistics, of a size at which every layer's signal goes on.
 
     Fresh batch norms would hide a mistake in them, and fresh convolutions of so deep a network let
-    hardly anything of the image through: the statistics are the image's own, much disturbed.
+    nothing of the image through: the statistics are the image's own, disturbed. Variances are made
+    larger on the whole, as otherwise the network blows up its own rounding errors.
     """
     import torch
 
@@ -93,7 +94,7 @@ def randomise(network: Any, last: list[str], run: Any, tensor: Any) -> None:
     for norm in norms:
         norm.eval()
         norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
-        norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.25)
+        norm.running_var *= torch.empty_like(norm.running_var).uniform_(1.0, 1.5)
 
 
 def own_input(name: str, image: np.ndarray) -> np.ndarray:
@@ -151,21 +152,17 @@ def make(name: str, out: Path, size: int, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         run(as_tensor(own))
-        outputs = {key: array.copy() for key, array in found.items()}
     state = {key: tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
     save_file(state, out / "weights.safetensors")
     torch.save(state, out / "weights.pt")
-    with torch.no_grad():
-        network.double()
-        run(as_tensor(own).double())
-    rounding = max(float(np.abs(outputs[key] - array).max()) for key, array in found.items())
-    np.savez(out / "outputs.npz", image=image, own=own, **outputs)
-    (out / "about.json").write_text(json.dumps({"name": name, "size": size, "rounding": rounding}))
+    np.savez(out / "outputs.npz", image=image, own=own, **found)
+    (out / "about.json").write_text(json.dumps({"name": name, "size": size}))
 
 
 def compare(folder: Path) -> list[dict[str, Any]]:
     """Convert, run ours, and list the largest difference of each raw output."""
     from dataclasses import replace
+    from functools import partial
 
     import jax
     import jax.numpy as jnp
@@ -185,36 +182,29 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for kind, given in (("same", "own"), ("rgb", "image")):
         done = convert(arrays, spec, fold_images=kind == "rgb")
+        corner = FAMILIES[done.family.partition("/")[0]].points_at_corner
         images = jnp.asarray(theirs[given][None])
-        trained = jax.jit(lambda weights, x: predict(spec, weights, x, jnp.float32))
         outputs = {
-            "trained": trained(done.weights, images),
+            "trained": jax.jit(partial(predict, spec, dtype=jnp.float32))(done.weights, images),
             "folded": run_network(spec, fuse(spec, done.weights), images, jnp.float32),
         }
         for form, predictions in outputs.items():
-            pairs = {"": predictions}
-            if form == "folded" and spec.head.one_to_one:
-                pairs = {"one_to_one.": predictions}
-            elif predictions.one_to_one is not None:
-                pairs["one_to_one."] = predictions.one_to_one
-            for prefix, pair in pairs.items():
-                corner = FAMILIES[done.family.partition("/")[0]].points_at_corner
-                ours = raw_outputs(pair, corner)
-                for part, values in ours.items():
-                    levels = [theirs[f"{prefix}{part}.{i}"] for i in range(3)]
-                    wanted = np.concatenate(levels)
-                    rows.append(
-                        {
-                            "network": name,
-                            "input": kind,
-                            "form": form,
-                            "output": f"{prefix}{part}",
-                            "largest_difference": float(np.abs(values - wanted).max()),
-                            "largest_value": float(np.abs(wanted).max()),
-                            # Of an output from cell to cell: what depends on the image.
-                            "signal": float(wanted.std(0).mean()),
-                        }
-                    )
+            # A folded network has the one-to-one branches alone.
+            alone = "one_to_one." if form == "folded" and spec.head.one_to_one else ""
+            for output, values in raw_outputs(predictions, corner).items():
+                wanted = np.concatenate([theirs[f"{alone}{output}.{i}"] for i in range(3)])
+                rows.append(
+                    {
+                        "network": name,
+                        "input": kind,
+                        "form": form,
+                        "output": f"{alone}{output}",
+                        "largest_difference": float(np.abs(values - wanted).max()),
+                        "largest_value": float(np.abs(wanted).max()),
+                        # Of an output from cell to cell: what depends on the image.
+                        "signal": float(wanted.std(0).mean()),
+                    }
+                )
     return rows
 
 
@@ -226,6 +216,9 @@ def raw_outputs(predictions: Any, corner: bool) -> dict[str, np.ndarray]:
         # Our distances are from the middle of a cell.
         box = box - np.array([0.5, 0.5, -0.5, -0.5])
     outputs = {"cls": np.asarray(predictions.logits[0]), "box": box}
+    if predictions.one_to_one is not None:
+        second = raw_outputs(predictions.one_to_one, corner)
+        outputs |= {f"one_to_one.{part}": values for part, values in second.items()}
     if predictions.objectness is not None:
         outputs["objectness"] = np.asarray(predictions.objectness[0])[:, None]
     return outputs
@@ -255,12 +248,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row['network']} | {row['input']} | {row['form']} | {row['output']} "
-            f"| {row['largest_difference']:.2e} | {row['largest_value']:.3g} "
+            f"| {row['network']} | {row['input']} | {row['form']} "
+            f"| {row['output']} | {row['largest_difference']:.2e} | {row['largest_value']:.3g} "
             f"| {row['signal']:.2g} |"
         )
-    about = json.loads((arguments.folder / "about.json").read_text())
-    print(f"The peer's own outputs in float64 differ by up to {about['rounding']:.2e}.")
     worst = max(row["largest_difference"] for row in rows if row["input"] == "same")
     sys.exit(f"the largest difference is {worst:.2e}, not below 1e-3" if worst >= 1e-3 else 0)
 

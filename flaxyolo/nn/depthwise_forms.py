@@ -81,23 +81,22 @@ def shifted_kernel_gradient(
     b, rows, columns, c = dy.shape
     fan = max(n for n in range(1, IMAGES + 1) if b % n == 0)
     padded = _padded(x, ((side, side), (side, side)))
-    padded, dy = (array.reshape(fan, b // fan, *array.shape[1:]) for array in (padded, dy))
-    reach = dilation * (size - 1) + 1
+    seen = (fan, dilation * (size - 1) + 1, *padded.shape[2:])
     taps = [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
 
-    def add_row(row: Array, sums: list[Array]) -> list[Array]:
-        cells = lax.dynamic_slice_in_dim(padded, row * stride, reach, 2)
-        slopes = lax.dynamic_slice_in_dim(dy, row, 1, 2)[:, :, 0]
-        # A copy of these rows, or every term of every sum computes its own way to them.
+    def add_row(step: Array, sums: list[Array]) -> list[Array]:
+        first, row = step // rows * fan, step % rows
+        cells = lax.dynamic_slice(padded, (first, row * stride, 0, 0), seen)
+        slopes = lax.dynamic_slice(dy, (first, row, 0, 0), (fan, 1, columns, c))[:, 0]
+        # A copy of these rows, or every term of every sum finds its own way to them.
         cells, slopes = lax.optimization_barrier((cells, slopes))
         new = []
         for total, (down, across) in zip(sums, taps, strict=True):
-            columns_seen = slice(across, across + (columns - 1) * stride + 1, stride)
+            span = slice(across, across + (columns - 1) * stride + 1, stride)
             # One slice for each image: XLA would copy a slice that several terms share.
-            terms = [cells[n, :, down, columns_seen] * slopes[n] for n in range(fan)]
-            new.append(_summed([total, *terms]))
+            new.append(_summed([total, *(cells[n, down, span] * slopes[n] for n in range(fan))]))
         return new
 
-    zero = jnp.zeros_like(dy[0, :, 0])
-    sums = lax.fori_loop(0, rows, add_row, [zero] * len(taps))
-    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(size, size, 1, c)
+    zero = jnp.zeros_like(dy[0, 0])
+    sums = lax.fori_loop(0, b // fan * rows, add_row, [zero] * len(taps))
+    return jnp.stack([total.sum(0) for total in sums]).reshape(size, size, 1, c)

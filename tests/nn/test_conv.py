@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxyolo.nn.conv import Conv, conv2d
 from flaxyolo.nn.conv_forms import padding, plain_form
+from flaxyolo.nn.depthwise_forms import IMAGES
 from flaxyolo.nn.layers import ConvNormAct
 
 RNG = np.random.default_rng(0)
@@ -77,6 +78,10 @@ def test_a_convolution_and_its_gradients_equal_the_plain_form(
 ):
     x, kernel = normal(2, height, width, inputs), normal(size, size, inputs // groups, outputs)
     assert_equals_the_plain_form(x, kernel, stride, groups, dilation)
+
+
+def test_more_images_than_one_expression_holds():
+    assert_equals_the_plain_form(normal(2 * IMAGES, 5, 6, 4), normal(3, 3, 1, 4), 1, 4, 1)
 
 
 @pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (3, 2, 1), (3, 1, 8), (3, 2, 2)])
