@@ -12,7 +12,7 @@ from flaxyolo.errors import InputError
 
 Arrays = dict[str, np.ndarray]
 
-SHOWN = 5
+SHOWN = 3
 """Names told in a line."""
 
 HELD_UNDER = ("state_dict", "model", "model_state_dict")
@@ -54,12 +54,13 @@ def read_torch(path: Path) -> Arrays:
         ) from None
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}: holds a pickled model, which is code and is not run; where its package is "
-            "installed, save the state dict alone: torch.save(model.state_dict(), 'weights.pt')"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # whatever a strange file leads its reader to
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+            raise InputError(
+                f"{path}: holds a pickled model, which is code and is not run; where its package "
+                "is installed, save the state dict alone: "
+                "torch.save(model.state_dict(), 'weights.pt')"
+            ) from None
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a file of torch.save: {line}") from None
     for key in HELD_UNDER:

@@ -12,12 +12,15 @@ from flaxyolo.nn.detector import abstract_weights
 
 counted = cache(compare)
 
+QUICK = ("yolov5n", "yolov6n", "yolov8n", "yolov10n", "yolo11n", "yolox-nano", "rtmdet-tiny")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in REFERENCES]
+
 
 def test_every_config_has_a_reference():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(REFERENCES)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", NAMES)
 def test_counts_are_those_of_the_original(name):
     row = counted(name)
     assert row.params_difference in (0, None)
@@ -27,7 +30,7 @@ def test_counts_are_those_of_the_original(name):
     assert row.gflops == pytest.approx(row.gflops_reference, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_config_tells_its_counts(name):
     comment = [
         line[2:]
@@ -42,6 +45,7 @@ def test_the_config_tells_its_counts(name):
     assert f"{spec.image_size} px" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published", "share"),
     [
