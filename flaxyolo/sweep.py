@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import math
 import runpy
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +25,7 @@ from flaxyolo.data.sources import read_dataset
 from flaxyolo.errors import InputError
 from flaxyolo.outputs import Sweep, outcome, update_outputs
 from flaxyolo.search.progress import Display
-from flaxyolo.search.results import TrialResult, best_result, results
+from flaxyolo.search.results import TrialResult, best_result, count_finished, results
 from flaxyolo.search.space import image_sizes_for, suggest_detector, with_image_sizes
 from flaxyolo.search.storage import (
     STUDY_FILE,
@@ -34,7 +36,7 @@ from flaxyolo.search.storage import (
     take_up_interrupted,
     worker_name,
 )
-from flaxyolo.search.study import run_study, run_trial
+from flaxyolo.search.study import OutOfTimeError, run_study, run_trial
 from flaxyolo.spec import to_dict
 from flaxyolo.transfer import Source, read_source
 
@@ -46,6 +48,8 @@ EPOCHS = 24
 BATCH_SIZE = 16
 LEARNING_RATE = 0.006
 CLASS_GAIN = 1.0
+HOURS = 0.2
+"""Of the first command: digits, with the trials and epochs above."""
 MOSAIC_EPOCHS = 50
 """Shorter runs do without mosaic."""
 
@@ -62,10 +66,12 @@ class Flags:
     """Largest memory of detecting in one image, in MiB."""
     data: str = "digits"
     """digits, or coco:DIR."""
-    trials: int = TRIALS
-    """Trials in all, those of earlier runs of this study included."""
+    trials: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Trials in all, those of earlier runs of this study included (8)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of a trial that is not stopped early (24; a study that goes on keeps its own)."""
+    hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Stop after so long; the same command goes on (0.2 on digits with its own schedule)."""
     study: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the study; by default the data and the budget, such as digits-8ms."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
@@ -144,6 +150,9 @@ def run_sweep(flags: Flags) -> None:
             raise InputError(f"{flag}: expected at least 1, got {value}")
     if not 0 <= flags.seed < 2**31:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
+    if flags.hours is not None and not 0 < flags.hours < math.inf:
+        raise InputError(f"--hours: expected a number above 0, got {flags.hours:g}")
+    deadline = time.monotonic() + 3600 * hours_of(flags)
     budget = Budget(flags.budget_ms, flags.budget_vram_mib)
     suggest = load_space(flags.space)
     source = None if flags.init is None else read_source(flags.init)
@@ -161,8 +170,25 @@ def run_sweep(flags: Flags) -> None:
         sweep = Sweep(with_image_sizes(suggest, sizes), budget, data, flags.data, config, folder)
         claim(study, facts(sweep, flags, source), str(folder))
         study = open_study(folder, storage=flags.storage, seed=flags.seed, epochs=epochs)
-        search(study, sweep, trials=flags.trials, source=source)
+        trials = flags.trials or TRIALS
+        try:
+            search(study, sweep, trials=trials, deadline=deadline, source=source)
+        except OutOfTimeError:
+            log.info(
+                "the time is up after %d of %d trials; the same command goes on",
+                count_finished(study),
+                trials,
+            )
+            update_outputs(results(study), sweep)
         finish(results(study), sweep)
+
+
+def hours_of(flags: Flags) -> float:
+    """How long this run of the command may take, in hours."""
+    if flags.hours is not None:
+        return flags.hours
+    own_schedule = flags.trials is not None or flags.epochs is not None
+    return HOURS if flags.data == "digits" and not own_schedule else math.inf
 
 
 def facts(sweep: Sweep, flags: Flags, source: Source | None = None) -> dict[str, Any]:
@@ -193,7 +219,14 @@ def keep_compiled(folder: Path) -> None:
         jax.config.update("jax_compilation_cache_max_size", 2**30)
 
 
-def search(study: optuna.Study, sweep: Sweep, *, trials: int, source: Source | None = None) -> None:
+def search(
+    study: optuna.Study,
+    sweep: Sweep,
+    *,
+    trials: int,
+    deadline: float = math.inf,
+    source: Source | None = None,
+) -> None:
     """Run trials up to this number in all; every output is up to date after each."""
     worker = worker_name(sweep.folder)
     left = take_up_interrupted(study, worker)
@@ -211,6 +244,7 @@ def search(study: optuna.Study, sweep: Sweep, *, trials: int, source: Source | N
             folder=sweep.runs,
             report=display.show,
             source=source,
+            deadline=deadline,
         )
 
         def after(trial: FrozenTrial) -> None:
@@ -219,7 +253,7 @@ def search(study: optuna.Study, sweep: Sweep, *, trials: int, source: Source | N
             update_outputs(found, sweep)
             display.finish(result, outcome(result))
 
-        run_study(study, objective, trials=trials, worker=worker, after=after)
+        run_study(study, objective, trials=trials, worker=worker, after=after, deadline=deadline)
 
 
 def finish(found: list[TrialResult], sweep: Sweep) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -71,6 +72,26 @@ def test_a_study_is_not_mixed_with_another_budget(study, capsys):
     assert sweep.main(flags(study.parents[1], "--budget-ms", "9999")) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the study was begun with other settings: budget was" in line
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_time_is_up_goes_on_with_the_same_command(study, capsys):
+    base = study.parents[1]
+    command = flags(base, "--trials", "3", "--study", "timed")
+    assert sweep.main([*command, "--hours", "1e-9"]) == 2
+    shown = capsys.readouterr().err
+    assert "the time is up after 0 of 3 trials; the same command goes on" in shown
+    assert "Traceback" not in shown
+    assert sweep.main([*command, "--hours", "1"]) == 0
+    found = results(read_study(base / "runs" / "timed"))
+    assert sum(result.is_over for result in found) == 3
+
+
+def test_only_the_first_command_has_a_limit_of_its_own():
+    assert sweep.hours_of(sweep.Flags(8.0)) == sweep.HOURS
+    for more in ({"trials": 8}, {"epochs": 24}, {"data": "coco:x"}):
+        assert sweep.hours_of(sweep.Flags(8.0, **more)) == math.inf
+    assert sweep.hours_of(sweep.Flags(8.0, hours=2.0)) == 2.0
 
 
 @pytest.mark.slow

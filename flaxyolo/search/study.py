@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,34 +12,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from flaxyolo.average_precision import Scores
 from flaxyolo.checkpoint import has_state, load_state, save_detector
 from flaxyolo.config import TrainConfig
-from flaxyolo.cost import Budget, Measurement, measure, memory_mib, tree_bytes
-from flaxyolo.data.batches import DevicePixels
+from flaxyolo.cost import Budget, Measurement
 from flaxyolo.data.cache import Pixels, load_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate
 from flaxyolo.loss import LossTerms
-from flaxyolo.nn.detector import TrainedDetector, Weights
+from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.plan import plan_run
+from flaxyolo.search.limits import measure_for, overrun, with_training_memory
 from flaxyolo.search.results import count_finished, is_finished
 from flaxyolo.search.space import Suggest
 from flaxyolo.spec import DetectorSpec, to_dict
-from flaxyolo.training import DivergedError, Epoch, StepReport, compile_step, start, train
+from flaxyolo.training import DivergedError, Epoch, StepReport, start, train
 from flaxyolo.transfer import Source, weights_from
 
 log = logging.getLogger(__name__)
 
-BORDER = 0.4
-"""Share of the budget beyond it within which a latency is measured once more."""
 MEASURED_IMAGES = 16
 """Validation images that a latency is measured on, in turn."""
+
+
+class OutOfTimeError(Exception):
+    """The time of a sweep is up; the trial at work goes on with the next run."""
 
 
 class Stage(NamedTuple):
@@ -60,11 +62,13 @@ def run_trial(
     folder: Path,
     report: Callable[[Stage], None],
     source: Source | None = None,
+    deadline: float = math.inf,
 ) -> float:
     """Draw a detector, measure it, and train it only if it fits the budget. Returns its objective.
 
     Everything learnt is stored in the trial; the trained detector is saved under `folder`. With a
-    `source` its training begins with what fits of it.
+    `source` its training begins with what fits of it. OutOfTimeError where the next score would
+    come after the `deadline` (of `time.monotonic`); what is trained by then is kept.
     """
     record = Record(trial)
     spec = replace(suggest(trial), num_classes=len(data.class_names))
@@ -82,6 +86,8 @@ def run_trial(
         record.constrain(budget, cost)
         raise optuna.TrialPruned(overrun(budget, cost))
 
+    if time.monotonic() > deadline:
+        raise OutOfTimeError
     report(Stage("compiling"))
     if cost.train_vram_mib is None:
         with record.timed("compile"):
@@ -96,6 +102,9 @@ def run_trial(
         "train", epochs(spec, pixels, data.class_names, config, run_dir, report, source)
     ):
         if epoch.number not in rungs(config.epochs):
+            following = min(rung for rung in rungs(config.epochs) if rung > epoch.number)
+            if time.monotonic() + (following - epoch.number) * epoch.seconds > deadline:
+                raise OutOfTimeError
             continue
         detector = epoch.detector
         report(Stage("evaluating", epoch.number - 1, config.epochs))
@@ -112,7 +121,7 @@ def run_trial(
     # Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
     report(Stage("measuring"))
     with record.timed("measure"):
-        final = measure_for(budget, spec, shown, detector.weights)
+        final = measure_for(budget, spec, shown, detector.weights, trained=True)
     cost = replace(
         final, train_vram_mib=cost.train_vram_mib, train_batch_size=cost.train_batch_size
     )
@@ -123,20 +132,6 @@ def run_trial(
     facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
     save_detector(run_dir / "detector", detector, facts)
     return scores.objective()
-
-
-def measure_for(
-    budget: Budget, spec: DetectorSpec, images: np.ndarray, weights: Weights | None
-) -> Measurement:
-    """The cost; near the far side of the budget the quieter of two measurements.
-
-    What else runs on a machine can only add to a latency, so the lower one is nearer the truth.
-    """
-    cost = measure(spec, weights=weights, images=images)
-    if 0 < budget.excess(cost).get("latency_ms", 0) <= BORDER:
-        again = measure(spec, weights=weights, images=images)
-        cost = min(cost, again, key=lambda each: each.latency_ms_p95)
-    return cost
 
 
 def scored(scores: Scores) -> str:
@@ -187,18 +182,6 @@ def epochs(
     )
 
 
-def with_training_memory(
-    cost: Measurement, spec: DetectorSpec, config: TrainConfig, pixels: Pixels
-) -> Measurement:
-    """The cost with the memory of one training step, beside the data set, from its program."""
-    plan = plan_run(spec, config, pixels)
-    shapes: list[Any] = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in pixels]
-    state = start(plan)
-    step = compile_step(plan, jax.eval_shape(lambda: state), DevicePixels(*shapes))
-    memory = memory_mib(step) - tree_bytes(tuple(pixels)) / 2**20
-    return replace(cost, train_vram_mib=memory, train_batch_size=config.batch_size)
-
-
 def run_name(
     spec: DetectorSpec, config: TrainConfig, data: Dataset, source: Source | None = None
 ) -> str:
@@ -207,16 +190,6 @@ def run_name(
     if source is not None:
         facts.append(source.fingerprint)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def overrun(budget: Budget, cost: Measurement) -> str:
-    """By how much the budget is overstepped, such as `over budget by 1.30 ms`."""
-    excess, parts = budget.excess(cost), []
-    if excess.get("latency_ms", 0) > 0 and budget.latency_ms is not None:
-        parts.append(f"{cost.latency_ms_p95 - budget.latency_ms:.2f} ms")
-    if excess.get("vram_mib", 0) > 0 and budget.vram_mib is not None:
-        parts.append(f"{cost.vram_mib - budget.vram_mib:.1f} MiB")
-    return f"over budget by {' and '.join(parts)}"
 
 
 def prune_duplicate(trial: optuna.Trial) -> None:
@@ -313,13 +286,17 @@ def run_study(
     trials: int,
     worker: str,
     after: Callable[[FrozenTrial], None],
+    deadline: float = math.inf,
 ) -> None:
     """Run trials until `trials` have finished in all, earlier ones included; `worker` runs them.
 
     A trial without memory or with a loss that is not finite fails with its reason; any other
-    error ends the study, and leaves the trial to be taken up again.
+    error, and OutOfTimeError, ends the study, and leaves the trial to be taken up again. No trial
+    begins after the `deadline` (of `time.monotonic`).
     """
     while count_finished(study) < trials:
+        if time.monotonic() > deadline:
+            raise OutOfTimeError
         trial = study.ask()
         trial.set_user_attr("worker", worker)
         try:

@@ -5,12 +5,15 @@ import sys
 from dataclasses import replace
 
 import jax
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from flaxyolo.cost import Budget, Measurement
 from flaxyolo.errors import InputError
+from flaxyolo.search import limits
+from flaxyolo.search.limits import measure_for, overrun
 from flaxyolo.search.results import (
     INTERRUPTED,
     best_result,
@@ -28,7 +31,14 @@ from flaxyolo.search.storage import (
     read_study,
     take_up_interrupted,
 )
-from flaxyolo.search.study import Record, first_rung, overrun, prune_duplicate, run_study, rungs
+from flaxyolo.search.study import (
+    OutOfTimeError,
+    Record,
+    first_rung,
+    prune_duplicate,
+    run_study,
+    rungs,
+)
 from flaxyolo.spec import to_dict
 from flaxyolo.training import DivergedError
 
@@ -297,3 +307,46 @@ def test_a_study_lives_in_a_database_as_well(tmp_path):
     run(study, lambda trial: 1.0, 1)
     assert json.dumps(read_study(tmp_path / "s", url).best_value) == "1.0"
     assert not (tmp_path / "s" / "study.log").exists()
+
+
+def test_time_that_is_up_ends_the_study_and_leaves_its_trial_to_the_next_run(study):
+    def objective(trial):
+        trial.suggest_int("width", 1, 9)
+        raise OutOfTimeError
+
+    with pytest.raises(OutOfTimeError):
+        run(study, objective, 3)
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING"]
+    assert take_up_interrupted(study, "me") == 1
+    assert count_finished(study) == 0
+
+
+def test_no_trial_begins_after_the_deadline(study):
+    with pytest.raises(OutOfTimeError):
+        run_study(study, pytest.fail, trials=3, worker="me", after=pytest.fail, deadline=0.0)
+    assert not study.get_trials()
+
+
+@pytest.mark.parametrize(
+    ("trained", "measured", "expected", "calls"),
+    [
+        (False, [7.0], 7.0, 1),
+        (False, [9.0, 7.5], 7.5, 2),
+        (False, [9.0, 9.5], 9.0, 2),
+        (False, [20.0], 20.0, 1),
+        (True, [20.0, 12.0, 7.9], 7.9, 3),
+        (True, [20.0, 12.0, 13.0, 11.0], 11.0, 4),
+    ],
+)
+def test_a_latency_over_the_budget_is_measured_again_where_that_pays(
+    monkeypatch, trained, measured, expected, calls
+):
+    left = list(measured)
+    monkeypatch.setattr(
+        limits, "measure", lambda *_, **__: replace(COST, latency_ms_p95=left.pop(0))
+    )
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    spec = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
+    cost = measure_for(Budget(8.0, None), spec, images, None, trained=trained)
+    assert cost.latency_ms_p95 == expected
+    assert len(measured) - len(left) == calls
