@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(f"error: expected one of {', '.join(COMMANDS)}, got {name!r}{hint}", file=sys.stderr)
         return 2
     # Only the command that runs is imported: the others may be slow to load.
-    return importlib.import_module(f"flaxyolo.{name}").main(rest)
+    return importlib.import_module(f"flaxyolo.{MODULES.get(name, name)}").main(rest)
 
 
 def usage() -> str:
@@ -42,7 +42,12 @@ def usage() -> str:
     )
 
 
+MODULES = {"data": "data.__main__"}
+
 COMMANDS = {
+    "data": "show, audit and convert data sets",
+    "stats": "what the images and boxes are like, and what that advises",
+    "preflight": "check data, transforms, losses and gradients before a long run",
     "sweep": "search for the best detector under a latency and memory budget",
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",

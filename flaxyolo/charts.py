@@ -17,6 +17,9 @@ from matplotlib.patheffects import Normal, Stroke
 
 PANEL_INCHES = 3.4
 DPI = 110
+NAMED_BOXES = 12
+"""Boxes of one image up to which each has its class written on it."""
+LEGEND_CLASSES = 23
 
 
 @runtime_checkable
@@ -74,6 +77,58 @@ def draw_detections(
         frameon=False,
         fontsize=9,
     )
+    _save(figure, path)
+
+
+def draw_examples(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    truth: Sequence[Labelled],
+    captions: Sequence[str],
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    columns: int = 4,
+    title: str = "",
+) -> None:
+    """A grid of images with their annotated boxes in the colours of the classes."""
+    if not images:
+        raise ValueError("expected at least one image to draw")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    labels, counts = np.unique(np.concatenate([one.labels for one in truth]), return_counts=True)
+    ranked = labels[np.argsort(-counts, kind="stable")].tolist()
+    shown = sorted(ranked[:LEGEND_CLASSES])
+    lines = -(-(len(shown) + 1) // (2 * columns))
+    head, foot = 0.5, 0.15 + 0.22 * lines
+    # As high as most of the images are: no white bands between wide ones.
+    shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
+    panel = PANEL_INCHES * min(max(shape, 0.5), 1.5)
+    row = panel + 0.25
+    height = row * rows + head + foot
+    figure = Figure(figsize=(PANEL_INCHES * columns, height), dpi=DPI)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=foot / height, top=1 - (head + 0.2) / height,
+        wspace=0.03, hspace=0.25 / panel,
+    )  # fmt: skip
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, objects, caption in zip(grid, images, truth, captions, strict=False):
+        axes.imshow(image, interpolation="nearest" if max(image.shape) < 300 else "antialiased")
+        axes.set_title(caption, fontsize=8, pad=3)
+        _draw_objects(axes, image, objects, class_names)
+    figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, verticalalignment="top")
+    colours: list[Any] = [_colour(label, len(class_names)) for label in shown]
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=class_names[label])
+        for label, colour in zip(shown, colours, strict=True)
+    ]
+    if len(ranked) > len(shown):
+        handles.append(Line2D([], [], linestyle="", label=f"and {len(ranked) - len(shown)} more"))
+    if handles:
+        figure.legend(
+            handles=handles, loc="lower center", ncols=2 * columns, frameon=False, fontsize=8
+        )
     _save(figure, path)
 
 
@@ -158,6 +213,39 @@ def _draw_image(
             float(np.clip(box[2 if at_edge else 0], 0, image.shape[1])),
             float(np.clip(box[1], 0, image.shape[0])),
             f"{class_names[label]} {found.scores[index]:.2f}",
+            fontsize=6.5,
+            color="black" if bright > 0.5 else "white",
+            horizontalalignment="right" if at_edge else "left",
+            verticalalignment="bottom" if box[1] > 0.06 * image.shape[0] else "top",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+        )
+        text.set_clip_on(True)
+
+
+def _draw_objects(
+    axes: Axes, image: np.ndarray, objects: Labelled, class_names: Sequence[str]
+) -> None:
+    """Boxes in the colour of their class, with its name where there are few; crowds are dashed."""
+    crowd = getattr(objects, "crowd", np.zeros(len(objects.labels), bool))
+    few = len(objects.labels) <= NAMED_BOXES and len(class_names) > 1
+    outlined = [Stroke(linewidth=2.6, foreground="black", alpha=0.5), Normal()]
+    # Small boxes last: they lie on top of those that hold them.
+    areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
+    for index in np.argsort(-areas, kind="stable"):
+        box, label = objects.boxes[index], int(objects.labels[index])
+        colour = _colour(label, len(class_names))
+        dashes: Any = (0, (3, 2)) if crowd[index] else "-"
+        rectangle = _rectangle(box, edgecolor=colour, linewidth=1.4, linestyle=dashes)
+        rectangle.set_path_effects(outlined)
+        axes.add_patch(rectangle)
+        if not few:
+            continue
+        bright = sum(share * part for share, part in zip((0.3, 0.59, 0.11), colour, strict=False))
+        at_edge = box[0] > 0.85 * image.shape[1]
+        text = axes.text(
+            float(box[2 if at_edge else 0]),
+            float(box[1]),
+            class_names[label],
             fontsize=6.5,
             color="black" if bright > 0.5 else "white",
             horizontalalignment="right" if at_edge else "left",

@@ -40,7 +40,7 @@ class Flags:
     ] = None
     """Folder of a detector, such as runs/<study>/best."""
     data: str = "digits"
-    """digits, or coco:DIR."""
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     split: Literal["train", "val"] = "val"
     """Which images to score."""
     detections: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
@@ -160,8 +160,8 @@ def _detect_each(
 
 def _score_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Scores:
     from flaxyolo.checkpoint import load_detector
-    from flaxyolo.data.cache import load_pixels
     from flaxyolo.data.sources import read_dataset
+    from flaxyolo.data.stream import open_pixels
 
     detector = load_detector(checkpoint)
     dataset = read_dataset(data)
@@ -172,7 +172,7 @@ def _score_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"
             "name the data that it was trained on"
         )
     examples = getattr(dataset, split)
-    pixels = load_pixels(dataset, split, detector.spec.image_size)
+    pixels = open_pixels(dataset, split, detector.spec.image_size)
     logger.info("%s: %d images of %s, split %s", checkpoint, len(examples), data, split)
     each = track(
         _detect_each(detector, examples, pixels, BATCH_SIZE),

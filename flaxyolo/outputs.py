@@ -12,10 +12,13 @@ from flaxyolo.charts import draw_detections, trial_scatter
 from flaxyolo.checkpoint import load_detector, read_metadata, save_detector
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.cost import Budget
-from flaxyolo.data.cache import decode, load_pixels
+from flaxyolo.data.images import decode
+from flaxyolo.data.rules import Advice
 from flaxyolo.data.sources import Dataset, Example
+from flaxyolo.data.stream import Keep, open_pixels
 from flaxyolo.evaluate import run_detector
 from flaxyolo.nn.detector import Found, TrainedDetector
+from flaxyolo.search.advised import verdicts
 from flaxyolo.search.results import TrialResult, best_result
 from flaxyolo.search.space import Suggest
 
@@ -38,6 +41,10 @@ class Sweep:
     """The data as the user named it."""
     config: TrainConfig
     folder: Path
+    advice: tuple[Advice, ...] = ()
+    """What the data say a detector should be."""
+    keep: Keep = "auto"
+    """Where images wait to be trained on."""
 
     @property
     def runs(self) -> Path:
@@ -46,7 +53,8 @@ class Sweep:
 
     def report(self, found: list[TrialResult]) -> report.Report:
         """The results with what they are about."""
-        return report.Report(tuple(found), self.source, self.budget.describe())
+        told = tuple(verdict.line() for verdict in verdicts(found))
+        return report.Report(tuple(found), self.source, self.budget.describe(), told)
 
 
 def outcome(result: TrialResult) -> str:
@@ -100,7 +108,7 @@ def keep_best(found: list[TrialResult], sweep: Sweep) -> None:
 
 def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
     """Draw what a detector finds on a dozen validation images, from first to last."""
-    pixels = load_pixels(sweep.data, "val", detector.spec.image_size)
+    pixels = open_pixels(sweep.data, "val", detector.spec.image_size, keep=sweep.keep)
     count = len(sweep.data.val)
     chosen = np.unique(np.linspace(0, count - 1, min(DRAWN_IMAGES, count)).round().astype(int))
     examples = [sweep.data.val[i] for i in chosen]
@@ -117,4 +125,4 @@ def _confident(found: Found) -> Found:
 
 
 def _picture(example: Example) -> np.ndarray:
-    return decode(example.image) if isinstance(example.image, Path) else example.image
+    return decode(example.image, oriented=example.oriented)

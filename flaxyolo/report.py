@@ -39,6 +39,8 @@ class Report:
     results: tuple[TrialResult, ...]
     data: str
     budget: str
+    advice: tuple[str, ...] = ()
+    """How each piece of advice did, a line each."""
 
     def caption(self) -> str:
         """Budget, device, dtype, batch size and data: without them the figures mean nothing."""
@@ -77,6 +79,7 @@ def rows(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
             "number": result.number,
             "state": result.state,
             "reason": result.reason,
+            "origin": result.origin,
             "objective": result.objective,
             "epochs": result.epochs,
             "spec": None if result.spec is None else to_dict(result.spec),
@@ -122,7 +125,11 @@ def cells(results: Sequence[TrialResult]) -> tuple[list[str], list[list[str]]]:
 
 
 def note(result: TrialResult) -> str:
-    """What became of a trial, in words."""
+    """What became of a trial, in words, and why it was tried if it was not drawn."""
+    return f"{result.origin}: {_fate(result)}" if result.origin else _fate(result)
+
+
+def _fate(result: TrialResult) -> str:
     if result.state == "complete":
         return f"complete, {result.epochs} epochs"
     if result.state == "fail" and result.reason != INTERRUPTED:
@@ -150,7 +157,8 @@ def markdown(report: Report) -> str:
     rule = ["---:"] * (len(headings) - 1) + ["---"]
     body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     table_lines = [f"| {' | '.join(line)} |" for line in (headings, rule, *body)]
-    return "\n".join([report.caption(), "", *table_lines, ""])
+    told = ["", "What the data advised:", "", *(f"- {line}" for line in report.advice)]
+    return "\n".join([report.caption(), "", *table_lines, *(told if report.advice else []), ""])
 
 
 def write(report: Report, folder: Path) -> None:

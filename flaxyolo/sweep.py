@@ -15,22 +15,30 @@ from typing import Annotated, Any
 import jax
 import optuna
 import tyro
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 from rich.console import Console
 
 from flaxyolo import cli, report
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost import Budget, device_name
 from flaxyolo.data.sources import read_dataset
+from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
+from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.outputs import Sweep, outcome, update_outputs
+from flaxyolo.preflight import ensure
+from flaxyolo.search.advised import enqueue_opening, learn
 from flaxyolo.search.progress import Display
 from flaxyolo.search.results import TrialResult, best_result, count_finished, results
-from flaxyolo.search.space import image_sizes_for, suggest_detector, with_image_sizes
+from flaxyolo.search.space import (
+    image_sizes_for,
+    reference_params,
+    suggest_detector,
+    with_image_sizes,
+)
 from flaxyolo.search.storage import (
     STUDY_FILE,
     claim,
-    enqueue_reference,
     locked,
     open_study,
     take_up_interrupted,
@@ -65,7 +73,11 @@ class Flags:
     budget_vram_mib: Annotated[float | None, tyro.conf.arg(metavar="MIB")] = None
     """Largest memory of detecting in one image, in MiB."""
     data: str = "digits"
-    """digits, or coco:DIR."""
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    repair: bool = False
+    """Leave out or mend faulty labels, in a copy under the study's folder, instead of stopping."""
+    images: Keep = "auto"
+    """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     trials: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Trials in all, those of earlier runs of this study included (8)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -82,6 +94,8 @@ class Flags:
     """Of the draws, the first weights and the order of images."""
     out: Path = Path("runs")
     """Folder of all studies."""
+    preflight: bool = True
+    """Check data, transforms, gradients and memory on the baseline before the first trial."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin every trial with the arrays of this detector that fit."""
 
@@ -156,10 +170,13 @@ def run_sweep(flags: Flags) -> None:
     budget = Budget(flags.budget_ms, flags.budget_vram_mib)
     suggest = load_space(flags.space)
     source = None if flags.init is None else read_source(flags.init)
-    data = read_dataset(flags.data)
+    folder = flags.out / study_name(flags)
+    data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
     sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
-    folder = flags.out / study_name(flags)
+    advice = learn(data, sizes, BATCH_SIZE)
+    for each in advice:
+        log.info("advice: %s %s: %s", each.key, each.value, each.why)
     keep_compiled(flags.out)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
@@ -167,9 +184,20 @@ def run_sweep(flags: Flags) -> None:
         known = study.user_attrs.get("facts", {})
         epochs = flags.epochs or known.get("training", {}).get("epochs", EPOCHS)
         config = sweep_training(epochs, mirror=data.mirror, seed=flags.seed)
-        sweep = Sweep(with_image_sizes(suggest, sizes), budget, data, flags.data, config, folder)
+        sweep = Sweep(
+            with_image_sizes(suggest, sizes),
+            budget,
+            data,
+            flags.data,
+            config,
+            folder,
+            advice,
+            flags.images,
+        )
         claim(study, facts(sweep, flags, source), str(folder))
         study = open_study(folder, storage=flags.storage, seed=flags.seed, epochs=epochs)
+        if flags.preflight and not study.get_trials(deepcopy=False):
+            clear(sweep)
         trials = flags.trials or TRIALS
         try:
             search(study, sweep, trials=trials, deadline=deadline, source=source)
@@ -212,11 +240,19 @@ def facts(sweep: Sweep, flags: Flags, source: Source | None = None) -> dict[str,
     }
 
 
-def keep_compiled(folder: Path) -> None:
-    """Keep compiled programs: a trial's step is compiled once, also after an interruption."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / ".compiled"))
-        jax.config.update("jax_compilation_cache_max_size", 2**30)
+def clear(sweep: Sweep) -> None:
+    """Pre-flight, on the baseline; InputError where a check fails."""
+    baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
+    spec = replace(baseline, num_classes=len(sweep.data.class_names))
+    pixels = open_pixels(sweep.data, "train", spec.image_size, keep=sweep.keep)
+    ensure(
+        spec,
+        pixels,
+        sweep.data.train,
+        sweep.data.class_names,
+        sweep.config,
+        streamed=is_streamed(pixels, sweep.keep),
+    )
 
 
 def search(
@@ -232,7 +268,7 @@ def search(
     left = take_up_interrupted(study, worker)
     if left:
         log.info("going on with %d interrupted trial%s", left, "" if left == 1 else "s")
-    enqueue_reference(study, sweep.suggest)
+    enqueue_opening(study, sweep.suggest, sweep.advice)
     update_outputs(results(study), sweep)
     with Display(study, trials) as display:
         objective = partial(
@@ -243,6 +279,7 @@ def search(
             config=sweep.config,
             folder=sweep.runs,
             report=display.show,
+            keep=sweep.keep,
             source=source,
             deadline=deadline,
         )
@@ -262,6 +299,8 @@ def finish(found: list[TrialResult], sweep: Sweep) -> None:
     if not told.is_terminal:
         told.width = max(told.width, 160)
     told.print(report.table(sweep.report(found)))
+    for line in sweep.report(found).advice:
+        told.print(f"Advice: {line}", soft_wrap=True)
     best = best_result(found)
     if best is None or best.cost is None:
         raise InputError(nothing_found(found, sweep.budget))

@@ -16,10 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from flaxyolo import cli
 from flaxyolo.checkpoint import has_state, save_detector
 from flaxyolo.config import Config, read_config, write_config
-from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate, shown
+from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.preflight import ensure
 from flaxyolo.spec import describe
 from flaxyolo.training import DivergedError, StepReport, train
 from flaxyolo.transfer import read_source, weights_from
@@ -36,7 +38,11 @@ class Flags:
     out: Path
     """Folder of the run; the same command goes on with what is there."""
     data: str = "digits"
-    """digits, or coco:DIR."""
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    repair: bool = False
+    """Leave out or mend faulty labels, in a copy under --out, instead of stopping."""
+    images: Keep = "auto"
+    """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     image_size: int | None = None
     """Side of the square input, in pixels, instead of the config's."""
     epochs: int | None = None
@@ -47,6 +53,8 @@ class Flags:
     """Instead of the config's."""
     evaluate_every: int = 5
     """Epochs between evaluations; the last epoch is always evaluated."""
+    preflight: bool = True
+    """Check data, transforms, gradients and memory before the first epoch."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin with every array of this detector that fits; a run that goes on does not again."""
 
@@ -99,14 +107,27 @@ def run_training(flags: Flags) -> None:
     """Train, evaluate and save; print the scores of the last and of the best epoch."""
     if flags.evaluate_every < 1:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
-    dataset = read_dataset(flags.data)
+    dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
     config = configure(flags, dataset)
     initial = None
     if flags.init is not None and not has_state(flags.out / "state"):
         initial = weights_from(read_source(flags.init), config.detector, config.training.seed)
     claim_run(flags.out, config, dataset)
+    keep_compiled(flags.out)
     size = config.detector.image_size
-    pixels, val = (load_pixels(dataset, split, size) for split in ("train", "val"))
+    pixels, val = (
+        open_pixels(dataset, split, size, keep=flags.images) for split in ("train", "val")
+    )
+    streamed = is_streamed(pixels, flags.images)
+    if flags.preflight and not has_state(flags.out / "state"):
+        ensure(
+            config.detector,
+            pixels,
+            dataset.train,
+            dataset.class_names,
+            config.training,
+            streamed=streamed,
+        )
     record = Record(flags.out / "metrics.jsonl")
     with progress_bar() as progress:
         task = progress.add_task("compiling", total=None)
@@ -127,6 +148,7 @@ def run_training(flags: Flags) -> None:
             run_dir=flags.out,
             report=report,
             initial=initial,
+            streamed=streamed,
         )
         for epoch in epochs:
             last = epoch.number == config.training.epochs

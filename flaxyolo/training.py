@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,8 +21,16 @@ from jaxtyping import Array, Float, Int, Key
 from flaxyolo.boxes import anchor_points
 from flaxyolo.checkpoint import has_state, load_state, save_state
 from flaxyolo.config import TrainConfig
-from flaxyolo.data.batches import Batch, DevicePixels, epoch_indices, make_batch, to_device
+from flaxyolo.data.batches import (
+    Batch,
+    DevicePixels,
+    Picked,
+    make_batch,
+    resident_batches,
+    to_device,
+)
 from flaxyolo.data.cache import Pixels
+from flaxyolo.data.stream import batch_shapes, places, streamed_batches
 from flaxyolo.loss import LossTerms, detection_loss
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
@@ -115,27 +124,30 @@ def total_loss(
     return mean * config.batch_size, (terms, stats)
 
 
-@partial(jax.jit, static_argnames=("plan", "mesh"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("plan", "mesh", "streamed"), donate_argnames="state")
 def train_step(
     plan: Plan,
     state: TrainState,
     pixels: DevicePixels,
     indices: Int[Array, " b"],
     mesh: Mesh | None = None,
+    streamed: bool = False,
 ) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
     """One step: batch and augmentation, loss, gradients, optimizer, EMA.
 
     Returns the new state, the loss terms and the number of boxes that found no slot. With `mesh`
     its devices share the batch, each has the state and the pixels, and all come to the same state.
+    If `streamed`, `pixels` holds what the batch reads instead of all the data (`data.stream`), and
+    devices share that too.
     """
     if mesh is None:
-        return _step(plan, state, pixels, indices)
+        return _step(plan, streamed, state, pixels, indices)
     whole, split = P(), P(DEVICES)
     # Unchecked: the gradients are summed by hand, and those of `conv2d` know of no mesh.
     step = jax.shard_map(
-        partial(_step, plan),
+        partial(_step, plan, streamed),
         mesh=mesh,
-        in_specs=(whole, whole, split),
+        in_specs=(whole, split if streamed else whole, split),
         out_specs=whole,
         check_vma=False,
     )
@@ -144,7 +156,7 @@ def train_step(
 
 
 def _step(
-    plan: Plan, state: TrainState, pixels: DevicePixels, indices: Int[Array, " b"]
+    plan: Plan, streamed: bool, state: TrainState, pixels: DevicePixels, indices: Int[Array, " b"]
 ) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
     config = plan.config
     epoch = state.step // plan.steps_per_epoch
@@ -157,6 +169,7 @@ def _step(
         config=config.augmentation,
         mosaic=mosaic,
         slots=plan.slots,
+        sources=jnp.asarray(places(len(indices))) if streamed else None,
     )
     gradient = jax.value_and_grad(total_loss, has_aux=True)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -179,8 +192,12 @@ def train(
     run_dir: Path | None = None,
     report: Callable[[StepReport], None] | None = None,
     initial: Weights | None = None,
+    streamed: bool = False,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
+
+    The pixels are copied to the device, or, if `streamed`, read from where they are batch by
+    batch, which gives the same weights.
 
     A run that does not go on begins with `initial`, or with fresh weights. The state is saved
     under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch may be
@@ -194,14 +211,20 @@ def train(
         log.info(
             "going on after epoch %d of %d", int(state.step) // plan.steps_per_epoch, config.epochs
         )
-    device_pixels = to_device(pixels)
     mesh = training_mesh(config.batch_size)
     if mesh is not None:
-        state, device_pixels = jax.device_put((state, device_pixels), NamedSharding(mesh, P()))
-    step = compile_step(plan, state, device_pixels, mesh)
-    for epoch in range(int(state.step) // plan.steps_per_epoch, config.epochs):
+        state = jax.device_put(state, NamedSharding(mesh, P()))
+    first = int(state.step) // plan.steps_per_epoch
+    if streamed:
+        batches = streamed_batches(pixels, config, first)
+        step = compile_step(plan, state, batch_shapes(pixels, config.batch_size), mesh, True)
+    else:
+        device_pixels = to_device(pixels, None if mesh is None else NamedSharding(mesh, P()))
+        batches = resident_batches(device_pixels, config, first)
+        step = compile_step(plan, state, device_pixels, mesh)
+    for epoch in range(first, config.epochs):
         began = time.perf_counter()
-        state, loss, dropped = run_epoch(step, plan, state, device_pixels, epoch, report)
+        state, loss, dropped = run_epoch(step, plan, state, batches, epoch, report)
         if dropped:
             log.warning("epoch %d: %d boxes found no slot of %d", epoch + 1, dropped, plan.slots)
         if state_path:
@@ -233,41 +256,43 @@ def _on_one(tree: T) -> T:
 
 
 def compile_step(
-    plan: Plan, state: Any, pixels: Any, mesh: Mesh | None = None
+    plan: Plan, state: Any, pixels: Any, mesh: Mesh | None = None, streamed: bool = False
 ) -> jax.stages.Compiled:
     """The one compiled step of a run, from arrays or their shapes; arrays lie on the mesh."""
     split = None if mesh is None else NamedSharding(mesh, P(DEVICES))
     indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32, sharding=split)
-    return compile_ahead(train_step, plan, state, pixels, indices, mesh)
+    if streamed and split is not None:
+        pixels = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), pixels
+        )
+    return compile_ahead(train_step, plan, state, pixels, indices, mesh, streamed)
 
 
 def run_epoch(
     step: jax.stages.Compiled,
     plan: Plan,
     state: TrainState,
-    pixels: DevicePixels,
+    batches: Iterator[Picked],
     epoch: int,
     report: Callable[[StepReport], None] | None,
 ) -> tuple[TrainState, LossTerms, int]:
-    """One epoch; the new state, mean losses, and the count of boxes without a slot."""
-    batches = epoch_indices(
-        len(pixels.images), plan.config.batch_size, seed=plan.config.seed, epoch=epoch
-    )
+    """The next epoch of `batches`; the new state, mean losses, and boxes without a slot."""
+    steps = plan.steps_per_epoch
     total, dropped, counted = np.zeros(3), 0, 0
     pending = []
-    for number, indices in enumerate(batches, 1):
-        state, terms, lost = step(state, pixels, jnp.asarray(indices))
+    for number, (pixels, indices) in enumerate(islice(batches, steps), 1):
+        state, terms, lost = step(state, pixels, indices)
         pending.append((number, terms, lost))
         # Read the step before, so that an accelerator never waits for Python.
-        while len(pending) > (1 if number < len(batches) else 0):
+        while len(pending) > (1 if number < steps else 0):
             ready, terms, lost = pending.pop(0)
             values = np.array([float(term) for term in terms])
             if not np.isfinite(values).all():
                 raise DivergedError(
-                    f"epoch {epoch + 1}, step {ready} of {len(batches)}: the loss is not finite "
+                    f"epoch {epoch + 1}, step {ready} of {steps}: the loss is not finite "
                     f"(box {values[0]}, cls {values[1]}, dfl {values[2]})"
                 )
             total, dropped, counted = total + values, dropped + int(lost), ready
         if report and counted:
-            report(StepReport(epoch + 1, number, len(batches), LossTerms(*(total / counted))))
-    return state, LossTerms(*(total / len(batches))), dropped
+            report(StepReport(epoch + 1, number, steps, LossTerms(*(total / counted))))
+    return state, LossTerms(*(total / steps)), dropped

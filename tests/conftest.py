@@ -26,6 +26,12 @@ def test_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """One cache for a session's tests, and not the user's."""
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def log_as_before():
     """Undo what a command does to the package's logger, so that `caplog` sees the next test's."""
     yield

@@ -12,7 +12,7 @@ import flaxyolo
 from flaxyolo import checkpoint, evaluate
 from flaxyolo.average_precision import KEYS
 from flaxyolo.boxes import letterbox, letterbox_boxes
-from flaxyolo.data import cache, sources
+from flaxyolo.data import sources, stream
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset, Example
 from flaxyolo.errors import InputError
@@ -158,7 +158,7 @@ def command(perfect, monkeypatch):
     )
     monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained())
     monkeypatch.setattr(sources, "read_dataset", lambda source: dataset)
-    monkeypatch.setattr(cache, "load_pixels", lambda data, split, size: pixels_of(data.val))
+    monkeypatch.setattr(stream, "open_pixels", lambda data, split, size: pixels_of(data.val))
     return dataset
 
 

@@ -51,6 +51,7 @@ def result(number, state="complete", **changes):
         over_budget=False,
         duplicate_of=None,
         run="r",
+        origin=None,
         params=REFERENCE,
         history=({"epoch": 10, "objective": 0.7},),
         seconds={"train": 1.5},

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PRNGKeyArray, UIn
 
 from flaxyolo.boxes import GREY
 from flaxyolo.config import Augmentation
+from flaxyolo.data.colour import jitter
 
 MIN_SIDE = 2.0
 MIN_AREA_SHARE = 0.1
@@ -108,8 +109,12 @@ def augment(
     strengths: Augmentation,
     mosaic: Bool[Array, ""],
     slots: int,
+    sources: Int[Array, "b 4"] | None = None,
 ) -> Augmented:
     """The images `indices` of the data, each augmented with draws of (epoch_key, index) alone.
+
+    With `sources`, `pixels` is a part of the data only: they say where in it each image lies, and
+    the three others that `mosaic_sources` names for it.
 
     Where `mosaic` is true, a share `strengths.mosaic` of the images is made of four: the image and
     three others meet at a random point of a canvas of twice the size. The canvas (or the image
@@ -120,11 +125,11 @@ def augment(
     size = pixels.images.shape[1]
 
     def draw(index):
-        return jax.random.uniform(jax.random.fold_in(epoch_key, index), (DRAWS,))
+        return _draw(epoch_key, index)
 
-    def choose(index, values):
+    def choose(order, values):
         draws = _name_draws(values)
-        canvas = _choose_canvas(draws, pixels, index, strengths.mosaic, mosaic)
+        canvas = _choose_canvas(draws, pixels, order, strengths.mosaic, mosaic)
         view = _choose_view(draws, canvas, size, strengths)
         return draws.colour, _taps(canvas, view, size), _move_boxes(pixels, canvas, view, slots)
 
@@ -132,11 +137,44 @@ def augment(
     # anew for every use of a colour. It never fuses into a loop, so a loop parts the stages. That
     # is 10 times the speed on a CPU, and for the draws a third of the time to compile.
     values = lax.map(draw, indices)
-    colour, taps, boxes = jax.vmap(choose)(indices, values)
+    if sources is None:
+        count = pixels.images.shape[0]
+        sources = jax.vmap(lambda index, v: _order(_name_draws(v), index, count))(indices, values)
+    colour, taps, boxes = jax.vmap(choose)(sources, values)
     images = lax.map(lambda one: _sample(pixels.images, one), taps)
     if strengths.hue or strengths.saturation or strengths.value:
-        images = jax.vmap(lambda draws, image: _jitter(draws, image, strengths))(colour, images)
+        images = jax.vmap(lambda draws, image: jitter(draws, image, strengths))(colour, images)
     return Augmented(images, *boxes)
+
+
+def mosaic_sources(
+    indices: Int[Array, " b"],
+    epoch_key: PRNGKeyArray,
+    count: int,
+    share: float,
+    mosaic: Bool[Array, ""],
+) -> Int32[Array, "b 4"]:
+    """What `augment` reads of `count` images for each of `indices`: itself, and three others.
+
+    Where no mosaic is drawn it is the image itself, four times.
+    """
+
+    def one(index):
+        draws = _name_draws(_draw(epoch_key, index))
+        chosen = mosaic & (draws.mosaic < share)
+        return jnp.where(chosen, _order(draws, index, count), index)
+
+    return lax.map(one, indices.astype(jnp.int32))
+
+
+def _draw(epoch_key: PRNGKeyArray, index: Int[Array, ""]) -> Float[Array, " 14"]:
+    return jax.random.uniform(jax.random.fold_in(epoch_key, index), (DRAWS,))
+
+
+def _order(draws: _Draws, index: Int[Array, ""], count: int) -> Int32[Array, "4"]:
+    """The image itself and three others of `count`."""
+    others = jnp.minimum(jnp.floor(draws.others * count), count - 1).astype(jnp.int32)
+    return jnp.concatenate([index.astype(jnp.int32)[None], others])
 
 
 def _name_draws(values: Float[Array, " 14"]) -> _Draws:
@@ -155,14 +193,12 @@ def _name_draws(values: Float[Array, " 14"]) -> _Draws:
 def _choose_canvas(
     draws: _Draws,
     pixels: DevicePixels,
-    index: Int[Array, ""],
+    order: Int[Array, "4"],
     share: float,
     mosaic: Bool[Array, ""],
 ) -> _Canvas:
-    count, size = pixels.images.shape[:2]
+    size = pixels.images.shape[1]
     split = jnp.floor((0.5 + draws.split) * size)
-    others = jnp.minimum(jnp.floor(draws.others * count), count - 1).astype(jnp.int32)
-    order = jnp.concatenate([index.astype(jnp.int32)[None], others])
     # The image itself takes each of the four places as often.
     place = jnp.floor(draws.place * 4).astype(jnp.int32)
     images = order[(jnp.arange(4) + place) % 4].reshape(2, 2)
@@ -183,7 +219,7 @@ def _choose_canvas(
         side=jnp.float32(2 * size),
     )
     one = _Canvas(
-        images=jnp.full((2, 2), index, jnp.int32),
+        images=jnp.full((2, 2), order[0], jnp.int32),
         offset=jnp.zeros((2, 2, 2)),
         shown=jnp.broadcast_to(jnp.array([0, 0, size, size], jnp.float32), (2, 2, 4)),
         used=jnp.array([[True, False], [False, False]]),
@@ -268,33 +304,6 @@ def _sample(images: UInt8[Array, "n s s 3"], taps: _Taps) -> Float32[Array, "s s
     inside = of_row(rows.inside) & of_column(columns.inside)
     colour = blend(upper, lower, of_row(rows.weight))
     return jnp.where(inside[..., None], colour, GREY) * (1 / 255)
-
-
-def _jitter(
-    draws: Float[Array, "3"], image: Float[Array, "s s 3"], strengths: Augmentation
-) -> Float[Array, "s s 3"]:
-    """Scale hue, saturation and value by random gains around 1, as YOLOv5 does."""
-    spread = jnp.array([strengths.hue, strengths.saturation, strengths.value])
-    gains = 1 + spread * (2 * draws - 1)
-    red, green, blue = (image[..., channel] for channel in range(3))
-    value = jnp.maximum(jnp.maximum(red, green), blue)
-    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    by_chroma = 1 / jnp.where(chroma > 0, chroma, 1)
-    hue = jnp.where(  # in sixths of the circle
-        value == red,
-        (green - blue) * by_chroma,
-        jnp.where(value == green, (blue - red) * by_chroma + 2, (red - green) * by_chroma + 4),
-    )
-    hue = jnp.where(hue < 0, hue + 6, hue) * gains[0]
-    saturation = jnp.minimum(chroma / jnp.where(value > 0, value, 1) * gains[1], 1)
-    value = jnp.minimum(value * gains[2], 1)
-
-    def channel(phase):
-        turn = (hue + phase) * (1 / 6)
-        turn = 6 * (turn - jnp.floor(turn))
-        return value * (1 - saturation * jnp.clip(jnp.minimum(turn, 4 - turn), 0, 1))
-
-    return jnp.stack([channel(5), channel(3), channel(1)], -1)
 
 
 def _move_boxes(

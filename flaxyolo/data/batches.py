@@ -1,5 +1,6 @@
 """Batches of a fixed shape, and epochs as arrays of image indices."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32
 
-from flaxyolo.config import Augmentation
+from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.data.augment import DevicePixels, augment
 from flaxyolo.data.cache import Pixels
 
@@ -28,9 +29,27 @@ class Batch(NamedTuple):
     """Boxes of the whole batch that found no slot."""
 
 
-def to_device(pixels: Pixels) -> DevicePixels:
-    """Copy a split to the default device, where the training step picks from it."""
-    return DevicePixels(*(jnp.asarray(np.asarray(field)) for field in pixels))
+class Picked(NamedTuple):
+    """What a step is given: pixels that hold its images, and the indices of those in the data."""
+
+    pixels: DevicePixels
+    indices: Int32[Array, " b"] | np.ndarray
+
+
+def to_device(pixels: Pixels, sharding: jax.sharding.Sharding | None = None) -> DevicePixels:
+    """Copy a split to the device (or devices), where the training step picks from it."""
+    arrays = DevicePixels(*(jnp.asarray(np.asarray(field)) for field in pixels))
+    return arrays if sharding is None else jax.device_put(arrays, sharding)
+
+
+def resident_batches(
+    pixels: DevicePixels, config: TrainConfig, first_epoch: int
+) -> Iterator[Picked]:
+    """The batches of all epochs from `first_epoch` on, of data that lies on the device."""
+    for epoch in range(first_epoch, config.epochs):
+        order = epoch_indices(len(pixels.images), config.batch_size, seed=config.seed, epoch=epoch)
+        for indices in order:
+            yield Picked(pixels, jnp.asarray(indices))
 
 
 def box_slots(pixels: Pixels, mosaic: bool) -> int:
@@ -67,13 +86,15 @@ def make_batch(
     config: Augmentation,
     mosaic: Bool[Array, ""] | bool,
     slots: int,
+    sources: Int[Array, "b 4"] | None = None,
 ) -> Batch:
     """Augment the images `indices`; each depends on (seed, epoch, its index) alone.
 
-    `mosaic` switches the mosaic for the epoch; `config.mosaic` is its share while it is on.
+    `mosaic` switches the mosaic for the epoch; `config.mosaic` is its share while it is on. Of a
+    stream, `pixels` holds only what the batch reads, at the places that `sources` names.
     """
     epoch_key = jax.random.fold_in(jax.random.key(seed), epoch)
-    made = augment(pixels, indices, epoch_key, config, jnp.asarray(mosaic), slots)
+    made = augment(pixels, indices, epoch_key, config, jnp.asarray(mosaic), slots, sources)
     return Batch(made.images, made.boxes, made.labels, made.valid, made.dropped.sum())
 
 

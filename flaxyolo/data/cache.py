@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
 from flaxyolo.boxes import letterbox, letterbox_boxes, letterbox_image
+from flaxyolo.data.images import cache_root, decode, name_of
 from flaxyolo.data.sources import Dataset, Example
 from flaxyolo.errors import InputError
 
@@ -68,7 +69,7 @@ def load_pixels(
         "image_size": image_size,
     }
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    root = _cache_root(cache_dir)
+    root = cache_root(cache_dir)
     target = root / f"{split}-{image_size}-{key[:20]}"
     # More than one round only if a damaged folder is replaced by several processes at once.
     for _ in range(3):
@@ -85,19 +86,6 @@ def load_pixels(
             # Gone already if it was published; otherwise nothing half-written may stay.
             shutil.rmtree(unfinished, ignore_errors=True)
     raise OSError(f"{target}: the cache is damaged again as soon as it is written; remove it")
-
-
-def _cache_root(cache_dir: Path | None) -> Path:
-    root = cache_dir or Path(os.environ.get("FLAXYOLO_CACHE") or "~/.cache/flaxyolo")
-    root = root.expanduser()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{root}: expected a folder for the cache that can be written, got: "
-            f"{error.strerror}; name another one in FLAXYOLO_CACHE"
-        ) from None
-    return root
 
 
 def _open(folder: Path, settings: dict[str, str | int]) -> Pixels | None:
@@ -165,7 +153,7 @@ def _write(
         for image in _progress(_letterboxed(examples, size), len(examples), what):
             file.write(image.data)
         _sync(file)
-    arrays = _annotations(examples, size)
+    arrays = annotation_arrays(examples, size)
     for field, array in arrays.items():
         with (folder / f"{field}.npy").open("wb") as file:
             np.save(file, array)
@@ -202,40 +190,18 @@ def _letterboxed(examples: tuple[Example, ...], size: int) -> Iterator[UInt8[np.
 
 def load_square(example: Example, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The image, enlarged or shrunk with its shape kept, centred in a grey square."""
-    pixels = decode(example.image) if isinstance(example.image, Path) else example.image
+    pixels = decode(example.image, oriented=example.oriented)
     height, width = pixels.shape[:2]
     if (height, width) != (example.height, example.width):
-        where = example.image if isinstance(example.image, Path) else "pixels in memory"
         raise InputError(
-            f"{where}: the annotations of image {example.image_id} say {example.width} x "
-            f"{example.height} pixels (width x height), the image has {width} x {height}"
+            f"{name_of(example.image)}: the annotations of image {example.image_id} say "
+            f"{example.width} x {example.height} pixels (width x height), the image has "
+            f"{width} x {height}"
         )
     return letterbox_image(pixels, size)
 
 
-def decode(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """An image file as RGB, whatever it holds; a rotation noted in it (EXIF) is ignored.
-
-    Annotations are made for the pixels as they are stored: COCO's sizes say so.
-    """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the image: {error.strerror}") from None
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(content, flags) if content.size else None
-    except cv2.error:  # for instance more pixels than OpenCV allows
-        pixels = None
-    if pixels is None:
-        raise InputError(
-            f"{path}: expected an image that OpenCV can decode, got {content.size} bytes that "
-            "are none, or one that is cut off; replace the file or remove it from the annotations"
-        )
-    return np.asarray(pixels, np.uint8)
-
-
-def _annotations(examples: tuple[Example, ...], size: int) -> dict[str, np.ndarray]:
+def annotation_arrays(examples: tuple[Example, ...], size: int) -> dict[str, np.ndarray]:
     """Boxes, labels and their validity, padded to the most boxes of an image, and `content`."""
     kept = [np.flatnonzero(~example.crowd) for example in examples]
     slots = max(1, *(len(rows) for rows in kept))

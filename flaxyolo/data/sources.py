@@ -1,33 +1,38 @@
-"""Where images and boxes come from: the table SOURCES, and the checks on what is read.
+"""Where images and boxes come from: the table SOURCES, and the way from a source to a Dataset.
 
-Boxes change their format here, to xyxy pixels of the original image; pixels are decoded later,
-by the cache.
+A reader says what it found (`records.Source`), the audit checks it, and what stays becomes
+Examples. Boxes are xyxy pixels of the original image; pixels are decoded later, by the cache.
 """
 
 import hashlib
 import json
 import logging
-import math
-import os
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64
 
-from flaxyolo.data import digits
+from flaxyolo.data.audit import audit
+from flaxyolo.data.checked import Checked
+from flaxyolo.data.coco import read_coco
+from flaxyolo.data.digits import read_digits
+from flaxyolo.data.findings import Audit, stop_if_poisoned
+from flaxyolo.data.images import ImageFacts, image_facts, no_facts, pick_facts
+from flaxyolo.data.records import Image, Source
+from flaxyolo.data.repair import write_repaired
+from flaxyolo.data.splits import own_split
+from flaxyolo.data.tfds import read_tfds
+from flaxyolo.data.voc import read_voc
+from flaxyolo.data.yolo import read_yolo
 from flaxyolo.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 1
-"""Raised with every change that reads something else from the same files."""
-
-BORDER = 1.0
-"""Pixels by which a box may pass the border of its image: rounding. It is clipped."""
+READER_VERSION = 2
+"""Raised with every change that makes other examples from the same files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +41,10 @@ class Example:
 
     image_id: int
     """As in the annotation file."""
-    image: Path | UInt8[np.ndarray, "h w 3"]
-    """The file, or RGB pixels."""
+    image: Image
+    """The file, a file inside another, or RGB pixels."""
     height: int
+    """As training sees it: after the rotation, if `oriented`."""
     width: int
     boxes: Float32[np.ndarray, "n 4"]
     """xyxy."""
@@ -47,6 +53,8 @@ class Example:
     areas: Float32[np.ndarray, " n"]
     """The annotation's own area: COCO's is the area of the mask."""
     crowd: Bool[np.ndarray, " n"]
+    oriented: bool = False
+    """Whether the rotation that the file notes (EXIF) is applied to its pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +68,73 @@ class Dataset:
     category_ids: tuple[int, ...]
     """The annotation file's id of each class."""
     fingerprint: str
-    """sha256 of the content and of the version of the reader."""
+    """sha256 of the content, of the split, and of the version of the reader."""
     mirror: bool = True
     """Whether a mirrored object is still one of its class; a digit is not."""
+    audit: Audit = field(default_factory=Audit)
+    """What the label audit has found."""
+    train_facts: ImageFacts = field(default_factory=no_facts)
+    """What the image files say, one entry for each of `train`."""
+    val_facts: ImageFacts = field(default_factory=no_facts)
 
 
-class AnnotationFile(NamedTuple):
-    """A parsed COCO file, its bytes, and its path for messages."""
+class _Audited(NamedTuple):
+    """A source, its image facts, and both splits after the audit."""
 
-    path: Path
-    content: bytes
-    data: dict[str, list[dict[str, Any]]]
+    source: Source
+    audit: Audit
+    train: Checked
+    val: Checked | None
+    train_facts: ImageFacts
+    val_facts: ImageFacts | None
 
 
-def read_dataset(source: str) -> Dataset:
-    """The data set that `--data` names: `digits` or `coco:DIR`."""
+class _Part(NamedTuple):
+    """The images that become one split."""
+
+    checked: Checked
+    facts: ImageFacts
+    images: Int64[np.ndarray, " k"]
+    """Positions in both."""
+
+
+def read_dataset(source: str, *, repair: Path | None = None) -> Dataset:
+    """The data set that `--data` names, after its audit; what was found is logged.
+
+    Faults that would poison training raise an InputError, unless `repair` names a folder: a
+    repaired copy of the annotations is written there, and the data are read from it.
+    """
+    audited = _audit(_read(source))
+    for line in audited.audit.lines():
+        logger.warning("%s: %s", audited.source.name, line)
+    if repair is not None:
+        train, val, _ = _split(audited)
+        parts = {"train": (train.checked, train.images), "val": (val.checked, val.images)}
+        write_repaired(audited.source, parts, repair)
+        return read_dataset(f"coco:{repair}")
+    stop_if_poisoned(audited.audit, audited.source.name)
+    train, val, key = _split(audited)
+    found = audited.source
+    return Dataset(
+        name=found.name,
+        train=_examples(train),
+        val=_examples(val),
+        class_names=found.class_names,
+        category_ids=found.category_ids,
+        fingerprint=_digest(str(READER_VERSION), found.fingerprint, key),
+        mirror=found.mirror,
+        audit=audited.audit,
+        train_facts=pick_facts(train.facts, train.images),
+        val_facts=pick_facts(val.facts, val.images),
+    )
+
+
+def audit_source(source: str) -> Audit:
+    """What the label audit finds in the data that `--data` names; nothing stops it."""
+    return _audit(_read(source)).audit
+
+
+def _read(source: str) -> Source:
     name, _, root = source.partition(":")
     if name not in SOURCES:
         raise InputError(
@@ -83,280 +143,76 @@ def read_dataset(source: str) -> Dataset:
     return SOURCES[name](root)
 
 
-def read_digits(root: str = "") -> Dataset:
-    """The built-in digits; the area of an object is that of its box."""
-    if root:
-        raise InputError(f"--data: digits is built in and takes no folder, got {root!r}")
-    train, val, class_names = digits.build_digits()
-    digest = hashlib.sha256(f"digits {digits.VERSION} {READER_VERSION}".encode())
-    for scene in (*train, *val):
-        digest.update(repr(scene.image.shape).encode())
-        for array in (scene.image, scene.boxes, scene.labels):
-            digest.update(np.ascontiguousarray(array).data)
-    examples = []
-    for number, scene in enumerate((*train, *val), start=1):
-        sizes = scene.boxes[:, 2:] - scene.boxes[:, :2]
-        example = Example(
-            image_id=number,
-            image=scene.image,
-            height=scene.image.shape[0],
-            width=scene.image.shape[1],
-            boxes=scene.boxes,
-            labels=scene.labels,
-            areas=sizes.prod(1),
-            crowd=np.zeros(len(sizes), bool),
+def _audit(source: Source) -> _Audited:
+    train_facts, val_facts = (
+        image_facts([listed.image for listed in records.images], f"{source.name} {split}")
+        if records is not None
+        else None
+        for split, records in (("train", source.train), ("val", source.val))
+    )
+    assert train_facts is not None
+    findings, train, val = audit(source, train_facts, val_facts)
+    return _Audited(source, findings, train, val, train_facts, val_facts)
+
+
+def _split(audited: _Audited) -> tuple[_Part, _Part, str]:
+    """Both splits, and what tells this way of splitting from others."""
+    train, train_facts = audited.train, audited.train_facts
+    kept = np.flatnonzero(train.keep_image)
+    if audited.val is not None and audited.val_facts is not None:
+        val, val_facts, key = audited.val, audited.val_facts, ""
+        held = np.flatnonzero(val.keep_image)
+    else:
+        val, val_facts = train, train_facts
+        own = own_split(audited.source, train, train_facts)
+        held = kept[np.isin(kept, own)]
+        kept = kept[~np.isin(kept, own)]
+        key = json.dumps(own.tolist())
+    for split, images in (("train", kept), ("val", held)):
+        if not len(images):
+            raise InputError(
+                f"{audited.source.name}: expected images in {split}, but the audit left none: "
+                + "; ".join(audited.audit.lines())
+            )
+    return _Part(train, train_facts, kept), _Part(val, val_facts, held), key
+
+
+def _examples(part: _Part) -> tuple[Example, ...]:
+    """The images of a part in order, with the boxes that are kept."""
+    checked = part.checked
+    kept = np.flatnonzero(checked.keep)
+    rows = kept[np.argsort(checked.image[kept], kind="stable")]
+    owners = checked.image[rows]
+    starts = np.searchsorted(owners, part.images).tolist()
+    ends = np.searchsorted(owners, part.images, side="right").tolist()
+    boxes = checked.boxes[rows].astype(np.float32)
+    labels = checked.records.labels[rows].astype(np.int32)
+    areas = checked.areas[rows].astype(np.float32)
+    crowd = checked.records.crowd[rows]
+    return tuple(
+        Example(
+            image_id=checked.image_ids[image],
+            image=checked.records.images[image].image,
+            height=int(checked.heights[image]),
+            width=int(checked.widths[image]),
+            boxes=boxes[start:end],
+            labels=labels[start:end],
+            areas=areas[start:end],
+            crowd=crowd[start:end],
+            oriented=bool(checked.oriented[image]),
         )
-        examples.append(example)
-    return Dataset(
-        name="digits",
-        train=tuple(examples[: len(train)]),
-        val=tuple(examples[len(train) :]),
-        class_names=class_names,
-        category_ids=tuple(range(len(class_names))),
-        fingerprint=digest.hexdigest(),
-        mirror=False,
+        for image, start, end in zip(part.images.tolist(), starts, ends, strict=True)
     )
 
 
-def read_coco(root: str) -> Dataset:
-    """A folder in COCO form.
-
-    Annotations are `annotations/instances_train.json` and `instances_val.json`, or, where those
-    are missing, COCO's own `instances_train2017.json` and `instances_val2017.json`. The images of
-    a split are in the first of `images/`, `images/train/`, `images/train2017/`, `train/`,
-    `train2017/` and the folder itself that holds the first image of the file (`val` likewise).
-    """
-    if not root:
-        raise InputError("--data: coco needs a folder, as in coco:path/to/folder")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise InputError(f"{folder}: expected a folder in COCO form, found {found} there")
-    files = {split: _read_annotations(folder, split) for split in ("train", "val")}
-    categories = {split: _categories(file) for split, file in files.items()}
-    _check_same_categories(files, categories)
-    category_ids = tuple(sorted(categories["train"]))
-    digest = hashlib.sha256(f"coco {READER_VERSION}".encode())
-    examples = {}
-    for split, file in files.items():
-        digest.update(hashlib.sha256(file.content).digest())
-        labels = {category: label for label, category in enumerate(category_ids)}
-        examples[split] = _examples(folder, split, file, labels)
-        for example in examples[split]:
-            path, state = os.path.relpath(example.image, folder), example.image.stat()
-            line = f"{path} {state.st_size} {state.st_mtime_ns}\n"
-            digest.update(line.encode())
-    return Dataset(
-        name=f"coco:{root}",
-        train=examples["train"],
-        val=examples["val"],
-        class_names=tuple(categories["train"][category] for category in category_ids),
-        category_ids=category_ids,
-        fingerprint=digest.hexdigest(),
-    )
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _read_annotations(folder: Path, split: str) -> AnnotationFile:
-    """Find and parse the file of a split; its three lists hold objects with unique integer ids."""
-    names = [f"instances_{split}.json", f"instances_{split}2017.json"]
-    paths = [folder / "annotations" / name for name in names]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise InputError(f"{folder}: expected annotations/{names[0]} or annotations/{names[1]}, "
-                         "found neither")  # fmt: skip
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the annotations: {error.strerror}") from None
-    try:
-        data = json.loads(content)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    keys = ("images", "annotations", "categories")
-    for key in keys:
-        records = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(records, list):
-            found = list(data) if isinstance(data, dict) else type(data).__name__
-            raise InputError(
-                f"{path}: not COCO: expected an object with the lists {', '.join(keys)}; "
-                f"{key!r} is not a list in it (found {str(found)[:80]})"
-            )
-        seen = set()
-        for index, record in enumerate(records):
-            if not isinstance(record, dict):
-                raise InputError(f"{path}: {key}[{index}]: expected an object, got {record!r:.60}")
-            identity = _integer(record, "id", f"{path}: {key}[{index}]")
-            if identity in seen:
-                raise InputError(f"{path}: {key}[{index}]: id {identity} is used twice in {key}")
-            seen.add(identity)
-    return AnnotationFile(path, content, {key: data[key] for key in keys})
-
-
-def _categories(file: AnnotationFile) -> dict[int, str]:
-    """Names by id."""
-    if not file.data["categories"]:
-        raise InputError(f"{file.path}: expected at least one category, got none")
-    return {
-        record["id"]: _text(record, "name", f"{file.path}: category {record['id']}")
-        for record in file.data["categories"]
-    }
-
-
-def _check_same_categories(
-    files: dict[str, AnnotationFile], categories: dict[str, dict[int, str]]
-) -> None:
-    train, val = categories["train"], categories["val"]
-    for category in sorted(train.keys() | val.keys()):
-        if train.get(category) != val.get(category):
-            raise InputError(
-                f"{files['val'].path}: expected the categories of {files['train'].path.name}; "
-                f"category {category} is {val.get(category, 'missing')!r} here and "
-                f"{train.get(category, 'missing')!r} there"
-            )
-
-
-def _examples(
-    folder: Path, split: str, file: AnnotationFile, labels: dict[int, int]
-) -> tuple[Example, ...]:
-    """The images of a split in the order of the file, every record checked."""
-    sizes = {}
-    for record in file.data["images"]:
-        where = f"{file.path}: image {record['id']}"
-        sizes[record["id"]] = _size(record, "width", where), _size(record, "height", where)
-    paths = _image_paths(folder, split, file)
-    rows = _rows(file, sizes, labels)
-    examples = []
-    for image_id, (width, height) in sizes.items():
-        table = np.array(rows[image_id], np.float64).reshape(-1, 7)
-        example = Example(
-            image_id=image_id,
-            image=paths[image_id],
-            height=height,
-            width=width,
-            boxes=table[:, :4].astype(np.float32),
-            labels=table[:, 4].astype(np.int32),
-            areas=table[:, 5].astype(np.float32),
-            crowd=table[:, 6].astype(bool),
-        )
-        examples.append(example)
-    return tuple(examples)
-
-
-def _image_paths(folder: Path, split: str, file: AnnotationFile) -> dict[int, Path]:
-    """The file of every image; the folder is chosen by the first image."""
-    names = {
-        record["id"]: _text(record, "file_name", f"{file.path}: image {record['id']}")
-        for record in file.data["images"]
-    }
-    if not names:
-        raise InputError(f"{file.path}: expected at least one image, got none")
-    first = next(iter(names.values()))
-    places = ["images", f"images/{split}", f"images/{split}2017", split, f"{split}2017", "."]
-    chosen = next((folder / place for place in places if (folder / place / first).is_file()), None)
-    if chosen is None:
-        raise InputError(
-            f"{file.path}: image {next(iter(names))} ({first!r}) is in none of the folders "
-            f"{', '.join(places)} of {folder}"
-        )
-    paths = {image_id: chosen / name for image_id, name in names.items()}
-    for image_id, path in paths.items():
-        if not path.is_file():
-            raise InputError(f"{file.path}: image {image_id}: there is no file {path}")
-    return paths
-
-
-def _rows(
-    file: AnnotationFile, sizes: dict[int, tuple[int, int]], labels: dict[int, int]
-) -> dict[int, list[tuple[float, ...]]]:
-    """x1, y1, x2, y2, label, area and crowd of every annotation, by image."""
-    rows, notes = defaultdict(list), defaultdict(list)
-    for record in file.data["annotations"]:
-        where = f"{file.path}: annotation {record['id']}"
-        image_id = _integer(record, "image_id", where)
-        category = _integer(record, "category_id", where)
-        crowd = record.get("iscrowd", 0)
-        if image_id not in sizes:
-            raise InputError(f"{where}: there is no image {image_id} in this file")
-        if category not in labels:
-            raise InputError(f"{where}: there is no category {category} in this file")
-        if crowd not in (0, 1):
-            raise InputError(f"{where}: expected iscrowd 0 or 1, got {crowd!r:.40}")
-        box = _box(record, sizes[image_id], where, notes)
-        # COCO's own train2017 has two boxes without height: nothing to learn from.
-        if box[2] <= box[0] or box[3] <= box[1]:
-            notes["without width or height, left out"].append(record["id"])
-            continue
-        if record.get("area") is None:
-            notes["without 'area': that of the box is taken"].append(record["id"])
-            area = (box[2] - box[0]) * (box[3] - box[1])
-        else:
-            area = _number(record["area"])
-            if area is None or area <= 0:
-                raise InputError(
-                    f"{where}: expected an area above 0, got {record['area']!r:.40}; "
-                    "without the key, the area of the box is taken"
-                )
-        rows[image_id].append((*box, float(labels[category]), area, float(crowd)))
-    for note, ids in notes.items():
-        shown = ", ".join(str(identity) for identity in ids[:5]) + (" ..." if len(ids) > 5 else "")
-        logger.warning("%s: %d annotations %s: id %s", file.path, len(ids), note, shown)
-    return rows
-
-
-def _box(
-    record: dict[str, Any], size: tuple[int, int], where: str, notes: dict[str, list[int]]
-) -> tuple[float, float, float, float]:
-    """xyxy, clipped to the image where it passes the border by no more than BORDER."""
-    box = record.get("bbox")
-    numbers = [_number(value) for value in box] if isinstance(box, list) else []
-    x, y, w, h = numbers if len(numbers) == 4 else [None] * 4
-    if x is None or y is None or w is None or h is None:
-        raise InputError(f"{where}: expected bbox [x, y, width, height], got {box!r:.80}")
-    if w < 0 or h < 0:
-        raise InputError(f"{where}: expected a bbox of positive width and height, got {box}")
-    width, height = size
-    outside = max(-x, -y, x + w - width, y + h - height)
-    if outside > BORDER:
-        raise InputError(
-            f"{where}: bbox {box} (x, y, width, height) passes the border of its image "
-            f"({width} x {height}, id {record['image_id']}) by {outside:g} pixels; "
-            "correct the box or the image's size"
-        )
-    if outside > 0:
-        notes[f"up to {BORDER:g} pixel outside the image, clipped"].append(record["id"])
-    low = min(max(x, 0.0), width), min(max(y, 0.0), height)
-    high = min(max(x + w, 0.0), width), min(max(y + h, 0.0), height)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
-def _number(value: object) -> float | None:
-    """A finite float, or None for anything else (JSON in Python may hold NaN and infinity)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _integer(record: dict[str, Any], key: str, where: str) -> int:
-    value = record.get(key)
-    if type(value) is not int:  # True and 1.0 are no ids
-        raise InputError(f"{where}: expected an integer {key!r}, got {value!r:.40}")
-    return value
-
-
-def _size(record: dict[str, Any], key: str, where: str) -> int:
-    value = _integer(record, key, where)
-    if value < 1:
-        raise InputError(f"{where}: expected a {key!r} of at least 1 pixel, got {value}")
-    return value
-
-
-def _text(record: dict[str, Any], key: str, where: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where}: expected a text as {key!r}, got {value!r:.40}")
-    return value
-
-
-SOURCES: dict[str, Callable[[str], Dataset]] = {"digits": read_digits, "coco": read_coco}
+SOURCES: dict[str, Callable[[str], Source]] = {
+    "digits": read_digits,
+    "coco": read_coco,
+    "yolo": read_yolo,
+    "voc": read_voc,
+    "tfds": read_tfds,
+}

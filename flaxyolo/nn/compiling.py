@@ -2,6 +2,7 @@
 
 import logging
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,3 +34,10 @@ def compile_ahead(function: Any, *arguments: Any) -> jax.stages.Compiled:
     Call the result with the arguments that are not static.
     """
     return function.lower(*arguments).compile(compiler_options=compiler_options())
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keep compiled programs in `folder`: a step is compiled once, also after an interruption."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / ".compiled"))
+        jax.config.update("jax_compilation_cache_max_size", 2**30)

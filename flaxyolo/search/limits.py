@@ -10,6 +10,7 @@ from flaxyolo.config import TrainConfig
 from flaxyolo.cost import Budget, Measurement, measure, memory_mib, tree_bytes
 from flaxyolo.data.batches import DevicePixels
 from flaxyolo.data.cache import Pixels
+from flaxyolo.data.stream import batch_shapes
 from flaxyolo.nn.detector import Weights
 from flaxyolo.plan import plan_run
 from flaxyolo.spec import DetectorSpec
@@ -47,14 +48,20 @@ def measure_for(
 
 
 def with_training_memory(
-    cost: Measurement, spec: DetectorSpec, config: TrainConfig, pixels: Pixels
+    cost: Measurement,
+    spec: DetectorSpec,
+    config: TrainConfig,
+    pixels: Pixels,
+    streamed: bool = False,
 ) -> Measurement:
     """The cost with the memory of one training step, beside the data set, from its program."""
     plan = plan_run(spec, config, pixels)
     shapes: list[Any] = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in pixels]
+    resident = batch_shapes(pixels, config.batch_size) if streamed else DevicePixels(*shapes)
     state = start(plan)
-    step = compile_step(plan, jax.eval_shape(lambda: state), DevicePixels(*shapes))
-    memory = memory_mib(step) - tree_bytes(tuple(pixels)) / 2**20
+    step = compile_step(plan, jax.eval_shape(lambda: state), resident, streamed=streamed)
+    # What a stream holds of the data belongs to the step.
+    memory = memory_mib(step) - (0 if streamed else tree_bytes(resident) / 2**20)
     return replace(cost, train_vram_mib=memory, train_batch_size=config.batch_size)
 
 

@@ -45,6 +45,8 @@ class TrialResult:
     duplicate_of: int | None
     run: str | None
     """Name of the folder of its training run, where a trained detector is."""
+    origin: str | None
+    """Why it was tried: the baseline, or a candidate that the data advise; None if it was drawn."""
     params: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]
     seconds: Mapping[str, float]
@@ -88,6 +90,7 @@ def _result(trial: FrozenTrial) -> TrialResult:
         over_budget=any(excess > 0 for excess in trial.constraints.values()),
         duplicate_of=attrs.get("duplicate_of"),
         run=attrs.get("run"),
+        origin=attrs.get("origin"),
         params=trial.params,
         history=history,
         seconds=attrs.get("seconds", {}),

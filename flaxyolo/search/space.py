@@ -1,7 +1,7 @@
 """What a sweep may try: ordinary code that draws a `DetectorSpec` from a trial."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -104,7 +104,7 @@ def suggest_detector(
     necks: Sequence[str] = ("fpn", "pan"),
     neck_blocks: Sequence[str] = ("plain", "c2f_plain"),
     activations: Sequence[str] = ("silu",),
-    widths: tuple[int, int, int] = (8, 32, 8),
+    widths: tuple[int, int, int] = (16, 32, 8),
     ratios: tuple[Number, Number, Number] = (1.5, 2.0, 0.25),
     cap: int = 6,
     max_depths: Sequence[int] = (2, 3, 3, 2),
@@ -201,9 +201,12 @@ def with_image_sizes(suggest: Suggest, image_sizes: tuple[int, ...]) -> Suggest:
     return partial(suggest, image_sizes=image_sizes)
 
 
-def reference_params(suggest: Suggest) -> dict[str, Any]:
-    """Parameters of the point of a space that is nearest to the reference network."""
-    trial = _Nearest(REFERENCE | REFERENCE_PARTS)
+def reference_params(suggest: Suggest, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Parameters of the point of a space that is nearest to the reference network.
+
+    What `changed` names is wanted otherwise.
+    """
+    trial = _Nearest(REFERENCE | REFERENCE_PARTS | dict(changed or {}))
     suggest(trial)
     return trial.chosen
 

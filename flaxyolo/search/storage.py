@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 
 from flaxyolo.errors import InputError
 from flaxyolo.search.results import INTERRUPTED
-from flaxyolo.search.space import Suggest, reference_params
 from flaxyolo.search.study import first_rung
 
 STUDY_FILE = "study.log"
@@ -26,7 +25,7 @@ STARTUP_TRIALS = 4
 REDUCTION = 2
 """Halving: of the trials that reach a rung, one in so many goes on."""
 
-KEPT_WHEN_RESUMED = ("baseline", "spec", "cost", "history", "scores", "seconds")
+KEPT_WHEN_RESUMED = ("origin", "spec", "cost", "history", "scores", "seconds")
 
 
 @contextmanager
@@ -127,12 +126,6 @@ def claim(study: optuna.Study, facts: Mapping[str, Any], where: str) -> None:
         )
         raise InputError(f"{where}: the study was begun with other settings: {told}; "
                          "name another with --study")  # fmt: skip
-
-
-def enqueue_reference(study: optuna.Study, suggest: Suggest) -> None:
-    """Make the reference network the first trial of a new study."""
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(reference_params(suggest), user_attrs={"baseline": True})
 
 
 def worker_name(folder: Path) -> str:

@@ -19,8 +19,9 @@ from flaxyolo.average_precision import Scores
 from flaxyolo.checkpoint import has_state, load_state, save_detector
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost import Budget, Measurement
-from flaxyolo.data.cache import Pixels, load_pixels
+from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
+from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate
 from flaxyolo.loss import LossTerms
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MEASURED_IMAGES = 16
 """Validation images that a latency is measured on, in turn."""
+
+
+OUT_OF_TIME = "not finished in time; the same command goes on"
 
 
 class OutOfTimeError(Exception):
@@ -61,6 +65,7 @@ def run_trial(
     config: TrainConfig,
     folder: Path,
     report: Callable[[Stage], None],
+    keep: Keep = "auto",
     source: Source | None = None,
     deadline: float = math.inf,
 ) -> float:
@@ -75,7 +80,10 @@ def run_trial(
     trial.set_user_attr("spec", to_dict(spec))
     prune_duplicate(trial)
 
-    pixels, val = (load_pixels(data, split, spec.image_size) for split in ("train", "val"))
+    pixels, val = (
+        open_pixels(data, split, spec.image_size, keep=keep) for split in ("train", "val")
+    )
+    streamed = is_streamed(pixels, keep)
     shown = val.images[:MEASURED_IMAGES]
     report(Stage("measuring"))
     if (cost := record.cost()) is None:
@@ -91,7 +99,7 @@ def run_trial(
     report(Stage("compiling"))
     if cost.train_vram_mib is None:
         with record.timed("compile"):
-            cost = with_training_memory(cost, spec, config, pixels)
+            cost = with_training_memory(cost, spec, config, pixels, streamed)
         record.keep_cost(cost)
 
     run_dir = folder / run_name(spec, config, data, source)
@@ -99,7 +107,7 @@ def run_trial(
     detector = scores = None
     record.replay()
     for epoch in record.timed_each(
-        "train", epochs(spec, pixels, data.class_names, config, run_dir, report, source)
+        "train", epochs(spec, pixels, data.class_names, config, run_dir, report, source, streamed)
     ):
         if epoch.number not in rungs(config.epochs):
             following = min(rung for rung in rungs(config.epochs) if rung > epoch.number)
@@ -158,6 +166,7 @@ def epochs(
     run_dir: Path,
     report: Callable[[Stage], None],
     source: Source | None = None,
+    streamed: bool = False,
 ) -> Iterator[Epoch]:
     """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
 
@@ -178,7 +187,14 @@ def epochs(
         except InputError as error:
             log.warning("%s; this trial begins with fresh weights", error)
     yield from train(
-        spec, pixels, class_names, config, run_dir=run_dir, report=on_step, initial=initial
+        spec,
+        pixels,
+        class_names,
+        config,
+        run_dir=run_dir,
+        report=on_step,
+        initial=initial,
+        streamed=streamed,
     )
 
 
@@ -301,6 +317,9 @@ def run_study(
         trial.set_user_attr("worker", worker)
         try:
             value = objective(trial)
+        except OutOfTimeError:
+            trial.set_user_attr("reason", OUT_OF_TIME)
+            raise
         except optuna.TrialPruned as pruned:
             after(_finish(study, trial, TrialState.PRUNED, str(pruned)))
         except DivergedError as error:

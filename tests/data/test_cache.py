@@ -13,9 +13,11 @@ import pytest
 
 from flaxyolo.boxes import letterbox, unletterbox_boxes
 from flaxyolo.data import cache
-from flaxyolo.data.cache import Pixels, decode, load_pixels, load_square
+from flaxyolo.data.cache import Pixels, load_pixels, load_square
+from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Dataset, Example, read_dataset
 from flaxyolo.errors import InputError
+from tests.data.coco_folder import turned
 
 
 def example(image: Path | np.ndarray, height: int, width: int, **changes) -> Example:
@@ -237,25 +239,26 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
     assert f"{old}: removed" in caplog.text
 
 
-def test_grey_transparent_and_rotated_files_become_plain_rgb(tmp_path):
-    rgb = noise(6, 10)
-    cv2.imwrite(str(tmp_path / "rgb.png"), rgb[..., ::-1])
-    np.testing.assert_array_equal(decode(tmp_path / "rgb.png"), rgb)
-    cv2.imwrite(str(tmp_path / "rgba.png"), np.dstack([rgb[..., ::-1], rgb[..., 0]]))
-    np.testing.assert_array_equal(decode(tmp_path / "rgba.png"), rgb)
-    cv2.imwrite(str(tmp_path / "grey.png"), rgb[..., 0])
-    np.testing.assert_array_equal(decode(tmp_path / "grey.png"), rgb[..., :1].repeat(3, -1))
-    cv2.imwrite(str(tmp_path / "deep.png"), rgb[..., ::-1].astype(np.uint16) * 257)
-    np.testing.assert_array_equal(decode(tmp_path / "deep.png"), rgb)
-    # A JPEG whose EXIF says "turn by 90 degrees" (orientation 6).
-    cv2.imwrite(str(tmp_path / "plain.jpg"), rgb[..., ::-1])
-    plain = (tmp_path / "plain.jpg").read_bytes()
-    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    exif = b"Exif\0\0" + tiff
-    turned = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
-    (tmp_path / "turned.jpg").write_bytes(turned)
-    assert cv2.imread(str(tmp_path / "turned.jpg")).shape == (10, 6, 3)
-    np.testing.assert_array_equal(decode(tmp_path / "turned.jpg"), decode(tmp_path / "plain.jpg"))
+def test_a_rotation_is_applied_where_the_audit_says_so(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.jpg"), noise(6, 10))
+    plain = decode(tmp_path / "x.jpg")
+    path = turned(tmp_path / "x.jpg", 6)
+    np.testing.assert_array_equal(load_square(example(path, 6, 10), 10)[2:8], plain)
+    upright = load_square(example(path, 10, 6, oriented=True), 10)[:, 2:8]
+    np.testing.assert_array_equal(upright, np.rot90(plain, -1))
+
+
+def test_an_image_inside_another_file_is_decoded(tmp_path):
+    class Inside:
+        name = "records: example 3"
+
+        def read(self) -> bytes:
+            return (tmp_path / "x.png").read_bytes()
+
+    cv2.imwrite(str(tmp_path / "x.png"), noise(8, 8)[..., ::-1])
+    data = dataset(example(Inside(), 8, 8))
+    pixels = load_pixels(data, "train", 8, cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(pixels.images[0], noise(8, 8))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])

@@ -38,11 +38,11 @@ def test_a_depth_is_asked_only_where_the_plan_has_the_stage():
         assert ("c5.depth" in trial.params) == (spec.neck.levels[-1] == 5)
 
 
-def test_half_of_the_draws_cost_about_as_little_as_the_reference():
+def test_half_of_the_draws_cost_at_most_twice_the_reference():
     reference = count_gflops(suggest_detector(optuna.trial.FixedTrial(REFERENCE)))
     suggest = partial(suggest_detector, image_sizes=(128,))
     shares = [count_gflops(spec) / reference for _, spec in draws(suggest, 30)]
-    assert sum(share < 1.5 for share in shares) >= 15
+    assert sum(share < 2 for share in shares) >= 15
     # The same space holds networks for larger budgets.
     assert max(shares) > 2.5
 

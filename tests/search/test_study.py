@@ -25,7 +25,6 @@ from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.search.storage import (
     claim,
     drop_torn_line,
-    enqueue_reference,
     locked,
     open_study,
     read_study,
@@ -186,15 +185,6 @@ def test_the_same_detector_is_not_trained_twice(study):
     assert twin.user_attrs["cost"] == COST.to_dict()
     assert twin.constraints == {"latency_ms": -0.5}
     assert twin.intermediate_values == {10: 0.75}
-
-
-def test_the_first_trial_is_the_reference_once(study):
-    enqueue_reference(study, suggest_detector)
-    enqueue_reference(study, suggest_detector)
-    assert len(study.trials) == 1
-    trial = study.ask()
-    assert suggest_detector(trial).backbone.stages[3].width == 96
-    assert trial.user_attrs["baseline"]
 
 
 def test_a_sampler_that_goes_on_does_not_repeat_its_first_draws(tmp_path):

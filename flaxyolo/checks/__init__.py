@@ -1,0 +1,1 @@
+"""What is checked before a run: labels, transforms, network, training step, overfitting."""

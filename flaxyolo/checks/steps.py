@@ -1,0 +1,123 @@
+"""Checks of the run's own training step: its memory, and that it is compiled once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flaxyolo.checks.check import Check
+from flaxyolo.cost import memory_mib
+from flaxyolo.data.batches import Picked, resident_batches, to_device
+from flaxyolo.data.cache import Pixels
+from flaxyolo.data.stream import batch_shapes, streamed_batches
+from flaxyolo.loss import LossTerms
+from flaxyolo.plan import Plan
+from flaxyolo.training import TrainState, compile_step, start, training_mesh
+
+STEPS_SEEN = 3
+"""Real steps: after the first, none may need a new program."""
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""The event that JAX reports for every program it compiles."""
+
+Step = Callable[..., Any]
+"""A compiled training step: `state, terms, dropped = step(state, pixels, indices)`."""
+
+
+class Run(NamedTuple):
+    """The step that a run will take, with its first state and its batches."""
+
+    step: Step
+    state: TrainState
+    batches: Iterator[Picked]
+
+
+def compile_run(plan: Plan, pixels: Pixels, streamed: bool) -> Run:
+    """Compile the step as `train` does, on all devices that share it."""
+    state, mesh = start(plan), training_mesh(plan.config.batch_size)
+    whole = None if mesh is None else NamedSharding(mesh, P())
+    if whole is not None:
+        state = jax.device_put(state, whole)
+    if streamed:
+        shapes = batch_shapes(pixels, plan.config.batch_size)
+        step = compile_step(plan, state, shapes, mesh, True)
+        return Run(step, state, streamed_batches(pixels, plan.config, 0))
+    device_pixels = to_device(pixels, whole)
+    step = compile_step(plan, state, device_pixels, mesh)
+    return Run(step, state, resident_batches(device_pixels, plan.config, 0))
+
+
+def check_memory(step: Any, batch_size: int, available: tuple[float, str]) -> Check:
+    """What the compiled step needs, the data set with it, against what the device has."""
+    needed, (limit, where) = memory_mib(step), available
+    measured = (
+        f"a step of {batch_size} images needs {needed:,.0f} MiB, the data set with it, of "
+        f"{limit:,.0f} MiB {where}"
+    )
+    if needed > limit:
+        cause = (
+            f"training.batch_size {batch_size} or detector.image_size is too large for this "
+            "device, or the data set is, which lies on it whole"
+        )
+        return Check("memory", False, measured, cause)
+    return Check("memory", True, measured)
+
+
+def check_recompilation(run: Run, plan: Plan, streamed: bool = False) -> Check:
+    """The steps of a run take the one program, which is compiled once.
+
+    Looked at are the first, the second and, where that is the one that may be short, the last
+    batch of an epoch; of a stream the first three.
+    """
+    count = STEPS_SEEN if streamed else max(STEPS_SEEN, plan.steps_per_epoch)
+    batches = list(islice(run.batches, count))
+    batches += batches[-1:] * (STEPS_SEEN - len(batches))
+    state, terms, names = run.state, LossTerms(*jnp.zeros(3)), []
+    for number, batch in enumerate((*batches[: STEPS_SEEN - 1], batches[-1]), 1):
+        try:
+            with compilations() as compiled:
+                state, terms, _ = run.step(state, *batch)
+                jax.block_until_ready(terms)
+        except TypeError as error:
+            line = " ".join(str(error).split())
+            return Check(
+                "recompilation",
+                False,
+                f"step {number} does not fit the program of the first: {line:.200}",
+                "the state or a batch changes its shape or dtype from one step to the next",
+            )
+        if number > 1:
+            names += compiled
+    if names:
+        return Check(
+            "recompilation",
+            False,
+            f"{len(names)} programs compiled after the first step: {', '.join(sorted(set(names)))}",
+            "a batch changes its shape, or Python values enter the step as constants",
+        )
+    size, loss = plan.config.batch_size, sum(float(term) for term in terms)
+    return Check(
+        "recompilation",
+        True,
+        f"no program compiled in steps 2 and {STEPS_SEEN} of {size} images (loss {loss:.3g})",
+    )
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of all programs that are compiled inside."""
+    names: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == COMPILED:
+            names.append(str(kwargs.get("fun_name", "a program")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

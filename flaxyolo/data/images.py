@@ -1,0 +1,320 @@
+"""Image files as pixels, and what one look at every file tells: size, content, light, sharpness."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Int, Int32, UInt8
+
+from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
+from flaxyolo.data.records import Encoded, Image
+from flaxyolo.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FACTS_VERSION = 1
+"""Raised with every change of what is stored."""
+
+MISSING = "there is no such file"
+"""The problem of an image that is listed but missing."""
+CHUNK = 1024
+"""Images handed to the threads at once."""
+REPORT_S = 5.0
+"""Seconds between two lines about the progress."""
+
+
+class ImageFacts(NamedTuple):
+    """One entry per image."""
+
+    height: Int32[np.ndarray, " n"]
+    """Pixels as stored, before any rotation; 0 where the image does not decode."""
+    width: Int32[np.ndarray, " n"]
+    orientation: UInt8[np.ndarray, " n"]
+    """EXIF's, 1 to 8; 1 where there is none."""
+    digest: tuple[str, ...]
+    """sha256 of the bytes of the file, or of the pixels; empty where they cannot be read."""
+    brightness: Float32[np.ndarray, " n"]
+    """Mean grey level, 0 to 255; NaN where the image does not decode, as the next two."""
+    contrast: Float32[np.ndarray, " n"]
+    """Standard deviation of the grey level."""
+    blur: Float32[np.ndarray, " n"]
+    """Variance of the Laplacian of the grey image: low where it is blurred."""
+    problem: tuple[str, ...]
+    """Empty, or why the image cannot be read."""
+
+
+class _Row(NamedTuple):
+    """The facts of one image, as they are stored."""
+
+    height: int = 0
+    width: int = 0
+    orientation: int = 1
+    digest: str = ""
+    brightness: float = math.nan
+    contrast: float = math.nan
+    blur: float = math.nan
+    problem: str = ""
+
+
+_Known = dict[str, tuple[list[int], _Row]]
+"""By path: size and time of the file, and its facts. By digest where there is no path."""
+
+
+def decode(image: Image, *, oriented: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """An image as RGB, whatever its file holds; a rotation noted there (EXIF) only if `oriented`.
+
+    Most annotations are made for the pixels as they are stored: COCO's sizes say so.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    content = _read(image)
+    pixels = _pixels(content)
+    if isinstance(pixels, str):
+        raise InputError(
+            f"{name_of(image)}: expected an image that OpenCV can decode, got {pixels}; "
+            "replace the file or remove it from the annotations"
+        )
+    return upright(pixels, orientation_of(content)) if oriented else pixels
+
+
+def name_of(image: Image) -> str:
+    """How a message names an image."""
+    if isinstance(image, np.ndarray):
+        return "pixels in memory"
+    return str(image) if isinstance(image, Path) else image.name
+
+
+def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = None) -> ImageFacts:
+    """Look at every image once: one decode per file, by one thread per core.
+
+    What is found is kept in the cache by path, size and time of the file (by content for images
+    inside other files), so the next call decodes nothing. `what` names the images in the log.
+    """
+    store = _store(images, cache_root(cache_dir))
+    known = _load(store)
+    rows: list[_Row] = [_Row()] * len(images)
+    # Positions by the name of the file: one that is listed twice is decoded once.
+    todo: dict[str, list[int]] = {}
+    stamps: dict[str, list[int]] = {}
+    for position, image in enumerate(images):
+        name = str(position)
+        if isinstance(image, Path):
+            name = os.path.abspath(image)
+            stamp = _stamp(name)
+            if isinstance(stamp, str):
+                rows[position] = _Row(problem=stamp)
+                continue
+            stored = known.get(name)
+            if stored is not None and stored[0] == stamp:
+                rows[position] = stored[1]
+                continue
+            stamps[name] = stamp
+        todo.setdefault(name, []).append(position)
+    fresh: _Known = {}
+    try:
+        work = [(images[positions[0]], known) for positions in todo.values()]
+        looked = _in_threads(work, what)
+        for (name, positions), row in zip(todo.items(), looked, strict=True):
+            for position in positions:
+                rows[position] = row
+            if name in stamps:
+                fresh[name] = stamps[name], row
+            elif row.digest and not isinstance(images[positions[0]], np.ndarray):
+                fresh[row.digest] = [], row
+    finally:
+        # What was found before an interruption need not be found again.
+        if any(known.get(name) != entry for name, entry in fresh.items()):
+            _save(store, fresh)
+    return _columns(rows)
+
+
+def pick_facts(facts: ImageFacts, rows: Int[np.ndarray, " k"]) -> ImageFacts:
+    """The facts of some of the images."""
+    chosen = rows.tolist()
+    return ImageFacts(
+        facts.height[rows],
+        facts.width[rows],
+        facts.orientation[rows],
+        tuple(facts.digest[row] for row in chosen),
+        facts.brightness[rows],
+        facts.contrast[rows],
+        facts.blur[rows],
+        tuple(facts.problem[row] for row in chosen),
+    )
+
+
+def no_facts() -> ImageFacts:
+    """The facts of no image."""
+    return _columns([])
+
+
+def cache_root(cache_dir: Path | None) -> Path:
+    """The folder of all caches: `cache_dir`, or $FLAXYOLO_CACHE, or ~/.cache/flaxyolo."""
+    root = cache_dir or Path(os.environ.get("FLAXYOLO_CACHE") or "~/.cache/flaxyolo")
+    root = root.expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{root}: expected a folder for the cache that can be written, got: "
+            f"{error.strerror}; name another one in FLAXYOLO_CACHE"
+        ) from None
+    return root
+
+
+def file_state(path: Path, folder: Path) -> str:
+    """Name inside `folder`, size and time of a file, for a fingerprint."""
+    text, inside = str(path), f"{folder}{os.sep}"
+    stamp = _stamp(text)
+    state = stamp if isinstance(stamp, str) else f"{stamp[0]} {stamp[1]}"
+    return f"{text.removeprefix(inside)!a} {state}\n"
+
+
+def _columns(rows: list[_Row]) -> ImageFacts:
+    height, width, orientation, digest, brightness, contrast, blur, problem = (
+        zip(*rows, strict=True) if rows else ((),) * len(_Row._fields)
+    )
+    return ImageFacts(
+        np.array(height, np.int32),
+        np.array(width, np.int32),
+        np.array(orientation, np.uint8),
+        tuple(digest),
+        np.array(brightness, np.float32),
+        np.array(contrast, np.float32),
+        np.array(blur, np.float32),
+        tuple(problem),
+    )
+
+
+def _in_threads(work: list[tuple[Image, _Known]], what: str) -> Iterable[_Row]:
+    """The facts of all images in order; how far it is, every few seconds."""
+    # One image a thread: OpenCV's own threads would only compete.
+    cv2.setNumThreads(0)
+    start = reported = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for first in range(0, len(work), CHUNK):
+            rows = pool.map(_look, work[first : first + CHUNK])
+            for done, row in enumerate(rows, start=first + 1):
+                yield row
+                now = time.monotonic()
+                if now - reported >= REPORT_S and done < len(work):
+                    reported = now
+                    left = (now - start) / done * (len(work) - done)
+                    logger.info("%s: %d of %d images looked at, %.0f s left",
+                                what, done, len(work), left)  # fmt: skip
+
+
+def _look(image_and_known: tuple[Image, _Known]) -> _Row:
+    image, known = image_and_known
+    if isinstance(image, np.ndarray):
+        digest = hashlib.sha256(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
+        return _measure(image, 1, digest.hexdigest())
+    try:
+        content = _read(image)
+    except InputError as error:
+        return _Row(problem=str(error).removeprefix(f"{name_of(image)}: "))
+    digest = hashlib.sha256(content).hexdigest()
+    if digest in known:
+        return known[digest][1]
+    pixels = _pixels(content)
+    if isinstance(pixels, str):
+        return _Row(digest=digest, problem=pixels)
+    return _measure(pixels, orientation_of(content), digest)
+
+
+def _measure(pixels: UInt8[np.ndarray, "h w 3"], orientation: int, digest: str) -> _Row:
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    mean, deviation = cv2.meanStdDev(grey)
+    _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
+    light = float(mean[0, 0]), float(deviation[0, 0]), float(edges[0, 0]) ** 2
+    return _Row(pixels.shape[0], pixels.shape[1], orientation, digest, *light)
+
+
+def _read(image: Path | Encoded) -> bytes:
+    try:
+        return image.read_bytes() if isinstance(image, Path) else image.read()
+    except OSError as error:
+        raise InputError(f"{name_of(image)}: cannot read the image: {error.strerror}") from None
+    except ValueError:  # a zero byte in the name, or half a character
+        raise InputError(f"{name_of(image)!r}: cannot read the image: no file name") from None
+
+
+def _pixels(content: bytes) -> UInt8[np.ndarray, "h w 3"] | str:
+    """RGB as stored, or what the bytes are instead."""
+    # OpenCV fills up a JPEG that is cut off with grey, and says nothing.
+    scan = jpeg_parts(content)[1] if content.startswith(b"\xff\xd8") else -1
+    if scan >= 0 and content.rfind(b"\xff\xd9") < scan:
+        return f"a JPEG of {len(content)} bytes that is cut off"
+    if content.startswith(b"\x89PNG") and b"IEND" not in content[-4096:]:
+        return f"a PNG of {len(content)} bytes that is cut off"
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:  # for instance more pixels than OpenCV allows
+        pixels = None
+    if pixels is None:
+        return f"{len(content)} bytes that are none, or one that is cut off"
+    return np.asarray(pixels, np.uint8)
+
+
+def _stamp(path: str) -> list[int] | str:
+    """Size and time of a file, or its problem."""
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        return MISSING
+    except OSError as error:
+        return f"cannot read the image: {error.strerror}"
+    except ValueError:  # a zero byte in the name, or half a character
+        return "cannot read the image: no file name"
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _store(images: Sequence[Image], root: Path) -> Path:
+    """The file that keeps the facts: one for all images below the same folder."""
+    folders = {os.path.dirname(os.path.abspath(i)) for i in images if isinstance(i, Path)}
+    try:
+        common = os.path.commonpath(folders) if folders else ""
+    except ValueError:  # several drives
+        common = ""
+    # A name may hold half a character, which has no UTF-8.
+    key = hashlib.sha256(common.encode(errors="surrogatepass")).hexdigest()[:20]
+    return root / "facts" / f"{key}.json"
+
+
+def _load(store: Path) -> _Known:
+    try:
+        data = json.loads(store.read_bytes())
+        if data["version"] != FACTS_VERSION:
+            return {}
+        return {name: (stamp, _Row(*row)) for name, (stamp, *row) in data["images"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s is damaged and is made again: %s", store, error)
+        return {}
+
+
+def _save(store: Path, fresh: _Known) -> None:
+    """Add to what is there, which another process may have written in between."""
+    images = {name: [stamp, *row] for name, (stamp, row) in (_load(store) | fresh).items()}
+    unfinished = store.with_name(f".{store.name}-{uuid.uuid4().hex}")
+    try:
+        store.parent.mkdir(exist_ok=True)
+        unfinished.write_text(json.dumps({"version": FACTS_VERSION, "images": images}))
+        os.replace(unfinished, store)
+    except OSError as error:
+        # Only time is lost: the facts are in memory.
+        unfinished.unlink(missing_ok=True)
+        logger.warning("%s: what was learnt of the images is not kept: %s", store, error.strerror)

@@ -1,0 +1,182 @@
+"""Batches of data too large for the device or for memory, read through Grain by threads."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from flaxyolo.config import TrainConfig
+from flaxyolo.data.augment import mosaic_sources
+from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices
+from flaxyolo.data.cache import (
+    Pixels,
+    annotation_arrays,
+    load_pixels,
+    load_square,
+)
+from flaxyolo.data.images import cache_root
+from flaxyolo.data.sources import Dataset, Example
+from flaxyolo.memory import MIB, available_mib
+
+log = logging.getLogger(__name__)
+
+Keep = Literal["auto", "device", "cache", "files"]
+"""Where images wait to be trained on: in the device's memory, in the cache of letterboxed pixels on
+the disk, or as the files they are; `auto` takes the first that has room."""
+
+SOURCES = 4
+"""Images that one of a batch is made of, at most."""
+
+DEVICE_SHARE = 0.5
+"""Of the device's memory (on a CPU, of what is free of the machine's) that the images may take."""
+
+DISK_SHARE = 0.5
+"""Of the free room on the disk of the cache that one split may take."""
+
+
+def fits_disk(count: int, image_size: int, cache_dir: Path | None = None) -> bool:
+    """Whether that many letterboxed images may be kept in the cache."""
+    needed = count * image_size**2 * 3
+    return needed <= DISK_SHARE * shutil.disk_usage(cache_root(cache_dir)).free
+
+
+def fits_device(pixels: Pixels) -> bool:
+    """Whether the split may lie on the device while a network trains there."""
+    needed = sum(int(np.prod(field.shape)) * field.dtype.itemsize for field in pixels)
+    room, _ = available_mib()
+    return needed <= DEVICE_SHARE * room * MIB
+
+
+class DecodedImages:
+    """The images of a split, decoded and letterboxed whenever they are asked for.
+
+    It stands where `Pixels.images` would hold an array of shape n s s 3.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, examples: tuple[Example, ...], size: int):
+        self.examples, self.size = examples, size
+        self.shape = (len(examples), size, size, 3)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, rows: Any) -> UInt8[np.ndarray, "..."]:
+        chosen = np.arange(len(self.examples))[rows]
+        images = [load_square(self.examples[row], self.size) for row in np.atleast_1d(chosen)]
+        stacked = np.stack(images) if images else np.zeros((0, *self.shape[1:]), np.uint8)
+        return stacked if np.ndim(chosen) else stacked[0]
+
+
+def open_pixels(
+    dataset: Dataset,
+    split: Literal["train", "val"],
+    image_size: int,
+    *,
+    keep: Keep = "auto",
+    cache_dir: Path | None = None,
+) -> Pixels:
+    """The pixels of a split: those of the cache, or, for `files`, images decoded when needed.
+
+    `auto` is `files` where the split would take more than half of the disk's free room.
+    """
+    examples = dataset.train if split == "train" else dataset.val
+    if keep == "files" or (keep == "auto" and not fits_disk(len(examples), image_size, cache_dir)):
+        images: Any = DecodedImages(examples, image_size)
+        return Pixels(images, **annotation_arrays(examples, image_size))
+    return load_pixels(dataset, split, image_size, cache_dir=cache_dir)
+
+
+def is_streamed(pixels: Pixels, keep: Keep) -> bool:
+    """Whether training reads these pixels batch by batch."""
+    if keep == "auto":
+        streamed = isinstance(pixels.images, DecodedImages) or not fits_device(pixels)
+        if streamed:
+            log.info("the images do not fit into the device's memory: they are streamed")
+        return streamed
+    return keep != "device"
+
+
+def places(count: int) -> Int32[np.ndarray, "count 4"]:
+    """Where in a streamed batch of `count` images the sources of each lie."""
+    return np.arange(SOURCES * count, dtype=np.int32).reshape(count, SOURCES)
+
+
+def batch_shapes(pixels: Pixels, batch_size: int) -> DevicePixels:
+    """Shapes of the pixels of a streamed batch."""
+    rows = SOURCES * batch_size
+    shapes: list[Any] = [
+        jax.ShapeDtypeStruct((rows, *field.shape[1:]), field.dtype) for field in pixels
+    ]
+    return DevicePixels(*shapes)
+
+
+def streamed_batches(pixels: Pixels, config: TrainConfig, first_epoch: int) -> Iterator[Picked]:
+    """The batches of all epochs from `first_epoch` on, the same as those of data on the device.
+
+    Every batch depends on its number alone, so the stream goes on anywhere exactly.
+    """
+    import grain
+
+    # One image a thread: OpenCV's own threads would only compete.
+    cv2.setNumThreads(0)
+    cores = os.cpu_count() or 1
+    source = _Steps(pixels, config)
+    steps = grain.MapDataset.source(source)[first_epoch * source.steps :]
+    options = grain.ReadOptions(num_threads=cores, prefetch_buffer_size=2 * cores)
+    yield from steps.to_iter_dataset(options)
+
+
+class _Steps:
+    """Every batch of a run by its number, as Grain's threads ask for it."""
+
+    def __init__(self, pixels: Pixels, config: TrainConfig):
+        self.pixels, self.config = pixels, config
+        self.count = len(pixels.images)
+        self.steps = -(-self.count // config.batch_size)
+        # Threads are at most in two epochs at a time.
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+
+    def __len__(self) -> int:
+        return self.steps * self.config.epochs
+
+    def __getitem__(self, index: int) -> Picked:
+        epoch, step = divmod(int(index), self.steps)
+        order, sources = self.epoch(epoch)
+        rows = sources[step].reshape(-1)
+        # Equal neighbours (an image without mosaic) are read once.
+        read, back = np.unique(rows, return_inverse=True)
+        images = np.asarray(self.pixels.images[read])[back]
+        arrays: list[Any] = [images, *(np.asarray(field[rows]) for field in self.pixels[1:])]
+        return Picked(DevicePixels(*arrays), order[step])
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        config = self.config
+        order = epoch_indices(self.count, config.batch_size, seed=config.seed, epoch=epoch)
+        mosaic = epoch < config.epochs - config.augmentation.close_mosaic_epochs
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            sources = _sources(
+                jnp.asarray(order.reshape(-1)),
+                config.seed,
+                epoch,
+                self.count,
+                config.augmentation.mosaic,
+                mosaic,
+            )
+        return order, np.asarray(sources).reshape(*order.shape, SOURCES)
+
+
+@partial(jax.jit, static_argnames=("count", "share"))
+def _sources(indices: Any, seed: Any, epoch: Any, count: int, share: float, mosaic: Any) -> Any:
+    epoch_key = jax.random.fold_in(jax.random.key(seed), epoch)
+    return mosaic_sources(indices, epoch_key, count, share, mosaic)

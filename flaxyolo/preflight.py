@@ -1,0 +1,239 @@
+"""The command `preflight`: is everything sound before the first epoch?"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flaxyolo import cli
+from flaxyolo.checks.check import Check
+from flaxyolo.checks.labels import check_labels, check_objects
+from flaxyolo.checks.network import check_gradients, check_shapes
+from flaxyolo.checks.overfit import check_overfit
+from flaxyolo.checks.probe import Programs, compile_probe, probe_plan
+from flaxyolo.checks.steps import (
+    Run,
+    check_memory,
+    check_recompilation,
+    compile_run,
+)
+from flaxyolo.checks.transforms import check_transforms
+from flaxyolo.config import Config, TrainConfig, read_config
+from flaxyolo.data.cache import Pixels
+from flaxyolo.data.sources import Dataset, Example, read_dataset
+from flaxyolo.data.stream import is_streamed, open_pixels
+from flaxyolo.errors import InputError
+from flaxyolo.memory import available_mib
+from flaxyolo.nn.detector import abstract_weights
+from flaxyolo.plan import plan_run
+from flaxyolo.spec import DetectorSpec, describe
+
+log = logging.getLogger("flaxyolo.preflight")
+
+Report = Callable[[Check], None]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of `preflight`."""
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """A file of configs/, or the best.yaml of a sweep."""
+    data: str = "digits"
+    """As for `train`, such as digits or coco:DIR."""
+    image_size: int | None = None
+    """Side of the square input, in pixels, instead of the config's."""
+    batch_size: int | None = None
+    """Instead of the config's."""
+    json: bool = False
+    """Print the checks as JSON."""
+
+
+def log_check(check: Check) -> None:
+    """Into the log, in one line."""
+    log.info("pre-flight, %s", check.line())
+
+
+def preflight(
+    spec: DetectorSpec,
+    pixels: Pixels,
+    examples: Sequence[Example],
+    class_names: Sequence[str],
+    config: TrainConfig,
+    *,
+    streamed: bool = False,
+    skip: Collection[str] = (),
+    report: Report = log_check,
+) -> tuple[Check, ...]:
+    """Run the checks, cheap ones first, up to the first that fails, which is the last returned.
+
+    `pixels` are the training images of `examples`, `streamed` as in `train`. `skip` names checks
+    that are left out; their programs are not compiled either.
+    """
+    unknown = set(skip) - set(CHECKS)
+    if unknown:
+        raise ValueError(f"no such check: {', '.join(sorted(unknown))}; there are {CHECKS}")
+    done: list[Check] = []
+
+    def passed(name: str, check: Callable[[], Check]) -> bool:
+        if name in skip:
+            return True
+        began = time.perf_counter()
+        made = check()
+        done.append(replace(made, seconds=round(time.perf_counter() - began, 2)))
+        report(done[-1])
+        return made.passed
+
+    available = available_mib()
+    plan, quick = plan_run(spec, config, pixels), probe_plan(spec, config, pixels)
+    cheap: dict[str, Callable[[], Check]] = {
+        "labels": lambda: check_labels(pixels, examples, class_names, spec.num_classes),
+        "objects": lambda: check_objects(pixels),
+        "transforms": lambda: check_transforms(pixels, examples, config.augmentation),
+        "shapes": lambda: check_shapes(quick, pixels),
+    }
+    if not all(passed(name, check) for name, check in cheap.items()):
+        return tuple(done)
+    wanted = set(COSTLY) - set(skip)
+    if not wanted:
+        return tuple(done)
+    log.info("pre-flight, compiling the training step; a minute or less for a small network")
+    # Side by side: the compiler leaves cores idle in parts of its work.
+    pool = ThreadPoolExecutor(2)
+    programs: Future[Programs] = Future()
+    run: Future[Run] = Future()
+    try:
+        if wanted & {"gradients", "overfit"}:
+            programs = pool.submit(compile_probe, quick)
+        if wanted & {"memory", "recompilation"}:
+            run = pool.submit(compile_run, plan, pixels, streamed)
+        costly: dict[str, Callable[[], Check]] = {
+            "gradients": lambda: check_gradients(pixels, quick, programs.result()),
+            "memory": lambda: check_memory(run.result().step, config.batch_size, available),
+            "recompilation": lambda: check_recompilation(run.result(), plan, streamed),
+            "overfit": lambda: check_overfit(pixels, quick, programs.result(), class_names),
+        }
+        all(passed(name, check) for name, check in costly.items())
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return tuple(done)
+
+
+def ensure(
+    spec: DetectorSpec,
+    pixels: Pixels,
+    examples: Sequence[Example],
+    class_names: Sequence[str],
+    config: TrainConfig,
+    *,
+    streamed: bool = False,
+    skip: Collection[str] = (),
+    report: Report = log_check,
+) -> tuple[Check, ...]:
+    """`preflight`, with InputError in one line where a check fails."""
+    done = preflight(
+        spec,
+        pixels,
+        examples,
+        class_names,
+        config,
+        streamed=streamed,
+        skip=skip,
+        report=report,
+    )
+    require(done)
+    return done
+
+
+def require(done: Sequence[Check]) -> None:
+    """InputError in one line if a check has failed."""
+    failed = next((check for check in done if not check.passed), None)
+    if failed is not None:
+        raise InputError(
+            f"pre-flight, {failed.name}: {failed.measured}; likely cause: {failed.cause}"
+        )
+
+
+def sized(path: Path, *, image_size: int | None, batch_size: int | None) -> Config:
+    """A config with the flags' values."""
+    config = read_config(path)
+    try:
+        detector = replace(config.detector, image_size=image_size or config.detector.image_size)
+        training = replace(config.training, batch_size=batch_size or config.training.batch_size)
+        abstract_weights(detector)
+    except ValueError as error:
+        raise InputError(f"{path}: {describe(error)}") from None
+    return Config(detector, training)
+
+
+def for_data(config: Config, dataset: Dataset) -> Config:
+    """A config with the classes of the data, mirrored only where that leaves them what they are."""
+    training = config.training
+    if not dataset.mirror:
+        training = replace(training, augmentation=replace(training.augmentation, flip=0.0))
+    return Config(replace(config.detector, num_classes=len(dataset.class_names)), training)
+
+
+def run_preflight(flags: Flags) -> None:
+    """Run all checks and print each as it ends."""
+    began = time.perf_counter()
+    config = sized(flags.config, image_size=flags.image_size, batch_size=flags.batch_size)
+    dataset = read_dataset(flags.data)
+    config = for_data(config, dataset)
+    pixels = open_pixels(dataset, "train", config.detector.image_size)
+    log.info("%s: %d training images", dataset.name, len(pixels.images))
+
+    def show(check: Check) -> None:
+        if flags.json:
+            log_check(check)
+        else:
+            print(check.line(), flush=True)
+
+    done = preflight(
+        config.detector,
+        pixels,
+        dataset.train,
+        dataset.class_names,
+        config.training,
+        streamed=is_streamed(pixels, "auto"),
+        report=show,
+    )
+    seconds = time.perf_counter() - began
+    if flags.json:
+        facts: dict[str, Any] = {
+            "passed": all(check.passed for check in done),
+            "seconds": round(seconds, 1),
+            "checks": [asdict(check) for check in done],
+        }
+        print(json.dumps(facts, indent=1))
+    require(done)
+    if not flags.json:
+        print(f"cleared: {len(done)} checks in {seconds:.0f} s")
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the command."""
+    flags = cli.parse(
+        Flags,
+        argv,
+        prog="python -m flaxyolo.preflight",
+        description="Check data, transforms, network, loss and memory before a run.",
+    )
+    return cli.run(partial(run_preflight, flags))
+
+
+COSTLY = ("gradients", "memory", "recompilation", "overfit")
+"""Checks that need compiled programs, in their order."""
+CHECKS = ("labels", "objects", "transforms", "shapes", *COSTLY)
+"""Names of all checks, in their order."""
+
+if __name__ == "__main__":
+    sys.exit(main())

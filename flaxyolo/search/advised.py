@@ -1,0 +1,137 @@
+"""The first candidates of a study, which come of what its data look like, and how they did."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import optuna
+
+from flaxyolo.data.advice import advise, candidates
+from flaxyolo.data.images import cache_root
+from flaxyolo.data.rules import Advice
+from flaxyolo.data.sources import Dataset
+from flaxyolo.data.statistics import statistics, statistics_from_dict
+from flaxyolo.errors import InputError
+from flaxyolo.search.results import TrialResult
+from flaxyolo.search.space import Suggest, reference_params
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised with every change of the statistics."""
+
+BASELINE = "baseline"
+ADVISED = "advised"
+
+
+def learn(data: Dataset, image_sizes: Sequence[int], batch_size: int) -> tuple[Advice, ...]:
+    """What the data advise for these input sizes; their statistics are kept in the cache."""
+    sizes = "-".join(map(str, sorted(image_sizes)))
+    key = hashlib.sha256(f"{VERSION} {data.fingerprint} {sizes}".encode()).hexdigest()[:20]
+    path = cache_root(None) / f"statistics-{key}.json"
+    found = None
+    if path.exists():
+        try:
+            found = statistics_from_dict(json.loads(path.read_text()), str(path))
+        except (InputError, ValueError) as error:
+            log.warning("%s is damaged and is made again: %s", path, error)
+    if found is None:
+        found = statistics(data, image_sizes=image_sizes)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(found.to_dict()))
+        partial.replace(path)
+    return advise(found, image_sizes=image_sizes, batch_size=batch_size)
+
+
+def opening(suggest: Suggest, advice: Sequence[Advice]) -> dict[str, dict[str, Any]]:
+    """What a study tries first, by name, as parameters of its space.
+
+    The baseline is the space's point nearest to the reference network; the others differ from it
+    in what the advice names, as far as the space has it. Two of the same parameters have one
+    entry, with both names.
+    """
+    wanted = {BASELINE: {}, **candidates(advice)}
+    found: dict[str, dict[str, Any]] = {}
+    for name, changed in wanted.items():
+        params = reference_params(suggest, changed)
+        twin = next((other for other in found if found[other] == params), None)
+        if twin is None:
+            found[name] = params
+        else:
+            found[f"{twin} = {name}"] = found.pop(twin)
+    return found
+
+
+def enqueue_opening(study: optuna.Study, suggest: Suggest, advice: Sequence[Advice]) -> None:
+    """Make them the first trials of a new study."""
+    if study.get_trials(deepcopy=False):
+        return
+    ordered = opening(suggest, advice)
+    for name in sorted(ordered, key=lambda name: BASELINE not in name.split(" = ")):
+        study.enqueue_trial(ordered[name], user_attrs={"origin": name})
+
+
+class Verdict(NamedTuple):
+    """How a piece of advice did in a study; `held` is None where no two trials tell."""
+
+    advice: str
+    held: bool | None
+    why: str
+
+    def line(self) -> str:
+        """In words."""
+        word = {True: "held", False: "did not hold", None: "not tested"}[self.held]
+        return f"{self.advice}: {word}; {self.why}"
+
+
+def verdicts(found: Sequence[TrialResult]) -> list[Verdict]:
+    """Every advised candidate against what it is compared with, one training run each.
+
+    The advised network should beat the baseline, and its variants should not beat it; of two that
+    were not trained to the same epoch the last epoch counts that both were scored after.
+    """
+    by_name: dict[str, TrialResult] = {}
+    for result in found:
+        if result.state == "waiting":
+            continue
+        for name in (result.origin or "").split(" = "):
+            if name:
+                # An interrupted trial is followed by the one that took it up.
+                by_name[name] = result
+    told = []
+    for name, result in by_name.items():
+        if name == BASELINE:
+            continue
+        other = BASELINE if name == ADVISED else ADVISED
+        if other in by_name:
+            told.append(_compare(name, result, other, by_name[other]))
+    return told
+
+
+def _compare(name: str, result: TrialResult, other: str, against: TrialResult) -> Verdict:
+    claim = f"{name} beats the {other}" if name == ADVISED else f"{name} is no better than {other}"
+    if result.number == against.number:
+        return Verdict(claim, None, f"they are the same candidate (trial {result.number})")
+    mine, theirs = _scores(result), _scores(against)
+    epochs = mine.keys() & theirs.keys()
+    if not epochs:
+        reasons = [
+            f"trial {each.number}: {each.reason or each.state}"
+            for each, scores in ((result, mine), (against, theirs))
+            if not scores
+        ]
+        return Verdict(claim, None, "; ".join(reasons) or "never scored after the same epoch")
+    last = max(epochs)
+    ahead = mine[last] > theirs[last]
+    why = (
+        f"trial {result.number} has {mine[last]:.3f}, trial {against.number} {theirs[last]:.3f} "
+        f"after {last} epochs (mAP_s + mAP_m + mAP_l, one run each)"
+    )
+    return Verdict(claim, ahead if name == ADVISED else not ahead, why)
+
+
+def _scores(result: TrialResult) -> Mapping[int, float]:
+    return {row["epoch"]: row["objective"] for row in result.history}

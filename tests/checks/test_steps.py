@@ -1,0 +1,182 @@
+"""Memory against the device, and steps that need a new program."""
+
+from dataclasses import replace
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxyolo.checks.network import check_shapes, row_major_cells
+from flaxyolo.checks.overfit import choose_images, crowded, holds_point
+from flaxyolo.checks.probe import PROBED, probe_plan
+from flaxyolo.checks.steps import (
+    check_memory,
+    check_recompilation,
+    compilations,
+    compile_run,
+)
+from flaxyolo.data.batches import resident_batches, to_device
+from flaxyolo.memory import available_mib
+from flaxyolo.plan import plan_run
+from flaxyolo.training import start
+from tests.checks.scenes import CONFIG
+from tests.small import tiny_pixels, tiny_spec
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A plan and its compiled run; the state is made anew for each test."""
+    pixels = tiny_pixels(6)
+    plan = plan_run(tiny_spec(), CONFIG, pixels)
+    return plan, pixels, compile_run(plan, pixels, False)
+
+
+@pytest.fixture
+def run(compiled):
+    plan, pixels, run = compiled
+    batches = resident_batches(to_device(pixels), plan.config, 0)
+    return plan, run._replace(state=start(plan), batches=batches)
+
+
+def test_memory_is_held_against_the_device(run):
+    _, run = run
+    small = check_memory(run.step, 4, (0.5, "of the device"))
+    assert not small.passed
+    assert "batch_size 4" in small.cause
+    assert check_memory(run.step, 4, (100_000.0, "of the device")).passed
+
+
+def test_the_free_memory_of_this_machine_is_known():
+    mib, where = available_mib()
+    assert mib > 10
+    assert where.startswith("of ")
+
+
+def test_the_real_step_is_compiled_once(run):
+    plan, run = run
+    check = check_recompilation(run, plan)
+    assert check.passed, check.line()
+    assert "steps 2 and 3 of 4 images" in check.measured
+
+
+def test_the_step_of_a_stream_is_compiled_once():
+    pixels = tiny_pixels(6)
+    plan = plan_run(tiny_spec(), CONFIG, pixels)
+    check = check_recompilation(compile_run(plan, pixels, True), plan, True)
+    assert check.passed, check.line()
+
+
+def test_a_state_that_changes_its_dtype_is_found(run):
+    plan, run = run
+
+    def changing(state, *rest):
+        state, *more = run.step(state, *rest)
+        return state._replace(step=state.step.astype(jnp.float32)), *more
+
+    check = check_recompilation(run._replace(step=changing), plan)
+    assert not check.passed
+    assert "step 2" in check.measured
+
+
+def test_a_short_last_batch_is_found(run):
+    plan, run = run
+    short = [*islice(run.batches, 2), next(run.batches)]
+    short[-1] = short[-1]._replace(indices=short[-1].indices[:2])
+    check = check_recompilation(run._replace(batches=iter(short)), plan)
+    assert not check.passed
+    assert "step 3" in check.measured
+
+
+def test_a_program_for_every_step_is_found(run):
+    plan, run = run
+
+    def compiling(state, pixels, indices):
+        jax.jit(lambda x: x * int(state.step))(indices)
+        return run.step(state, pixels, indices)
+
+    check = check_recompilation(run._replace(step=compiling), plan)
+    assert not check.passed
+    assert "compiled after the first step" in check.measured
+
+
+def test_compilations_are_counted_inside_alone():
+    def double(x):
+        return 2 * x
+
+    with compilations() as names:
+        jax.jit(double)(jnp.ones(3))
+    jax.jit(lambda x: x - 7)(jnp.ones(3))
+    assert any("double" in name for name in names)
+    assert not any("lambda" in name for name in names)
+
+
+def test_shapes_of_every_kind_of_head_pass():
+    pixels = tiny_pixels()
+    head = tiny_spec().head
+    heads = [
+        head,
+        replace(head, one_to_one=True),
+        replace(head, box="ltrb", reg_max=None, objectness=True),
+        replace(head, box="cxcywh", reg_max=None),
+    ]
+    for one in heads:
+        plan = probe_plan(tiny_spec(head=one), CONFIG, pixels)
+        check = check_shapes(plan, pixels)
+        assert check.passed, check.line()
+    assert "P3 8x8, P4 4x4; 80 anchor points" in check.measured
+
+
+def test_images_of_another_size_and_objects_beyond_the_bins_are_found():
+    pixels = tiny_pixels()
+    plan = probe_plan(tiny_spec(image_size=96), CONFIG, pixels)
+    assert "another size" in check_shapes(plan, pixels).cause
+    short = tiny_spec(head=replace(tiny_spec().head, reg_max=2))
+    big = pixels._replace(boxes=np.where(pixels.valid[..., None], [[[4, 4, 60, 60]]], 0))
+    big = big._replace(boxes=big.boxes.astype(np.float32))
+    check = check_shapes(probe_plan(short, CONFIG, big), big)
+    assert not check.passed
+    assert "reg_max" in check.cause
+
+
+def test_anchor_points_with_x_and_y_swapped_are_found(monkeypatch):
+    from flaxyolo.checks import network
+
+    real = network.anchor_points
+    monkeypatch.setattr(
+        network, "anchor_points", lambda *given: (real(*given)[0][:, ::-1], real(*given)[1])
+    )
+    check = check_shapes(probe_plan(tiny_spec(), CONFIG, tiny_pixels()), tiny_pixels())
+    assert not check.passed
+    assert "swapped" in check.cause
+
+
+def test_cells_run_along_x_first():
+    np.testing.assert_array_equal(row_major_cells(16, (8,)), [[4, 4], [12, 4], [4, 12], [12, 12]])
+
+
+def test_images_to_learn_are_simple_and_of_every_size():
+    pixels = tiny_pixels(12)
+    boxes = pixels.boxes.copy()
+    boxes[3, 0] = [5, 5, 8, 8]  # between the points of stride 8: nothing can learn it
+    boxes[4, 0] = [2, 2, 60, 60]
+    pixels = pixels._replace(boxes=boxes)
+    chosen = choose_images(pixels, 64, (8, 16))
+    assert len(chosen) == len(set(chosen)) == PROBED
+    assert 3 not in chosen
+    assert 4 in chosen  # the only medium-sized object
+    labels = pixels.labels[chosen][pixels.valid[chosen]]
+    assert set(labels) == {0, 1, 2}
+
+
+def test_few_images_are_repeated():
+    assert sorted(choose_images(tiny_pixels(2), 64, (8, 16))) == [0, 0, 1, 1]
+
+
+def test_crowded_boxes_and_boxes_without_a_point():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9]], np.float32)
+    np.testing.assert_array_equal(crowded(boxes, np.array([0, 0, 1])), [True, True, False])
+    points = np.array([4, 12, 20], np.float32)
+    low, high = np.array([4, 3, 13], np.float32), np.array([12, 5, 20], np.float32)
+    np.testing.assert_array_equal(holds_point(low, high, points), [False, True, False])

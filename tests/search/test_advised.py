@@ -1,0 +1,126 @@
+"""What the data advise is tried first, and judged by the trials that tested it."""
+
+import optuna
+import pytest
+
+from flaxyolo.data.rules import Advice
+from flaxyolo.data.sources import read_dataset
+from flaxyolo.search.advised import BASELINE, enqueue_opening, learn, opening, verdicts
+from flaxyolo.search.results import results
+from flaxyolo.search.space import REFERENCE, suggest_detector
+from flaxyolo.search.storage import open_study
+from tests.tiny_data import write_coco
+
+
+def piece(key, value):
+    return Advice(key, value, "why", 0.5, "a source")
+
+
+ADVICE = (
+    piece("image_size", 160),
+    piece("plan", "P3-P4"),
+    piece("next_image_size", 192),
+    piece("neck.kind", "pan"),
+    piece("slots.boxes", 32),
+)
+
+
+def test_a_study_begins_with_the_baseline_and_what_the_data_advise():
+    found = opening(suggest_detector, ADVICE)
+    assert list(found) == [
+        BASELINE,
+        "advised",
+        "advised with P2",
+        "advised at the next resolution",
+    ]
+    assert found[BASELINE] == REFERENCE
+    advised = {"image_size": 160, "plan": "P3-P4", "neck.kind": "pan"}
+    without_p5 = {key: value for key, value in REFERENCE.items() if key != "c5.depth"}
+    assert found["advised"] == without_p5 | advised
+    assert found["advised with P2"] == without_p5 | advised | {"plan": "P2-P4"}
+    assert found["advised at the next resolution"]["image_size"] == 192
+
+
+def test_what_a_space_does_not_have_makes_no_candidate_of_its_own():
+    def narrow(trial):
+        trial.suggest_categorical("image_size", [128])
+
+    assert list(opening(narrow, ADVICE)) == [
+        "baseline = advised = advised with P2 = advised at the next resolution"
+    ]
+    assert list(opening(suggest_detector, ())) == [BASELINE]
+
+
+@pytest.fixture
+def study(tmp_path):
+    made = open_study(tmp_path / "s", epochs=10)
+    enqueue_opening(made, suggest_detector, ADVICE)
+    return made
+
+
+def test_the_opening_is_enqueued_once(study):
+    enqueue_opening(study, suggest_detector, ADVICE)
+    assert len(study.trials) == 4
+    trial = study.ask()
+    suggest_detector(trial)
+    assert trial.user_attrs["origin"] == BASELINE
+    assert trial.params == REFERENCE
+
+
+def finish(study, history, reason=None):
+    """The next trial, scored after some epochs."""
+    trial = study.ask()
+    suggest_detector(trial)
+    rows = [{"epoch": epoch, "objective": value} for epoch, value in history.items()]
+    trial.set_user_attr("history", rows)
+    if reason is None:
+        study.tell(trial, max(history.values()))
+    else:
+        trial.set_user_attr("reason", reason)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+
+def test_advice_is_judged_at_the_last_epoch_that_both_reached(study):
+    finish(study, {3: 0.1, 6: 0.5, 10: 0.9})
+    finish(study, {3: 0.2, 6: 0.4}, "behind after 6 of 10 epochs")
+    finish(study, {3: 0.3, 6: 0.45, 10: 0.6})
+    finish(study, {}, "over budget by 1.20 ms")
+    lines = [verdict.line() for verdict in verdicts(results(study))]
+    assert lines == [
+        "advised beats the baseline: did not hold; trial 1 has 0.400, trial 0 0.500 after 6 epochs "
+        "(mAP_s + mAP_m + mAP_l, one run each)",
+        "advised with P2 is no better than advised: did not hold; trial 2 has 0.450, trial 1 0.400 "
+        "after 6 epochs (mAP_s + mAP_m + mAP_l, one run each)",
+        "advised at the next resolution is no better than advised: not tested; trial 3: over "
+        "budget by 1.20 ms",
+    ]
+
+
+def test_advice_that_was_not_tried_yet_has_no_verdict(study):
+    assert verdicts(results(study)) == []
+    finish(study, {10: 0.9})
+    assert verdicts(results(study)) == []
+
+
+def test_advice_that_names_the_baseline_is_not_tested_by_it(tmp_path):
+    study = open_study(tmp_path / "s", epochs=10)
+    same = (piece("image_size", 128), piece("plan", "P3-P5"))
+    enqueue_opening(study, suggest_detector, same)
+    finish(study, {10: 0.9})
+    (verdict,) = verdicts(results(study))
+    assert verdict.held is None
+    assert "the same candidate (trial 0)" in verdict.line()
+
+
+def test_statistics_are_taken_once_and_again_where_they_are_damaged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(tmp_path / "cache"))
+    data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
+    first = learn(data, (64, 96), 16)
+    (kept,) = (tmp_path / "cache").glob("statistics-*.json")
+    written = kept.stat().st_mtime_ns
+    assert learn(data, (64, 96), 16) == first
+    assert kept.stat().st_mtime_ns == written
+    kept.write_text("{")
+    assert learn(data, (64, 96), 16) == first
+    assert "is damaged and is made again" in caplog.text
+    assert kept.stat().st_size > 100
