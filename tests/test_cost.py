@@ -156,6 +156,15 @@ def test_calls_are_timed_after_a_warm_up_until_there_are_enough():
     assert calls == [0, 1, 2, 3, 4] * 2
 
 
+def test_the_quietest_hundred_calls_in_a_row_count():
+    rng = np.random.default_rng(0)
+    quiet, busy = rng.uniform(5, 6, 300), rng.uniform(8, 20, 130)
+    found = cost.quietest(np.concatenate([busy, quiet, busy]))
+    assert len(found) >= 100
+    assert np.percentile(found, 95) < 6
+    np.testing.assert_array_equal(cost.quietest(np.array([3.0, 1.0])), [3, 1])
+
+
 def test_calls_are_timed_until_the_time_is_over():
     times = cost.time_calls(lambda _: time.sleep(0.02), min_calls=1000, max_seconds=0.1)
     assert 1 <= len(times) <= 6
