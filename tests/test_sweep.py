@@ -199,7 +199,7 @@ def test_a_study_is_named_after_its_data_and_budget(given, name):
         ("--seed", "-1", "--seed: expected 0"),
         ("--study", "a/b", "--study: expected a name without slashes"),
         ("--data", "coco:/no/such", "/no/such"),
-        ("--data", "voc", "--data: expected one of"),
+        ("--data", "pictures", "--data: expected one of"),
     ],
 )
 def test_bad_flags_get_one_line_and_leave_nothing(flag, value, words, tmp_path, capsys):
