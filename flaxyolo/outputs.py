@@ -53,7 +53,7 @@ class Sweep:
 
     def report(self, found: list[TrialResult]) -> report.Report:
         """The results with what they are about."""
-        told = tuple(verdict.line() for verdict in verdicts(found))
+        told = tuple(verdict.line() for verdict in verdicts(found, self.advice))
         return report.Report(tuple(found), self.source, self.budget.describe(), told)
 
 

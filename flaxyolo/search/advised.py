@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Raised with every change of the statistics."""
 
+TESTED_BY_CANDIDATES = ("image_size", "next_image_size", "plan", "p2")
+"""Advice that the candidates at the next resolution, and with or without P2, are there to test."""
+
 BASELINE = "baseline"
 ADVISED = "advised"
 
@@ -87,8 +90,10 @@ class Verdict(NamedTuple):
         return f"{self.advice}: {word}; {self.why}"
 
 
-def verdicts(found: Sequence[TrialResult]) -> list[Verdict]:
+def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> list[Verdict]:
     """Every advised candidate against what it is compared with, one training run each.
+
+    Advice that no two of them differ in alone is named as not tested.
 
     The advised network should beat the baseline, and its variants should not beat it; of two that
     were not trained to the same epoch the last epoch counts that both were scored after.
@@ -108,6 +113,13 @@ def verdicts(found: Sequence[TrialResult]) -> list[Verdict]:
         other = BASELINE if name == ADVISED else ADVISED
         if other in by_name:
             told.append(_compare(name, result, other, by_name[other]))
+    if told:
+        why = "no two candidates differ in it alone"
+        told += [
+            Verdict(f"{each.key} {each.value}", None, why)
+            for each in advice
+            if each.key not in TESTED_BY_CANDIDATES
+        ]
     return told
 
 

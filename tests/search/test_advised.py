@@ -96,6 +96,17 @@ def test_advice_is_judged_at_the_last_epoch_that_both_reached(study):
     ]
 
 
+def test_advice_that_no_candidate_tests_alone_is_named(study):
+    finish(study, {10: 0.5})
+    finish(study, {10: 0.9})
+    lines = [verdict.line() for verdict in verdicts(results(study), ADVICE)]
+    assert lines[0].startswith("advised beats the baseline: held; trial 1 has 0.900")
+    assert lines[1:] == [
+        f"{told}: not tested; no two candidates differ in it alone"
+        for told in ("neck.kind pan", "slots.boxes 32")
+    ]
+
+
 def test_advice_that_was_not_tried_yet_has_no_verdict(study):
     assert verdicts(results(study)) == []
     finish(study, {10: 0.9})
