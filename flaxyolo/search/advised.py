@@ -26,6 +26,9 @@ VERSION = 1
 TESTED_BY_CANDIDATES = ("image_size", "next_image_size", "plan", "p2")
 """Advice that the candidates at the next resolution, and with or without P2, are there to test."""
 
+LEAST_SCORE = 0.1
+"""Sum of the three mAPs below which two scores tell nothing."""
+
 BASELINE = "baseline"
 ADVISED = "advised"
 
@@ -138,10 +141,13 @@ def _compare(name: str, result: TrialResult, other: str, against: TrialResult) -
         return Verdict(claim, None, "; ".join(reasons) or "never scored after the same epoch")
     last = max(epochs)
     ahead = mine[last] > theirs[last]
+    enough = max(mine[last], theirs[last]) >= LEAST_SCORE
     why = (
         f"trial {result.number} has {mine[last]:.3f}, trial {against.number} {theirs[last]:.3f} "
         f"after {last} epochs (mAP_s + mAP_m + mAP_l, one run each)"
     )
+    if not enough:
+        return Verdict(claim, None, f"neither has learnt enough to tell: {why}")
     return Verdict(claim, ahead if name == ADVISED else not ahead, why)
 
 

@@ -107,6 +107,14 @@ def test_advice_that_no_candidate_tests_alone_is_named(study):
     ]
 
 
+def test_scores_of_networks_that_have_learnt_nothing_are_no_verdict(study):
+    finish(study, {3: 0.009, 10: 0.03})
+    finish(study, {3: 0.002}, "behind after 3 of 10 epochs")
+    (verdict,) = verdicts(results(study))
+    assert verdict.held is None
+    assert "neither has learnt enough to tell: trial 1 has 0.002" in verdict.line()
+
+
 def test_advice_that_was_not_tried_yet_has_no_verdict(study):
     assert verdicts(results(study)) == []
     finish(study, {10: 0.9})
