@@ -62,15 +62,8 @@ def load_pixels(
     examples = dataset.train if split == "train" else dataset.val
     if not examples:
         raise InputError(f"{dataset.name}: expected images in {split}, got none")
-    settings = {
-        "format": FORMAT_VERSION,
-        "fingerprint": dataset.fingerprint,
-        "split": split,
-        "image_size": image_size,
-    }
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     root = cache_root(cache_dir)
-    target = root / f"{split}-{image_size}-{key[:20]}"
+    target, settings = _place(root, dataset, split, image_size)
     # More than one round only if a damaged folder is replaced by several processes at once.
     for _ in range(3):
         pixels = _open(target, settings)
@@ -86,6 +79,31 @@ def load_pixels(
             # Gone already if it was published; otherwise nothing half-written may stay.
             shutil.rmtree(unfinished, ignore_errors=True)
     raise OSError(f"{target}: the cache is damaged again as soon as it is written; remove it")
+
+
+def is_cached(
+    dataset: Dataset,
+    split: Literal["train", "val"],
+    image_size: int,
+    *,
+    cache_dir: Path | None = None,
+) -> bool:
+    """Whether the cache has the pixels of a split, whole."""
+    return _open(*_place(cache_root(cache_dir), dataset, split, image_size)) is not None
+
+
+def _place(
+    root: Path, dataset: Dataset, split: str, image_size: int
+) -> tuple[Path, dict[str, str | int]]:
+    """The folder of a split in the cache, and what it must be made with."""
+    settings: dict[str, str | int] = {
+        "format": FORMAT_VERSION,
+        "fingerprint": dataset.fingerprint,
+        "split": split,
+        "image_size": image_size,
+    }
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    return root / f"{split}-{image_size}-{key[:20]}", settings
 
 
 def _open(folder: Path, settings: dict[str, str | int]) -> Pixels | None:

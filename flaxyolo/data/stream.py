@@ -20,6 +20,7 @@ from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices
 from flaxyolo.data.cache import (
     Pixels,
     annotation_arrays,
+    is_cached,
     load_pixels,
     load_square,
 )
@@ -88,10 +89,15 @@ def open_pixels(
 ) -> Pixels:
     """The pixels of a split: those of the cache, or, for `files`, images decoded when needed.
 
-    `auto` is `files` where the split would take more than half of the disk's free room.
+    `auto` is `files` where the split is not cached yet and would take more than half of the disk's
+    free room.
     """
     examples = dataset.train if split == "train" else dataset.val
-    if keep == "files" or (keep == "auto" and not fits_disk(len(examples), image_size, cache_dir)):
+    if keep == "files" or (
+        keep == "auto"
+        and not is_cached(dataset, split, image_size, cache_dir=cache_dir)
+        and not fits_disk(len(examples), image_size, cache_dir)
+    ):
         images: Any = DecodedImages(examples, image_size)
         return Pixels(images, **annotation_arrays(examples, image_size))
     return load_pixels(dataset, split, image_size, cache_dir=cache_dir)

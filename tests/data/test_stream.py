@@ -1,5 +1,6 @@
 """A stream gives the batches, and the training, of data that lies on the device."""
 
+import shutil
 from dataclasses import replace
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.data import stream
 from flaxyolo.data.batches import make_batch, resident_batches, to_device
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset
@@ -87,6 +89,16 @@ def test_what_fits_is_kept_on_the_device(dataset, tmp_path):
     assert not is_streamed(cached, "auto")
     assert not is_streamed(cached, "device")
     assert is_streamed(cached, "cache")
+
+
+def test_what_is_cached_is_read_from_there_however_full_the_disk_has_become(
+    dataset, tmp_path, monkeypatch
+):
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(stream.shutil, "disk_usage", lambda path: full)
+    assert isinstance(open_pixels(dataset, "train", 64).images, DecodedImages)
+    load_pixels(dataset, "train", 64)
+    assert isinstance(open_pixels(dataset, "train", 64).images, np.memmap)
 
 
 def test_an_image_that_is_gone_is_named_in_the_stream(dataset, tmp_path):
