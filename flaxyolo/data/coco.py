@@ -6,10 +6,8 @@ the audit counts and names it.
 
 import gc
 import hashlib
-import json
 import logging
 import os
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from flaxyolo.data.findings import one_line
 from flaxyolo.data.images import file_state
 from flaxyolo.data.json_columns import (
     column,
+    load,
     look_up,
     read_areas,
     read_boxes,
@@ -42,9 +41,6 @@ LIMIT = 2**53
 
 LARGE = 64 << 20
 """Bytes of a file that takes more than a second."""
-
-OUTLINE = re.compile(rb'"segmentation"\s*:\s*\[[][0-9.,eE\s+-]*\]')
-"""An outline and its key; in a text the quotes would be escaped."""
 
 LISTS = ("images", "annotations", "categories")
 TRAIN_FILES = (
@@ -159,7 +155,7 @@ def _parse(path: Path) -> AnnotationFile:
     collects = gc.isenabled()
     gc.disable()
     try:
-        data = _load(content, doubled)
+        data = load(content, doubled)
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
     except (ValueError, RecursionError) as error:
@@ -190,24 +186,6 @@ def _parse(path: Path) -> AnnotationFile:
                 raise InputError(f"{where}: expected each key once, got one twice: {shown(record)}")
             _identity(record, where)
     return file
-
-
-def _load(content: bytes, doubled: list[dict[str, Any]]) -> Any:
-    """The JSON without outlines, which are most of a file and are not needed."""
-    hook = partial(_as_dict, doubled)
-    try:
-        return json.loads(OUTLINE.sub(b'"segmentation": 0', content), object_pairs_hook=hook)
-    except (ValueError, RecursionError):
-        doubled.clear()
-        # Again, so that the message tells the place in the file.
-        return json.loads(content, object_pairs_hook=hook)
-
-
-def _as_dict(doubled: list[dict[str, Any]], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        doubled.append(record)
-    return record
 
 
 def _categories(file: AnnotationFile) -> dict[int, str]:

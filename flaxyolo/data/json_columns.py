@@ -1,6 +1,9 @@
-"""Values from JSON as columns: what is not what it should be becomes NaN or -1."""
+"""JSON without outlines, as columns: a value that is not what it should be becomes NaN or -1."""
 
+import json
 import math
+import re
+from functools import partial
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
@@ -9,6 +12,30 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from flaxyolo.data.findings import one_line
+
+OUTLINE = re.compile(rb'"segmentation"\s*:\s*\[[][0-9.,eE\s+-]*\]')
+"""An outline and its key; in a text the quotes would be escaped."""
+
+
+def load(content: bytes, doubled: list[dict[str, Any]]) -> Any:
+    """The JSON without outlines, which are most of a file and are not needed.
+
+    Objects that say a key twice are appended to `doubled`.
+    """
+    hook = partial(_as_dict, doubled)
+    try:
+        return json.loads(OUTLINE.sub(b'"segmentation": 0', content), object_pairs_hook=hook)
+    except (ValueError, RecursionError):
+        doubled.clear()
+        # Again, so that the message tells the place in the file.
+        return json.loads(content, object_pairs_hook=hook)
+
+
+def _as_dict(doubled: list[dict[str, Any]], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        doubled.append(record)
+    return record
 
 
 def column(records: list[dict[str, Any]], key: str, default: object = None) -> list[Any]:
