@@ -21,8 +21,8 @@ from flaxyolo.data.batches import epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.plan import plan_run
+from flaxyolo.search.space import load_space
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.sweep import load_space
 from flaxyolo.training import compile_step, start
 
 

@@ -1,6 +1,7 @@
 """How a detector is trained, and the YAML files that hold a detector and its training."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -71,6 +72,34 @@ class Config:
 
     detector: DetectorSpec
     training: TrainConfig = TrainConfig()
+
+
+def fitted(
+    config: Config,
+    *,
+    num_classes: int,
+    mirror: bool,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+) -> Config:
+    """A config with the data's classes and the flags' values; None leaves the config's own.
+
+    Flips are off unless an object may be mirrored. ValueError where a value does not fit.
+    """
+    detector, training = config.detector, config.training
+    augmentation = training.augmentation
+    return Config(
+        replace(detector, num_classes=num_classes, image_size=image_size or detector.image_size),
+        replace(
+            training,
+            epochs=epochs or training.epochs,
+            batch_size=batch_size or training.batch_size,
+            seed=training.seed if seed is None else seed,
+            augmentation=augmentation if mirror else replace(augmentation, flip=0.0),
+        ),
+    )
 
 
 def read_config(path: Path) -> Config:

@@ -26,7 +26,7 @@ from flaxyolo.checks.steps import (
     compile_run,
 )
 from flaxyolo.checks.transforms import check_transforms
-from flaxyolo.config import Config, TrainConfig, read_config
+from flaxyolo.config import Config, TrainConfig, fitted, read_config
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset, Example, read_dataset
 from flaxyolo.data.stream import is_streamed, open_pixels
@@ -127,67 +127,38 @@ def preflight(
     return tuple(done)
 
 
-def ensure(
-    spec: DetectorSpec,
-    pixels: Pixels,
-    examples: Sequence[Example],
-    class_names: Sequence[str],
-    config: TrainConfig,
-    *,
-    streamed: bool = False,
-    skip: Collection[str] = (),
-    report: Report = log_check,
-) -> tuple[Check, ...]:
-    """`preflight`, with InputError in one line where a check fails."""
-    done = preflight(
-        spec,
-        pixels,
-        examples,
-        class_names,
-        config,
-        streamed=streamed,
-        skip=skip,
-        report=report,
-    )
-    require(done)
-    return done
-
-
-def require(done: Sequence[Check]) -> None:
-    """InputError in one line if a check has failed."""
+def require(done: Sequence[Check]) -> Sequence[Check]:
+    """The checks themselves; InputError in one line if one of them has failed."""
     failed = next((check for check in done if not check.passed), None)
     if failed is not None:
         raise InputError(
             f"pre-flight, {failed.name}: {failed.measured}; likely cause: {failed.cause}"
         )
+    return done
 
 
-def sized(path: Path, *, image_size: int | None, batch_size: int | None) -> Config:
-    """A config with the flags' values."""
-    config = read_config(path)
+def configure(flags: Flags, dataset: Dataset) -> Config:
+    """The config of the flags, with the data's classes; InputError where no network fits it."""
+    config = read_config(flags.config)
     try:
-        detector = replace(config.detector, image_size=image_size or config.detector.image_size)
-        training = replace(config.training, batch_size=batch_size or config.training.batch_size)
-        abstract_weights(detector)
+        config = fitted(
+            config,
+            num_classes=len(dataset.class_names),
+            mirror=dataset.mirror,
+            image_size=flags.image_size,
+            batch_size=flags.batch_size,
+        )
+        abstract_weights(config.detector)
     except ValueError as error:
-        raise InputError(f"{path}: {describe(error)}") from None
-    return Config(detector, training)
-
-
-def for_data(config: Config, dataset: Dataset) -> Config:
-    """A config with the classes of the data, mirrored only where that leaves them what they are."""
-    training = config.training
-    if not dataset.mirror:
-        training = replace(training, augmentation=replace(training.augmentation, flip=0.0))
-    return Config(replace(config.detector, num_classes=len(dataset.class_names)), training)
+        raise InputError(f"{flags.config}: {describe(error)}") from None
+    return config
 
 
 def run_preflight(flags: Flags) -> None:
     """Run all checks and print each as it ends."""
     began = time.perf_counter()
-    config = sized(flags.config, image_size=flags.image_size, batch_size=flags.batch_size)
     dataset = read_dataset(flags.data)
-    config = for_data(config, dataset)
+    config = configure(flags, dataset)
     pixels = open_pixels(dataset, "train", config.detector.image_size)
     log.info("%s: %d training images", dataset.name, len(pixels.images))
 

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -26,14 +25,14 @@ from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.outputs import Sweep, outcome, update_outputs
-from flaxyolo.preflight import ensure
+from flaxyolo.preflight import preflight, require
 from flaxyolo.search.advised import enqueue_opening, learn
 from flaxyolo.search.progress import Display
 from flaxyolo.search.results import TrialResult, best_result, count_finished, results
 from flaxyolo.search.space import (
     image_sizes_for,
+    load_space,
     reference_params,
-    suggest_detector,
     with_image_sizes,
 )
 from flaxyolo.search.storage import (
@@ -120,26 +119,6 @@ def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainC
         ),
         seed=seed,
     )
-
-
-def load_space(path: Path | None) -> Any:
-    """The function `suggest` of a sweep file, or the default space."""
-    if path is None:
-        return suggest_detector
-    if not path.is_file():
-        raise InputError(f"--space {path}: expected a Python file, found none")
-    try:
-        suggest = runpy.run_path(str(path)).get("suggest")
-    except Exception as error:  # whatever a user's file may raise
-        raise InputError(
-            f"--space {path}: cannot be run: {type(error).__name__}: {error}".splitlines()[0]
-        ) from error
-    if not callable(suggest):
-        raise InputError(
-            f"--space {path}: expected a function 'suggest' that takes a trial, "
-            f"got {'none' if suggest is None else repr(suggest)}"
-        )
-    return suggest
 
 
 def study_name(flags: Flags) -> str:
@@ -245,13 +224,15 @@ def clear(sweep: Sweep) -> None:
     baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
     spec = replace(baseline, num_classes=len(sweep.data.class_names))
     pixels = open_pixels(sweep.data, "train", spec.image_size, keep=sweep.keep)
-    ensure(
-        spec,
-        pixels,
-        sweep.data.train,
-        sweep.data.class_names,
-        sweep.config,
-        streamed=is_streamed(pixels, sweep.keep),
+    require(
+        preflight(
+            spec,
+            pixels,
+            sweep.data.train,
+            sweep.data.class_names,
+            sweep.config,
+            streamed=is_streamed(pixels, sweep.keep),
+        )
     )
 
 

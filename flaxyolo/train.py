@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo import cli
 from flaxyolo.checkpoint import has_state, save_detector
-from flaxyolo.config import Config, read_config, write_config
+from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate, shown
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.preflight import ensure
+from flaxyolo.preflight import preflight, require
 from flaxyolo.spec import describe
 from flaxyolo.training import DivergedError, StepReport, train
 from flaxyolo.transfer import read_source, weights_from
@@ -62,26 +62,20 @@ class Flags:
 def configure(flags: Flags, dataset: Dataset) -> Config:
     """The config of the run: the file's, with the flags' values and the data's classes."""
     config = read_config(flags.config)
+    if config.training.augmentation.flip and not dataset.mirror:
+        log.info("%s: a mirrored object is another one here, so flip is off", dataset.name)
     try:
-        detector = replace(
-            config.detector,
+        return fitted(
+            config,
             num_classes=len(dataset.class_names),
-            image_size=flags.image_size or config.detector.image_size,
-        )
-        augmentation = config.training.augmentation
-        if augmentation.flip and not dataset.mirror:
-            log.info("%s: a mirrored object is another one here, so flip is off", dataset.name)
-            augmentation = replace(augmentation, flip=0.0)
-        training = replace(
-            config.training,
-            epochs=flags.epochs or config.training.epochs,
-            batch_size=flags.batch_size or config.training.batch_size,
-            seed=config.training.seed if flags.seed is None else flags.seed,
-            augmentation=augmentation,
+            mirror=dataset.mirror,
+            image_size=flags.image_size,
+            epochs=flags.epochs,
+            batch_size=flags.batch_size,
+            seed=flags.seed,
         )
     except ValueError as error:
         raise InputError(f"the flags: {describe(error)}") from None
-    return Config(detector, training)
 
 
 def claim_run(out: Path, config: Config, dataset: Dataset) -> None:
@@ -120,13 +114,15 @@ def run_training(flags: Flags) -> None:
     )
     streamed = is_streamed(pixels, flags.images)
     if flags.preflight and not has_state(flags.out / "state"):
-        ensure(
-            config.detector,
-            pixels,
-            dataset.train,
-            dataset.class_names,
-            config.training,
-            streamed=streamed,
+        require(
+            preflight(
+                config.detector,
+                pixels,
+                dataset.train,
+                dataset.class_names,
+                config.training,
+                streamed=streamed,
+            )
         )
     record = Record(flags.out / "metrics.jsonl")
     with progress_bar() as progress:

@@ -14,7 +14,7 @@ from flaxyolo.data import augment, cache
 from flaxyolo.errors import InputError
 from flaxyolo.nn import head
 from flaxyolo.nn.backbone import Backbone
-from flaxyolo.preflight import CHECKS, ensure, main
+from flaxyolo.preflight import CHECKS, main, require
 from tests.checks.scenes import CONFIG, NAMES, SIZE, pixels_of, scenes, with_boxes
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
@@ -175,18 +175,20 @@ def test_a_failure_is_one_line_that_names_the_check_and_the_cause(tmp_path):
     dataset = with_boxes(scenes(), swap)
     pixels = pixels_of(dataset, tmp_path)
     with pytest.raises(InputError, match=r"^pre-flight, labels: .*; likely cause: .*swapped"):
-        ensure(tiny_spec(), pixels, dataset.train, NAMES, CONFIG)
+        require(preflight.preflight(tiny_spec(), pixels, dataset.train, NAMES, CONFIG))
 
 
 def test_checks_that_are_skipped_are_not_run(tmp_path):
     dataset = scenes()
     pixels = pixels_of(dataset, tmp_path)
     seen = []
-    ensure(tiny_spec(), pixels, dataset.train, NAMES, CONFIG, skip=COSTLY, report=seen.append)
+    preflight.preflight(
+        tiny_spec(), pixels, dataset.train, NAMES, CONFIG, skip=COSTLY, report=seen.append
+    )
     assert [check.name for check in seen] == ["labels", "objects", "transforms", "shapes"]
     assert sum(check.seconds for check in seen) > 0
     with pytest.raises(ValueError, match="no such check: speed"):
-        ensure(tiny_spec(), pixels, dataset.train, NAMES, CONFIG, skip=["speed"])
+        preflight.preflight(tiny_spec(), pixels, dataset.train, NAMES, CONFIG, skip=["speed"])
 
 
 CONFIG_FILE = """
@@ -244,7 +246,9 @@ def test_real_data_pass_the_checks_of_labels_and_transforms(test_data, tmp_path,
     dataset = read_dataset(f"coco:{test_data / name}")
     pixels = load_pixels(dataset, "train", 320, cache_dir=tmp_path)
     spec = tiny_spec(image_size=320, num_classes=len(dataset.class_names))
-    done = ensure(spec, pixels, dataset.train, dataset.class_names, CONFIG, skip=COSTLY)
+    done = require(
+        preflight.preflight(spec, pixels, dataset.train, dataset.class_names, CONFIG, skip=COSTLY)
+    )
     assert len(done) == 4
 
 

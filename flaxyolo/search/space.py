@@ -1,13 +1,16 @@
 """What a sweep may try: ordinary code that draws a `DetectorSpec` from a trial."""
 
 import inspect
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import optuna
 from optuna.trial import BaseTrial
 
+from flaxyolo.errors import InputError
 from flaxyolo.growth import Number, constant_ratio, multiple
 from flaxyolo.spec import (
     LEVEL_STRIDES,
@@ -191,6 +194,26 @@ def image_sizes_for(longest_side: int, budget_ms: float | None, platform: str) -
         fitting = [size for size in sizes if size**2 <= CPU_PIXELS_PER_MS * budget_ms]
         sizes = fitting or list(SMALL_IMAGE_SIZES)
     return tuple(sizes)
+
+
+def load_space(path: Path | None) -> Suggest:
+    """The function `suggest` of a sweep file, or the default space."""
+    if path is None:
+        return suggest_detector
+    if not path.is_file():
+        raise InputError(f"--space {path}: expected a Python file, found none")
+    try:
+        suggest = runpy.run_path(str(path)).get("suggest")
+    except Exception as error:  # whatever a user's file may raise
+        raise InputError(
+            f"--space {path}: cannot be run: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    if not callable(suggest):
+        raise InputError(
+            f"--space {path}: expected a function 'suggest' that takes a trial, "
+            f"got {'none' if suggest is None else repr(suggest)}"
+        )
+    return suggest
 
 
 def with_image_sizes(suggest: Suggest, image_sizes: tuple[int, ...]) -> Suggest:
