@@ -53,17 +53,8 @@ def draw_detections(
     """A grid of images with what was found (solid) and what is there (dashed)."""
     if not images:
         raise ValueError("expected at least one image to draw")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(PANEL_INCHES * columns, PANEL_INCHES * rows + 0.7), dpi=DPI)
-    # Fixed margins in inches: a title and the legend need the same room for any number of rows.
-    height = PANEL_INCHES * rows + 0.7
-    figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=0.32 / height, top=1 - 0.38 / height, wspace=0.03, hspace=0.03
-    )
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
+    figure, grid = _grid(len(images), columns, PANEL_INCHES, head=0.38, foot=0.32)
+    height = figure.get_figheight()
     for axes, image, detections, objects in zip(grid, images, found, truth, strict=False):
         _draw_image(axes, image, detections, objects, class_names)
     figure.suptitle(title or "Detections on validation images", fontsize=11, y=1 - 0.12 / height)
@@ -77,7 +68,7 @@ def draw_detections(
         frameon=False,
         fontsize=9,
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_examples(
@@ -94,25 +85,16 @@ def draw_examples(
     if not images:
         raise ValueError("expected at least one image to draw")
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
     labels, counts = np.unique(np.concatenate([one.labels for one in truth]), return_counts=True)
     ranked = labels[np.argsort(-counts, kind="stable")].tolist()
     shown = sorted(ranked[:LEGEND_CLASSES])
     lines = -(-(len(shown) + 1) // (2 * columns))
-    head, foot = 0.5, 0.15 + 0.22 * lines
     # As high as most of the images are: no white bands between wide ones.
     shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
     panel = PANEL_INCHES * min(max(shape, 0.5), 1.5)
-    row = panel + 0.25
-    height = row * rows + head + foot
-    figure = Figure(figsize=(PANEL_INCHES * columns, height), dpi=DPI)
-    figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=foot / height, top=1 - (head + 0.2) / height,
-        wspace=0.03, hspace=0.25 / panel,
-    )  # fmt: skip
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
+    foot = 0.15 + 0.22 * lines
+    figure, grid = _grid(len(images), columns, panel, head=0.45, foot=foot, caption=0.25)
+    height = figure.get_figheight()
     for axes, image, objects, caption in zip(grid, images, truth, captions, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape) < 300 else "antialiased")
         axes.set_title(caption, fontsize=8, pad=3)
@@ -129,7 +111,7 @@ def draw_examples(
         figure.legend(
             handles=handles, loc="lower center", ncols=2 * columns, frameon=False, fontsize=8
         )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def trial_scatter(rows: Sequence[Mapping[str, Any]], budget_ms: float | None, path: Path) -> None:
@@ -189,7 +171,29 @@ def trial_scatter(rows: Sequence[Mapping[str, Any]], budget_ms: float | None, pa
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def _grid(
+    count: int, columns: int, panel: float, *, head: float, foot: float, caption: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels without axes, in rows of at most `columns`.
+
+    Sizes are heights in inches, of a panel, the margins and the caption above each panel: a title
+    and a legend need the same room for any number of rows.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = rows * (panel + caption) + head + foot
+    figure = Figure(figsize=(PANEL_INCHES * columns, height), dpi=DPI)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=foot / height, top=1 - (head + caption) / height,
+        wspace=0.03, hspace=caption / panel or 0.03,
+    )  # fmt: skip
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.axis("off")
+    return figure, grid
 
 
 def _draw_image(
@@ -279,7 +283,7 @@ def _is_complete(row: Mapping[str, Any]) -> bool:
     return str(row["state"]).lower().startswith("complete")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG that is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,28 +1,23 @@
 """What a detector costs: latency, memory, parameters, GFLOPs; and the budget it must keep."""
 
-import fcntl
 import os
 import platform
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
-from jaxtyping import Float64
 
 from flaxyolo import __version__
 from flaxyolo.boxes import letterbox_image
 from flaxyolo.errors import InputError
+from flaxyolo.flops import multiply_adds
 from flaxyolo.memory import MIB
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import (
@@ -36,10 +31,8 @@ from flaxyolo.nn.detector import (
     run_network,
 )
 from flaxyolo.spec import DetectorSpec, parse
+from flaxyolo.timing import device_lock, quietest, time_calls
 
-WARM_UP_CALLS = 10
-BLOCK_CALLS = 100
-"""Calls that make a 95th percentile."""
 PACED_GAP_S = 0.2
 """Pause before each call of the paced mode, in which the device falls out of its fast state."""
 VERSIONS_OF = ("jax", "jaxlib", "flax")
@@ -73,12 +66,15 @@ class Measurement:
     latency_paced_ms_p50: float | None = None
     """With a pause of 200 ms before every call, as a camera at 5 images per second has it."""
     latency_paced_ms_p95: float | None = None
+    memory_device: str | None = None
+    """What the memory is for, where that is not the device of the latencies."""
 
     def conditions(self) -> str:
         """One line that belongs under every figure."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         size = f"{self.image_size}x{self.image_size}"
-        return f"{self.device}, {self.dtype}, {size}, batch {self.batch_size}, {versions}"
+        beside = f"; memory for {self.memory_device}" if self.memory_device else ""
+        return f"{self.device}, {self.dtype}, {size}, batch {self.batch_size}, {versions}{beside}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -92,40 +88,77 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a `Measurement`; None is no limit. The latency limit is for the 95th percentile."""
+    """Limits of a `Measurement`; None is no limit."""
 
     latency_ms: float | None = None
+    """Of the statistic `latency_stat`."""
     vram_mib: float | None = None
+    train_vram_mib: float | None = None
+    """Of a training step at the batch size of the training, without the data set."""
+    params: float | None = None
+    gflops: float | None = None
+    latency_stat: Literal["p95", "p50"] = "p95"
 
     def __post_init__(self):
-        for name, limit in (("latency_ms", self.latency_ms), ("vram_mib", self.vram_mib)):
-            if limit is not None and not (isfinite(limit) and limit > 0):
+        for name, limit in self.limits.items():
+            if not (isfinite(limit) and limit > 0):
                 raise InputError(f"budget {name}: expected a number above 0, got {limit}")
+        if self.latency_stat not in ("p95", "p50"):
+            raise InputError(f"budget latency_stat: expected p95 or p50, got {self.latency_stat!r}")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by what they limit."""
+        limits = {name: getattr(self, name) for name in LIMITS}
+        return {name: float(limit) for name, limit in limits.items() if limit is not None}
+
+    def latency_of(self, cost: Measurement) -> float:
+        """The latency that is limited, in ms."""
+        return cost.latency_ms_p50 if self.latency_stat == "p50" else cost.latency_ms_p95
+
+    def known(self, cost: Measurement) -> dict[str, float]:
+        """What is limited and known: the memory of training only once its step is compiled."""
+        values = cost.to_dict() | {"latency_ms": self.latency_of(cost)}
+        return {name: float(values[name]) for name in self.limits if values[name] is not None}
 
     def excess(self, cost: Measurement) -> dict[str, float]:
-        """How far each limit is overstepped, as a share of it; zero or less is inside."""
-        pairs = {
-            "latency_ms": (cost.latency_ms_p95, self.latency_ms),
-            "vram_mib": (cost.vram_mib, self.vram_mib),
-        }
+        """How far each limit is overstepped, as a share of it; zero or less is inside.
+
+        A limit of what is not known of the cost is left out.
+        """
+        return self.shares(self.known(cost))
+
+    def shares(self, values: Mapping[str, float]) -> dict[str, float]:
+        """`excess` of bare values, by the name of their limit."""
+        limits = self.limits
         return {
-            name: (value - limit) / limit
-            for name, (value, limit) in pairs.items()
-            if limit is not None
+            name: (value - limits[name]) / limits[name]
+            for name, value in values.items()
+            if name in limits
         }
 
     def allows(self, cost: Measurement) -> bool:
-        """Whether every limit is kept."""
+        """Whether every limit of what is known is kept."""
         return all(share <= 0 for share in self.excess(cost).values())
 
     def describe(self) -> str:
         """The limits in words, such as `at most 8 ms (p95), 500 MiB`."""
-        limits = []
-        if self.latency_ms is not None:
-            limits.append(f"{self.latency_ms:g} ms (p95)")
-        if self.vram_mib is not None:
-            limits.append(f"{self.vram_mib:g} MiB")
-        return f"at most {', '.join(limits)}" if limits else "no limit"
+        told = []
+        for name, limit in self.limits.items():
+            size, unit, _ = LIMITS[name]
+            stat = f" ({self.latency_stat})" if name == "latency_ms" else ""
+            told.append(f"{limit / size:g} {unit}{stat}")
+        return f"at most {', '.join(told)}" if told else "no limit"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: latency and memory of inference always, the rest where it is set."""
+        stat = {} if self.latency_stat == "p95" else {"latency_stat": self.latency_stat}
+        return {"latency_ms": self.latency_ms, "vram_mib": self.vram_mib} | self.limits | stat
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "budget") -> "Budget":
+        """The inverse of `to_dict`."""
+        return parse(cls, data, where)
 
 
 def measure(
@@ -202,59 +235,6 @@ def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
     return compile_ahead(run_network, spec, fused_graph(spec, dtype)[1], image, dtype)
 
 
-def quietest(times: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " m"]:
-    """Of all blocks of a hundred calls in a row the one with the lowest 95th percentile.
-
-    What else runs on a machine can only add to a latency, and comes in bursts of seconds.
-    """
-    blocks = np.array_split(times, max(1, len(times) // BLOCK_CALLS))
-    return min(blocks, key=lambda block: float(np.percentile(block, 95)))
-
-
-def time_calls(
-    call: Callable[[int], Any],
-    *,
-    min_calls: int,
-    min_seconds: float = 0.0,
-    max_seconds: float,
-    gap: float = 0.0,
-) -> Float64[np.ndarray, " n"]:
-    """Milliseconds of each call, until both least numbers are reached or `max_seconds` are over."""
-    for i in range(min(WARM_UP_CALLS, min_calls)):
-        jax.block_until_ready(call(i))
-    times = []
-    start = time.perf_counter()
-    while True:
-        spent = time.perf_counter() - start
-        enough = len(times) >= min_calls and spent >= min_seconds
-        if times and (enough or spent >= max_seconds):
-            return np.array(times) * 1000
-        if gap:
-            time.sleep(gap)
-        began = time.perf_counter()
-        jax.block_until_ready(call(len(times)))
-        times.append(time.perf_counter() - began)
-
-
-@contextmanager
-def device_lock() -> Iterator[None]:
-    """Held by one process at a time on this machine, so that measurements do not disturb another.
-
-    The operating system lets go of it when the process ends, however it ends.
-    """
-    path = Path(tempfile.gettempdir()) / "flaxyolo-measure.lock"
-    try:
-        # Read-only suffices to lock, also where another user made the file.
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
 def memory_mib(compiled: jax.stages.Compiled) -> float:
     """Memory that a compiled program needs: arguments, results, work space and its own code."""
     usage = compiled.memory_analysis()
@@ -291,48 +271,6 @@ def count_gflops(spec: DetectorSpec) -> float:
     return 2 * multiply_adds(program(fused_graph(spec, jnp.float32)[1], image).jaxpr) / 1e9
 
 
-def multiply_adds(jaxpr: Jaxpr) -> int:
-    """Multiply-adds of the convolutions and matrix products in a program and those it calls."""
-    total = 0
-    for equation in jaxpr.eqns:
-        kind, params = equation.primitive.name, equation.params
-        inner = [multiply_adds(body) for value in params.values() for body in _bodies(value)]
-        if kind == "while" and sum(inner):
-            raise ValueError("the products inside a while loop cannot be counted")
-        if kind == "conv_general_dilated":
-            numbers = params["dimension_numbers"]
-            kernel = _shape(equation.invars[1])
-            outputs = prod(_shape(equation.outvars[0]))
-            # The kernel's input axis already holds the channels of one group only.
-            total += outputs * prod(kernel) // kernel[numbers.rhs_spec[0]]
-        elif kind == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            left = _shape(equation.invars[0])
-            total += prod(_shape(equation.outvars[0])) * prod(left[axis] for axis in contracted)
-        elif kind == "cond":
-            # Of the forms of one convolution by platform, the default is the plain one; others
-            # hold fewer products (sums of shifted slices) or more (with zeros between groups).
-            platforms = params.get("branches_platforms")
-            total += max(inner) if platforms is None else inner[platforms.index(None)]
-        else:
-            total += sum(inner) * (params["length"] if kind == "scan" else 1)
-    return total
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
-
-
-def _bodies(value: Any) -> list[Jaxpr]:
-    if isinstance(value, ClosedJaxpr):
-        return [value.jaxpr]
-    if isinstance(value, Jaxpr):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [body for part in value for body in _bodies(part)]
-    return []
-
-
 def photographs(size: int) -> np.ndarray:
     """Letterboxed uint8 images (4, size, size, 3): scikit-learn's two photographs, and mirrored."""
     from sklearn.datasets import load_sample_images
@@ -360,3 +298,13 @@ def device_name() -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides a latency, this package's first."""
     return {"flaxyolo": __version__} | {name: version(name) for name in VERSIONS_OF}
+
+
+LIMITS = {
+    "latency_ms": (1, "ms", 2),
+    "vram_mib": (1, "MiB", 1),
+    "train_vram_mib": (1, "MiB in training", 1),
+    "params": (1e6, "M parameters", 2),
+    "gflops": (1, "GFLOPs", 2),
+}
+"""What a budget may limit: the size of its unit, the unit, and decimals of an overrun."""

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
+from jaxtyping import UInt8
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,18 +21,29 @@ from rich.table import Table
 from flaxyolo import cli
 from flaxyolo.checkpoint import load_detector
 from flaxyolo.config import TrainConfig, read_config
-from flaxyolo.cost import Measurement, measure, tree_bytes
-from flaxyolo.data.batches import DevicePixels
+from flaxyolo.cost import (
+    Measurement,
+    count_gflops,
+    count_params,
+    measure,
+    tree_bytes,
+    versions,
+)
 from flaxyolo.errors import InputError
 from flaxyolo.nn.detector import Weights, abstract_weights, compute_dtype
-from flaxyolo.plan import Plan
+from flaxyolo.search.limits import nominal_step
 from flaxyolo.spec import DetectorSpec, describe
+from flaxyolo.target import (
+    DTYPE,
+    NOT_COUNTED,
+    Target,
+    read_target,
+    require_packages,
+    target_memory,
+)
 from flaxyolo.training import compile_step, start
 
 log = logging.getLogger("flaxyolo.measure")
-
-NOMINAL_BOXES = 16
-"""Boxes per image that the memory of training is taken for; four times as many with mosaic."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +54,43 @@ class Flags:
     """A file such as configs/yolov8n.yaml, or a folder such as runs/<study>/best."""
     image_size: int | None = None
     """Input size in pixels, instead of the detector's own."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Letterboxed uint8 images (n, size, size, 3) of a .npy file, instead of photographs."""
     paced: bool = False
     """Also measure with a pause of 200 ms before every call."""
+    training: bool = True
+    """Also compile a training step for its memory."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="GPU")] = None
+    """Only the memory on a GPU that is not here: h100, l4, ..., or a file that describes it."""
     json: bool = False
     """Print the numbers as JSON."""
 
 
 def measure_detector(
-    spec: DetectorSpec, config: TrainConfig, *, weights: Weights | None = None, paced: bool = False
+    spec: DetectorSpec,
+    config: TrainConfig,
+    *,
+    weights: Weights | None = None,
+    images: UInt8[np.ndarray, "n s s 3"] | None = None,
+    paced: bool = False,
+    training: bool = True,
 ) -> Measurement:
-    """Measure a detector and compile one training step for its memory.
+    """Measure a detector and, unless not `training`, compile one training step for its memory.
 
     That memory is of weights, optimizer, EMA, activations and one batch. The data set on the
     device comes on top: 3 bytes per pixel of every image.
     """
-    log.info("compiling a training step of %d images for its memory", config.batch_size)
-    step, data_bytes = compile_nominal_step(spec, config)
+    step, data_bytes = None, 0
+    if training:
+        log.info("compiling a training step of %d images for its memory", config.batch_size)
+        step, data_bytes = compile_nominal_step(spec, config)
     log.info("measuring")
     return measure(
         spec,
         weights=weights,
+        images=images,
         train_step=step,
-        train_batch_size=config.batch_size,
+        train_batch_size=config.batch_size if training else None,
         data_bytes=data_bytes,
         paced=paced,
     )
@@ -72,20 +100,23 @@ def compile_nominal_step(
     spec: DetectorSpec, config: TrainConfig
 ) -> tuple[jax.stages.Compiled, int]:
     """The training step for a made-up data set of one batch, and the bytes of that data set."""
-    count, size = config.batch_size, spec.image_size
-    slots = NOMINAL_BOXES * (4 if config.augmentation.mosaic > 0 else 1)
-    plan = Plan(spec, config, steps_per_epoch=100, slots=slots, dtype=compute_dtype())
-    pixels = jax.eval_shape(
-        lambda: DevicePixels(
-            images=jnp.zeros((count, size, size, 3), jnp.uint8),
-            boxes=jnp.zeros((count, NOMINAL_BOXES, 4)),
-            labels=jnp.zeros((count, NOMINAL_BOXES), jnp.int32),
-            valid=jnp.zeros((count, NOMINAL_BOXES), bool),
-            content=jnp.zeros((count, 4)),
-        )
-    )
+    plan, pixels = nominal_step(spec, config, compute_dtype())
     state = jax.eval_shape(lambda: start(plan))
     return compile_step(plan, state, pixels), tree_bytes(pixels)
+
+
+def read_images(path: Path, size: int) -> UInt8[np.ndarray, "n s s 3"]:
+    """The images of a .npy file, of the size that the detector takes."""
+    expected = f"expected uint8 images (n, {size}, {size}, 3) as numpy.save writes them"
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"--images {path}: {expected}: {error}".splitlines()[0]) from None
+    if not isinstance(images, np.ndarray):
+        raise InputError(f"--images {path}: {expected}, got an archive of arrays")
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
+        raise InputError(f"--images {path}: {expected}, got {images.dtype} {images.shape}")
+    return images
 
 
 def read_detector(path: Path) -> tuple[DetectorSpec, TrainConfig, Weights | None]:
@@ -112,6 +143,39 @@ def resized(spec: DetectorSpec, image_size: int) -> DetectorSpec:
         raise InputError(f"--image-size: {describe(error)}") from None
 
 
+def memory_on(target: Target, spec: DetectorSpec, config: TrainConfig) -> dict[str, Any]:
+    """What can be told of a detector on a GPU that is not in this machine, as plain data."""
+    require_packages(target)
+    log.info(
+        "compiling detect and a training step of %d images for %s", config.batch_size, target.name
+    )
+    memory = target_memory(spec, config, target)
+    return {
+        "target": target.name,
+        "vram_mib": memory.inference_mib,
+        "train_vram_mib": memory.train_mib,
+        "params": count_params(spec),
+        "gflops": count_gflops(spec),
+        "dtype": jnp.dtype(DTYPE).name,
+        "image_size": spec.image_size,
+        "batch_size": 1,
+        "train_batch_size": config.batch_size,
+        "versions": versions(),
+    }
+
+
+def target_conditions(found: dict[str, Any], target: Target) -> str:
+    """One line that belongs under a target's figures."""
+    size = found["image_size"]
+    total = f"{target.memory_mib:.0f} MiB"
+    fits = "" if found["train_vram_mib"] <= target.memory_mib else "; training does not fit"
+    numbers = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return (
+        f"{target.name} ({total}), not in this machine, {found['dtype']}, {size}x{size}, "
+        f"{numbers}; {NOT_COUNTED}{fits}"
+    )
+
+
 def table(cost: Measurement) -> Table:
     """The figures, one a line."""
     rows = [
@@ -126,41 +190,70 @@ def table(cost: Measurement) -> Table:
     rows += [
         ("network p50", f"{cost.network_ms_p50:.2f} ms", "without NMS"),
         ("FPS", f"{cost.fps:.1f}", "one image after another"),
-        ("memory", f"{cost.vram_mib:.1f} MiB", "inference"),
     ]
-    if cost.train_vram_mib is not None:
-        batch = f"training, batch {cost.train_batch_size}, without the data set"
-        rows.append(("memory", f"{cost.train_vram_mib:.1f} MiB", batch))
-    rows += [
-        ("parameters", f"{cost.params:,}", "trainable"),
-        ("GFLOPs", f"{cost.gflops:.2f}", "a multiply-add is two"),
+    return lines(rows + size_rows(cost.to_dict()))
+
+
+def size_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Memory, parameters and GFLOPs, by the names of a `Measurement`."""
+    rows = [("memory", f"{found['vram_mib']:.1f} MiB", "inference")]
+    if found["train_vram_mib"] is not None:
+        batch = f"training, batch {found['train_batch_size']}, without the data set"
+        rows.append(("memory", f"{found['train_vram_mib']:.1f} MiB", batch))
+    return [
+        *rows,
+        ("parameters", f"{found['params']:,}", "trainable"),
+        ("GFLOPs", f"{found['gflops']:.2f}", "a multiply-add is two"),
     ]
-    lines = Table(box=box.SIMPLE, show_header=False)
-    lines.add_column()
-    lines.add_column(justify="right")
-    lines.add_column(style="dim")
+
+
+def lines(rows: list[tuple[str, str, str]]) -> Table:
+    """Name, figure and remark of each row."""
+    shown = Table(box=box.SIMPLE, show_header=False)
+    shown.add_column()
+    shown.add_column(justify="right")
+    shown.add_column(style="dim")
     for row in rows:
-        lines.add_row(*row)
-    return lines
+        shown.add_row(*row)
+    return shown
 
 
 def _run(flags: Flags) -> None:
+    if flags.target is not None:
+        extra = [name for name in ("images", "paced") if getattr(flags, name)]
+        extra += [] if flags.training else ["no-training"]
+        if extra:
+            raise InputError(f"--target only compiles: expected no --{extra[0]} beside it")
+    target = None if flags.target is None else read_target(flags.target)
     spec, config, weights = read_detector(flags.detector)
     if flags.image_size is not None:
         spec = resized(spec, flags.image_size)
+    images = None if flags.images is None else read_images(flags.images, spec.image_size)
     try:
         abstract_weights(spec)
     except ValueError as error:
         # A block, attention or neck that no table has.
         raise InputError(f"{flags.detector}: {error}") from None
-    cost = measure_detector(spec, config, weights=weights, paced=flags.paced)
+    if target is None:
+        cost = measure_detector(
+            spec,
+            config,
+            weights=weights,
+            images=images,
+            paced=flags.paced,
+            training=flags.training,
+        )
+        found, figures, under = cost.to_dict(), table(cost), cost.conditions()
+    else:
+        found = memory_on(target, spec, config)
+        figures, under = lines(size_rows(found)), target_conditions(found, target)
     if flags.json:
-        print(json.dumps(cost.to_dict(), indent=1))
+        print(json.dumps(found, indent=1))
         return
     console = Console(highlight=False, markup=False)
     console.print(str(flags.detector), soft_wrap=True)
-    console.print(table(cost))
-    console.print(cost.conditions(), soft_wrap=True)
+    console.print(figures)
+    console.print(under, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

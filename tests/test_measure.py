@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from flaxyolo import cost, measure
+from flaxyolo import cost, measure, target
 from flaxyolo.checkpoint import save_detector
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from flaxyolo.target import TargetMemory, read_target
 from tests.small import tiny_spec
 
 KEYS = (
@@ -131,3 +133,95 @@ def test_an_image_size_that_does_not_fit_the_network_is_refused(config_path, cap
 def test_a_config_keeps_its_training_settings(config_path):
     spec, config, weights = measure.read_detector(config_path)
     assert (spec, config, weights) == (*vars(read_config(config_path)).values(), None)
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_images_of_a_file_are_shown_and_training_may_be_left_out(
+    config_path, tmp_path, capsys, monkeypatch
+):
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    np.save(tmp_path / "shown.npy", images)
+    seen, inner = [], measure.measure
+    monkeypatch.setattr(
+        measure,
+        "measure",
+        lambda spec, **kwargs: seen.append(kwargs["images"]) or inner(spec, **kwargs),
+    )
+    flags = ["--json", "--no-training", "--images", str(tmp_path / "shown.npy")]
+    assert measure.main([str(config_path), *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["train_vram_mib"], found["train_batch_size"]) == (None, None)
+    np.testing.assert_array_equal(seen[0], images)
+    assert measure.main([str(config_path), *flags[1:]]) == 0
+    assert "training" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 64, 64, 3), np.float32),
+        np.zeros((1, 32, 32, 3), np.uint8),
+        np.zeros((0, 64, 64, 3), np.uint8),
+        np.array([{}], dtype=object),
+    ],
+)
+def test_a_file_of_other_images_is_refused(config_path, tmp_path, capsys, images):
+    path = tmp_path / "wrong.npy"
+    np.save(path, images, allow_pickle=True)
+    err = refused(capsys, config_path, "--images", path)
+    assert f"--images {path}: expected uint8 images (n, 64, 64, 3)" in err
+
+
+def test_a_file_without_images_is_refused(config_path, tmp_path, capsys):
+    assert "--images" in refused(capsys, config_path, "--images", tmp_path / "none.npy")
+    assert "expected uint8 images" in refused(capsys, config_path, "--images", config_path)
+    np.savez(tmp_path / "two.npz", np.zeros(1), np.zeros(2))
+    assert "got an archive" in refused(capsys, config_path, "--images", tmp_path / "two.npz")
+
+
+def on_h100(monkeypatch, train_mib):
+    asked = []
+
+    def memory(spec, config, target):
+        asked.append((spec, config, target))
+        return TargetMemory(19.5, train_mib)
+
+    monkeypatch.setattr(measure, "target_memory", memory)
+    monkeypatch.setattr(measure, "require_packages", lambda target: None)
+    return asked
+
+
+def test_the_memory_on_another_gpu_is_told_as_json_without_a_measurement(
+    config_path, capsys, monkeypatch
+):
+    asked = on_h100(monkeypatch, 1155.25)
+    monkeypatch.setattr(measure, "measure", None)
+    assert measure.main([str(config_path), "--target", "h100", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["vram_mib"], found["train_vram_mib"]) == (19.5, 1155.25)
+    assert found["target"] == "NVIDIA H100 80GB HBM3"
+    assert (found["dtype"], found["image_size"], found["train_batch_size"]) == ("bfloat16", 64, 2)
+    assert found["params"] == cost.count_params(tiny_spec())
+    assert asked == [(tiny_spec(), TrainConfig(batch_size=2), read_target("h100"))]
+
+
+def test_the_memory_on_another_gpu_is_told_as_a_table(config_path, capsys, monkeypatch):
+    on_h100(monkeypatch, 30_000.0)
+    assert measure.main([str(config_path), "--target", "l4", "--image-size", "96"]) == 0
+    out = capsys.readouterr().out
+    for part in ("19.5 MiB", "30000.0 MiB", "training, batch 2", "GFLOPs", "NVIDIA L4 (22888 MiB)",
+                 "not in this machine", "bfloat16, 96x96", "come on top",
+                 "training does not fit"):  # fmt: skip
+        assert part in out
+    assert "latency" not in out
+
+
+def test_a_target_that_cannot_be_compiled_for_is_one_line(config_path, capsys, monkeypatch):
+    err = refused(capsys, config_path, "--target", "h1000")
+    assert "--target h1000: expected one of h100, " in err
+    assert "expected no --paced beside it" in refused(
+        capsys, config_path, "--target", "h100", "--paced"
+    )
+    monkeypatch.setattr(target, "find_spec", lambda name: None)
+    err = refused(capsys, config_path, "--target", "h100")
+    assert "pip install jax-cuda13-plugin==" in err

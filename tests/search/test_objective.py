@@ -1,0 +1,94 @@
+"""Expressions of COCO's numbers against Python's own, and what is refused."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from flaxyolo.average_precision import KEYS, Scores
+from flaxyolo.errors import InputError
+from flaxyolo.search.objective import DEFAULT, Objective
+
+SCORES = Scores(**{key: (i + 1) / 16 for i, key in enumerate(KEYS)}, per_class=())
+
+
+@pytest.mark.parametrize("gone", [(), ("map_small",), ("map_medium",), ("map_small", "map_large")])
+def test_the_default_is_the_objective_of_the_scores(gone):
+    rng = random.Random(1)
+    for _ in range(20):
+        drawn = replace(SCORES, **{key: rng.random() for key in KEYS})
+        scores = replace(drawn, **dict.fromkeys(gone))
+        assert Objective().value(scores) == scores.objective()
+        assert Objective().value(scores.to_dict()) == scores.objective()
+
+
+def test_the_default_and_the_scores_refuse_the_same():
+    empty = replace(SCORES, map_small=None, map_medium=None, map_large=None)
+    for score in (empty.objective, lambda: Objective().value(empty)):
+        with pytest.raises(InputError, match="nothing to score: the validation images hold no"):
+            score()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("map_small + 0.5*map", 4 / 16 + 0.5 / 16),
+        ("2 * (map - map_50) / 4", 2 * (-1 / 16) / 4),
+        ("-map_75 + +mar_large", -3 / 16 + 12 / 16),
+        ("map / (1 + 3)", 1 / 64),
+        ("map_small - (map_medium - map_large)", 4 / 16 - (5 / 16 - 6 / 16)),
+        ("map * map_50", 1 / 16 * 2 / 16),
+        (" map\n+ mar_1 ", 1 / 16 + 7 / 16),
+    ],
+)
+def test_an_expression_has_its_value(text, expected):
+    assert Objective(text).value(SCORES) == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_size_without_objects_counts_nothing_and_only_such_sizes_are_refused():
+    scores = replace(SCORES, map_small=None)
+    assert Objective("2 * map_small + map").value(scores) == SCORES.map
+    with pytest.raises(InputError, match="hold no object for 2 \\* map_small; label some"):
+        Objective("2*map_small").value(scores)
+
+
+def test_spacing_does_not_tell_objectives_apart():
+    assert Objective("map_small+(0.5 *map)") == Objective("map_small + 0.5*map")
+    assert Objective("map-(map_50-map_75)").text == "map - (map_50 - map_75)"
+    assert Objective().text == DEFAULT
+    assert Objective("map_large + map").names == ("map", "map_large")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("map_smal + map", "'map_smal' is not one of map, map_50, .*did you mean 'map_small'"),
+        ("AP50", "'AP50' is not one of map, map_50"),
+        ("map / map_50", "map / map_50: expected a number after '/', got map_50"),
+        ("map / (1 - 1)", "division by zero"),
+        ("map ** 2", r"map \*\* 2: expected only numbers, \+ - \* /, parentheses and map"),
+        ("__import__('os').getcwd()", "expected only numbers"),
+        ("max(map, map_50)", r"max\(map, map_50\): expected only"),
+        ("map if map > 0 else 1", "expected only numbers"),
+        ("(lambda: map)()", "expected only numbers"),
+        ("map.real", "map.real: expected only"),
+        ("map + True", "True: expected only"),
+        ("map + 1j", "1j: expected only"),
+        ("'map'", "'map': expected only"),
+        ("map +", "expected an expression such as 'map_small"),
+        ("", "expected an expression such as"),
+        ("map; map", "expected an expression such as"),
+        ("1 + 2", "expected at least one of map, map_50"),
+        ("map * 1e999", "expected a finite number"),
+        ("map * 1e300 * 1e300", "its numbers are too large"),
+        ("map * " + "9" * 400, "expected numbers that a float can hold"),
+        ("map\0", "objective map"),
+        ("map + " * 200 + "map", "expected at most 500 characters, got 1203"),
+        ("(" * 240 + "map" + ")" * 240, "nested|too many"),
+    ],
+)
+def test_what_is_no_objective_is_refused_in_one_line(text, part):
+    with pytest.raises(InputError, match=part) as refused:
+        Objective(text)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith("objective")
