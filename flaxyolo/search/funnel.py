@@ -1,0 +1,294 @@
+"""What the funnel decides: which candidate is tried next, which goes on, which is trained fully.
+
+Plain numbers in and out. A sweep and a replay of a table of known results call the same functions,
+and so a table tells how good a sweep's decisions are. Every decision follows from what was run, so
+any worker can make it; nothing is kept in between.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import ndtr
+
+from flaxyolo.search.surrogate import Fit, predict
+
+
+class Candidates(NamedTuple):
+    """What may be tried next: not tried yet, and drawn from the space."""
+
+    features: Float[np.ndarray, "n f"]
+    """Of the architecture, log latency, zero-cost scores; in any unit, NaN where unknown."""
+    latency_ms: Float[np.ndarray, " n"]
+    """Predicted or measured."""
+
+
+class Runs(NamedTuple):
+    """What was trained in one study, a row for each score; rows of equal features are one run.
+
+    A run has a row for its last score at least. One that went through several rungs may have a row
+    for each of them, which tells how the scores of two rungs compare.
+    """
+
+    features: Float[np.ndarray, "m f"]
+    """In the columns of the candidates."""
+    scores: Float[np.ndarray, " m"]
+    """Higher is better, in any unit; NaN where a run has begun and has no score yet."""
+    shares: Float[np.ndarray, " m"]
+    """Share of the short schedule that the score was taken at; scores compare within a share."""
+
+
+class Choice(NamedTuple):
+    """A candidate to try."""
+
+    place: int
+    """Among the candidates."""
+    origin: Literal["surrogate", "explore"]
+    predicted: float | None
+    """The score that the surrogate expects, in the unit of the scores with the greatest share."""
+
+
+@dataclass(frozen=True)
+class FunnelSettings:
+    """How the funnel decides; none of it depends on the data, the device or the space."""
+
+    band: tuple[float, float] = (0.7, 1.0)
+    """Latency of the candidates, as shares of the budget."""
+    first: int = 4
+    """Runs with a score that the surrogate needs; until then candidates are drawn at random."""
+    explore: float = 0.1
+    """Share of the later candidates that is drawn at random all the same."""
+    trust: float = 0.5
+    """Weight of a run's own short score against the surrogate's for it, among finalists.
+
+    What similar candidates share lasts into the full schedule, and luck and quirks of one do not.
+    """
+    least_score: float = 0.01
+    """Score below which a network has learnt nothing; a rung that nobody passes stops nobody."""
+    most_rows: int = 200
+    """Scores of earlier studies that the surrogate is given in all."""
+
+
+DEFAULTS = FunnelSettings()
+
+
+def propose(
+    candidates: Candidates,
+    runs: Runs,
+    *,
+    budget_ms: float,
+    turn: int,
+    rng: np.random.Generator,
+    earlier: Sequence[Runs] = (),
+    settings: FunnelSettings = DEFAULTS,
+) -> Choice:
+    """The candidate to try as number `turn`, counted from 0, in the band under the budget.
+
+    It is the one with the greatest expected improvement over the best score so far (Jones,
+    Schonlau and Welch 1998), and every tenth turn a random one. Where no candidate is in the band,
+    all that fit are considered, and without one that fits there is a ValueError. Runs of `earlier`
+    studies of the same data count from the first turn on, each study in its own unit.
+    """
+    places = in_band(candidates.latency_ms, budget_ms, settings.band)
+    own = in_one_unit(runs)
+    most = max(settings.first, settings.most_rows // max(1, len(earlier)))
+    others = [_thinned(in_one_unit(study), most) for study in earlier]
+    others = [study for study in others if _tells(study, settings)]
+    if not (others or _tells(own, settings)) or _explores(turn, settings.explore):
+        return Choice(int(rng.choice(places)), "explore", None)
+    if not _tells(own, settings):
+        # Too few to have a unit of their own beside earlier studies: they only take up their place.
+        own = _select(own, np.arange(0))._replace(
+            waiting=np.concatenate([own.waiting, own.features])
+        )
+    fit = _predict(candidates.features, places, own, others)
+    best = float(own.scores.max()) if len(own.scores) else float(fit.mean.max())
+    place = int(expected_improvement(fit.mean, fit.spread, best).argmax())
+    value = own.centre + own.unit * float(fit.mean[place]) if len(own.scores) else None
+    return Choice(int(places[place]), "surrogate", value)
+
+
+def next_finalist(
+    runs: Runs, taken: Sequence[int] = (), *, settings: FunnelSettings = DEFAULTS
+) -> int:
+    """The row of the run that is trained on the full schedule after those `taken`.
+
+    Of the runs that went furthest it is the one with the best score, after half of what sets it
+    apart from the surrogate's score for it is taken away. No full result is needed, so all may be
+    asked for at once.
+    """
+    own = in_one_unit(runs)
+    gone = {runs.features[row].tobytes() for row in taken}
+    left = np.array([features.tobytes() not in gone for features in own.features], bool)
+    if not left.any():
+        raise ValueError(f"no run with a score is left beside {len(gone)} taken")
+    rows = np.arange(len(own.scores))
+    fit = predict(own.features, rows, own.scores, rows, noise=own.noise)
+    value = settings.trust * own.scores + (1 - settings.trust) * fit.mean
+    furthest = left & (own.shares == own.shares[left].max())
+    return int(own.rows[np.where(furthest, value, -np.inf).argmax()])
+
+
+def in_band(
+    latency_ms: Float[np.ndarray, " n"], budget_ms: float, band: tuple[float, float]
+) -> Int[np.ndarray, " k"]:
+    """Places of the candidates in the band, of all inside its upper end where there are none."""
+    fits = latency_ms <= band[1] * budget_ms
+    if not fits.any():
+        raise ValueError(f"none of {len(latency_ms)} candidates is within {budget_ms:g} ms")
+    inside = fits & (latency_ms >= band[0] * budget_ms)
+    return np.flatnonzero(inside if inside.any() else fits)
+
+
+def expected_improvement(
+    mean: Float[np.ndarray, " n"], spread: Float[np.ndarray, " n"], best: float
+) -> Float[np.ndarray, " n"]:
+    """How far above `best` each is expected to be, counting those below as 0."""
+    spread = np.maximum(spread, 1e-12)
+    ahead = (mean - best) / spread
+    density = np.exp(-(ahead**2) / 2) / np.sqrt(2 * np.pi)
+    return spread * (ahead * ndtr(ahead) + density)
+
+
+def promoted(
+    scores: Float[np.ndarray, " n"],
+    reduction: int = 3,
+    *,
+    round_up: bool = False,
+    settings: FunnelSettings = DEFAULTS,
+) -> Bool[np.ndarray, " n"]:
+    """Which of all runs that ever reached a rung may go on: the best of every `reduction`.
+
+    Asynchronous successive halving (arXiv 1810.05934): with n runs so far that is n // reduction
+    of them, or the same rounded up when no more runs are to come. Of equal scores the earlier row
+    is first. A run whose score is NaN never goes on. While no score reaches `least_score` the rung
+    tells nothing, and all go on.
+    """
+    known = np.isfinite(scores)
+    if not (scores[known] >= settings.least_score).any():
+        return known
+    count = ceil(len(scores) / reduction) if round_up else len(scores) // reduction
+    order = np.argsort(-np.where(known, scores, -np.inf), kind="stable")
+    ahead = np.zeros(len(scores), bool)
+    ahead[order[:count]] = True
+    return ahead & known
+
+
+class Own(NamedTuple):
+    """One study's runs, one row each, with scores of all shares in one unit: mean 0, variance 1."""
+
+    features: Float[np.ndarray, "r f"]
+    scores: Float[np.ndarray, " r"]
+    shares: Float[np.ndarray, " r"]
+    """Of the last score."""
+    noise: Float[np.ndarray, " r"]
+    """Variance against that of a score at the greatest share: a short run tells less."""
+    rows: Int[np.ndarray, " r"]
+    """Row of the last score in `Runs`."""
+    waiting: Float[np.ndarray, "w f"]
+    """Runs that have no score yet."""
+    centre: float
+    unit: float
+    """A score at the greatest share is `centre + unit * score`."""
+
+
+def in_one_unit(runs: Runs) -> Own:
+    """The last score of each run, comparable with those that stopped at another share.
+
+    Runs with a score at two shares tie their scales together: they get the same mean and spread at
+    both. So the few that went on keep their lead, which they lose where each share is brought to
+    one scale by itself. Where no run has both, those that went on are put above the others.
+    """
+    names = [features.tobytes() for features in runs.features]
+    known = np.isfinite(runs.scores)
+    level: dict[bytes, float] = {}
+    last: dict[bytes, int] = {}
+    centre, unit = 0.0, 1.0
+    for share in np.unique(runs.shares[known]):
+        rows = np.flatnonzero(known & (runs.shares == share))
+        scores = runs.scores[rows]
+        common = [place for place, row in enumerate(rows) if names[row] in level]
+        before = np.array([level[names[rows[place]]] for place in common])
+        if not level:
+            centre, unit = float(scores.mean()), float(scores.std()) or unit
+        elif common:
+            if np.ptp(before) > 0 and np.ptp(scores[common]) > 0:
+                unit = float(scores[common].std() / before.std())
+            centre = float(scores[common].mean() - unit * before.mean())
+        else:
+            centre = float(scores.mean() - unit * max(level.values()))
+        level |= {names[row]: (runs.scores[row] - centre) / unit for row in rows}
+        last |= {names[row]: int(row) for row in rows}
+    rows = np.array(sorted(last.values()), int)
+    scores = np.array([level[names[row]] for row in rows])
+    mean, spread = (float(scores.mean()), float(scores.std()) or 1.0) if len(rows) else (0.0, 1.0)
+    shares = runs.shares[rows]
+    waiting = {name: row for row, name in enumerate(names) if name not in last}
+    return Own(
+        features=runs.features[rows],
+        scores=(scores - mean) / spread,
+        shares=shares,
+        noise=shares.max(initial=0.0) / shares,
+        rows=rows,
+        waiting=runs.features[np.array(list(waiting.values()), int)],
+        centre=centre + unit * mean,
+        unit=unit * spread,
+    )
+
+
+def _thinned(study: Own, most: int) -> Own:
+    """At most so many runs, evenly spaced from the worst to the best."""
+    count = len(study.scores)
+    if count <= most:
+        return study
+    return _select(study, np.argsort(study.scores)[np.linspace(0, count - 1, most).astype(int)])
+
+
+def _select(own: Own, keep: Int[np.ndarray, " k"]) -> Own:
+    """Some of the runs with scores; those that wait all stay."""
+    return own._replace(
+        features=own.features[keep],
+        scores=own.scores[keep],
+        shares=own.shares[keep],
+        noise=own.noise[keep],
+        rows=own.rows[keep],
+    )
+
+
+def _predict(
+    features: Float[np.ndarray, "n f"], places: Int[np.ndarray, " k"], own: Own, others: list[Own]
+) -> Fit:
+    """Scores of candidates in the study's own unit.
+
+    A run without a score yet counts as if it had the score that is expected for it, so that
+    workers that ask in the meantime are sent elsewhere.
+    """
+    studies = [own, *others]
+    count, sizes = len(features), [len(study.scores) for study in studies]
+    stacked = np.concatenate([features, *(study.features for study in studies), own.waiting])
+    study = np.repeat(np.arange(len(studies) + 2), [count, *sizes, len(own.waiting)])
+    # Candidates and runs that wait belong to this study, which is number 0.
+    study = np.where(study > len(studies), 0, np.maximum(study - 1, 0))
+    rows = np.arange(count, count + sum(sizes))
+    scores = np.concatenate([each.scores for each in studies])
+    noise = np.concatenate([each.noise for each in studies])
+    waiting = np.arange(count + sum(sizes), len(stacked))
+    if len(waiting) and len(rows):
+        expected = predict(stacked, rows, scores, waiting, noise=noise, study=study).mean
+        rows = np.concatenate([rows, waiting])
+        scores = np.concatenate([scores, expected])
+        noise = np.concatenate([noise, np.ones(len(waiting))])
+    return predict(stacked, rows, scores, places, noise=noise, study=study)
+
+
+def _tells(study: Own, settings: FunnelSettings) -> bool:
+    """Whether a study has enough different scores to go by."""
+    return len(study.scores) >= settings.first and bool(np.ptp(study.scores) > 0)
+
+
+def _explores(turn: int, share: float) -> bool:
+    """Whether the whole number of random candidates so far rises with this turn."""
+    return int((turn + 1) * share + 1e-9) > int(turn * share + 1e-9)
