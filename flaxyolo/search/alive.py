@@ -1,0 +1,100 @@
+"""Which workers are alive, and which trials are held by dead ones.
+
+On one machine a worker lives as long as it holds the lock on its own file, which the system lets
+go of however it ends; elsewhere silence decides.
+"""
+
+import contextlib
+import fcntl
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+SILENCE_SECONDS = 90.0
+"""After so long without a beat a worker of another machine counts as dead."""
+
+
+def workers_folder(folder: Path) -> Path:
+    """Where locks and logs of a study's workers lie."""
+    path = folder.resolve() / "workers"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def unique_name(role: str) -> str:
+    """A name that no other process has or had: machine, role, and some random digits."""
+    return f"{socket.gethostname()}-{role}-{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def held_lock(path: Path) -> Iterator[Path]:
+    """Hold a file of one's own locked; it is removed at the end, and free after a crash."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield path
+        path.unlink(missing_ok=True)
+
+
+def is_free(path: str | Path) -> bool | None:
+    """Whether no living process holds a lock file; None where there is no such file."""
+    try:
+        with open(path, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def lease_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Who holds a trial; without `worker` no one does."""
+    return trial.user_attrs.get("lease") or {}
+
+
+def stale(
+    study: optuna.Study, folder: Path, *, silence: float = SILENCE_SECONDS
+) -> list[FrozenTrial]:
+    """Trials that are held by workers that are dead."""
+    states = (TrialState.RUNNING, TrialState.WAITING)
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if is_stale(trial, folder, silence)]
+
+
+def is_stale(trial: FrozenTrial, folder: Path, silence: float) -> bool:
+    """Whether the worker that holds a trial is dead, as far as can be told from here."""
+    held = lease_of(trial)
+    if trial.state == TrialState.RUNNING:
+        began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+    elif trial.state == TrialState.WAITING and "worker" in held:
+        began = 0.0
+    else:
+        return False
+    if held.get("host") == socket.gethostname():
+        free = is_free(held["lock"])
+        if free is False:
+            return False
+        # A living parent sees how its worker ended, and has the first word.
+        if free and (held["parent"] is None or is_free(held["parent"]) is not False):
+            return True
+    if "worker" not in held and _claimant_is_dead(trial.number, folder):
+        return True
+    heard = max(began, held.get("at", 0.0), trial.user_attrs.get("beat", 0.0))
+    return time.time() - heard > silence
+
+
+def _claimant_is_dead(number: int, folder: Path) -> bool:
+    """Whether a worker died after it claimed a trial and before it signed it."""
+    claimants = []
+    for path in workers_folder(folder).glob("*.lock"):
+        with contextlib.suppress(OSError):
+            if path.read_text() == str(number):
+                claimants.append(is_free(path))
+    return bool(claimants) and all(claimants)
