@@ -1,5 +1,8 @@
 """ConvNormAct, and `Layers`, the network's own maker of them."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -12,11 +15,34 @@ from flaxyolo.nn.conv import Conv
 from flaxyolo.nn.norm import NORMS, BatchNorm
 from flaxyolo.nn.regularize import Shortcut
 
-ACTIVATIONS = {
-    "silu": nnx.silu,
-    "relu": nnx.relu,
-    "hard_swish": nnx.hard_swish,
-    "gelu": nnx.gelu,
+_see: ContextVar[Callable[[Array], None] | None] = ContextVar("see", default=None)
+
+
+@contextmanager
+def activations_seen(see: Callable[[Array], None]) -> Iterator[None]:
+    """Inside, `see` is given the input of every activation, while a network is traced."""
+    token = _see.set(see)
+    try:
+        yield
+    finally:
+        _see.reset(token)
+
+
+def _shown(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    def show_and_apply(x: Array) -> Array:
+        see = _see.get()
+        if see is not None:
+            see(x)
+        return activation(x)
+
+    return show_and_apply
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": _shown(nnx.silu),
+    "relu": _shown(nnx.relu),
+    "hard_swish": _shown(nnx.hard_swish),
+    "gelu": _shown(nnx.gelu),
     "none": lambda x: x,
 }
 

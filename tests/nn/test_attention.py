@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxyolo.cost import count_gflops, multiply_adds
+from flaxyolo.cost import count_gflops
+from flaxyolo.flops import multiply_adds
 from flaxyolo.nn.attention import (
     ATTENTIONS,
     area_tile,

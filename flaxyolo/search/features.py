@@ -1,0 +1,260 @@
+"""What a surrogate sees of a candidate: named numbers from its spec, its cost and its scores.
+
+A name with `=` is one of several choices: its number is 1, or the share of the layers for which
+the choice holds, and 0 where the choice is absent. Any other number that is absent is unknown.
+Nothing here is traced or compiled, so thousands of candidates cost nothing.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from flaxyolo.growth import Number
+from flaxyolo.nn.blocks import BLOCKS, Repeat
+from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, DetectorSpec
+
+FAMILIES = {
+    "Plain": "plain",
+    "RepConv": "plain",
+    "Bottleneck": "residual",
+    "Narrowing": "residual",
+    "DepthwisePointwise": "depthwise",
+    "InvertedResidual": "depthwise",
+    "ConvNeXt": "depthwise",
+    "C3": "csp",
+    "C2f": "csp",
+}
+"""Family of a block by the layer it repeats; a layer that is not here is a family of its own."""
+
+EARLY_STRIDE = 8
+"""The last stride whose stages are early ones, as in the default space."""
+
+
+def features(
+    spec: DetectorSpec,
+    *,
+    latency_ms: Number,
+    params: Number,
+    gflops: Number,
+    zero_cost: Mapping[str, Number] | None = None,
+    compact: bool = True,
+) -> dict[str, float]:
+    """A candidate in numbers, sizes as logarithms to base 2: the compact ones, or all.
+
+    The compact ones, of which some 15 vary in a space, are for the 8 to 60 runs of one
+    study. From ten results a ridge or a Gaussian process learns three or four directions and
+    shrinks the others, but every idle column dilutes the distances between candidates and adds
+    chance: of 80 columns, one for each choice at each level, some fit any ten results by accident.
+    So sizes, depths and widths are summed up over the network, and blocks counted by family over
+    the backbone. The rest, `compact=False`, is for hundreds of runs.
+    """
+    values = _sizes(spec, latency_ms, params, gflops) | _shape(spec) | _choices(spec)
+    values |= dict(zero_cost or {})
+    if not compact:
+        values |= _levels(spec) | _details(spec)
+    return {name: float(value) for name, value in values.items()}
+
+
+def feature_names(rows: Iterable[Mapping[str, Number]]) -> tuple[str, ...]:
+    """Features that tell these rows apart, in alphabetical order.
+
+    Left out is what has one value in all rows that have it, and of features that say the same
+    (copies, or the two answers of one question) all but the first.
+    """
+    rows = list(rows)
+    found: dict[tuple[float, ...], str] = {}
+    for name in sorted({name for row in rows for name in row}):
+        column = np.array([_value(row, name) for row in rows])
+        known = column[np.isfinite(column)]
+        if len(known) and np.ptp(known) > 0:
+            found.setdefault(_pattern(column), name)
+    return tuple(found.values())
+
+
+def matrix(
+    rows: Sequence[Mapping[str, Number]], names: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], Float[np.ndarray, "n f"]]:
+    """Rows of different candidates as one matrix: its columns' names, and NaN where unknown.
+
+    Trained and proposed candidates belong in one call, so that a column is one feature in both;
+    or give the `names` of an earlier one.
+    """
+    chosen = feature_names(rows) if names is None else tuple(names)
+    values = [[_value(row, name) for name in chosen] for row in rows]
+    return chosen, np.array(values, np.float64).reshape(len(rows), len(chosen))
+
+
+def column_scales(names: Sequence[str]) -> Float[np.ndarray, " f"]:
+    """A factor for each standardised column, by which every question weighs the same.
+
+    One over the root of the number of columns of the same question: the choices of a block, or a
+    width at several levels, vary together as much as one number does.
+    """
+    groups = [group(name) for name in names]
+    return np.array([groups.count(each) ** -0.5 for each in groups], np.float64)
+
+
+def group(name: str) -> str:
+    """The question that a feature answers, without choice and level: `c4.block=csp` is `block`."""
+    question = name.partition("=")[0]
+    part, _, rest = question.partition(".")
+    return rest if part in LEVEL_NAMES and rest else question
+
+
+LEVEL_NAMES = tuple(f"c{level}" for level in (1, *LEVEL_STRIDES))
+"""C1 is what a stage at stride 2 gives."""
+
+
+@cache
+def family(block: str) -> str:
+    """The kind of layer that a block repeats, such as `csp`; an unknown block is its own."""
+    made: Any = BLOCKS.get(block)
+    if isinstance(made, partial) and made.func is Repeat:
+        made = made.args[0]
+    while isinstance(made, partial):
+        made = made.func
+    name = getattr(made, "__name__", block)
+    return FAMILIES.get(name, name)
+
+
+def _sizes(
+    spec: DetectorSpec, latency_ms: Number, params: Number, gflops: Number
+) -> dict[str, Number]:
+    given = {"latency_ms": latency_ms, "params": params, "gflops": gflops}
+    wrong = [f"{name} {value}" for name, value in given.items() if not value > 0]
+    if wrong:
+        raise ValueError(f"expected numbers above 0, got {', '.join(wrong)}")
+    sizes = {f"log_{name}": math.log2(value) for name, value in given.items()}
+    return {"log_image_size": math.log2(spec.image_size)} | sizes
+
+
+def _shape(spec: DetectorSpec) -> dict[str, Number]:
+    """Depth, width and levels of the whole network."""
+    stages = spec.backbone.stages
+    widths = [math.log2(stage.width) for stage in stages]
+    return {
+        "early_share": early_share(spec.backbone),
+        "log_depth": math.log2(sum(stage.depth for stage in stages)),
+        "log_width": sum(widths) / len(widths),
+        "finest_level": spec.neck.levels[0],
+        "coarsest_level": spec.neck.levels[-1],
+    }
+
+
+def early_share(backbone: BackboneSpec) -> float:
+    """Share of the stages' products up to stride 8, every layer counted as a dense one."""
+    products = [
+        stage.depth * (stage.width / stride) ** 2
+        for stage, stride in zip(backbone.stages, backbone.strides, strict=True)
+    ]
+    strides = zip(products, backbone.strides, strict=True)
+    return sum(count for count, stride in strides if stride <= EARLY_STRIDE) / sum(products)
+
+
+def _choices(spec: DetectorSpec) -> dict[str, Number]:
+    """Choices that are made once; attention and families as shares of the backbone's layers."""
+    stages, neck = spec.backbone.stages, spec.neck
+    layers = [(family(stage.block), stage.depth) for stage in stages]
+    depth = sum(stage.depth for stage in stages)
+    attended = sum(stage.depth for stage in stages if stage.attention != "none")
+    neck_blocks = [(family(block), 1) for block in neck.blocks]
+    return (
+        {"attention": attended / depth}
+        | _shares("family", layers)
+        | _shares("neck.family", neck_blocks)
+        | _one("neck.kind", neck.kind)
+        | _one("activation", spec.activation)
+        | _one("norm", spec.norm)
+    )
+
+
+def _levels(spec: DetectorSpec) -> dict[str, Number]:
+    """Width, depth, block and attention of each level; a level without a stage has depth 0."""
+    backbone = spec.backbone
+    at: dict[str, list[Any]] = {name: [] for name in LEVEL_NAMES}
+    for stage, stride in zip(backbone.stages, backbone.strides, strict=True):
+        at[f"c{stride.bit_length() - 1}"].append(stage)
+    values: dict[str, Number] = {}
+    for name, stages in at.items():
+        values[f"{name}.depth"] = sum(stage.depth for stage in stages)
+        if not stages:
+            continue
+        values[f"{name}.log_width"] = math.log2(stages[-1].width)
+        for part in ("block", "attention", "downsample"):
+            each = [(getattr(stage, part), stage.depth) for stage in stages]
+            values |= _shares(f"{name}.{part}", each)
+    return values
+
+
+def _details(spec: DetectorSpec) -> dict[str, Number]:
+    """Growth, stem, drop rates, neck and head."""
+    backbone, neck, head = spec.backbone, spec.neck, spec.head
+    widths = [math.log2(stage.width) for stage in backbone.stages]
+    levels = neck.levels
+    return {
+        "log_growth": (widths[-1] - widths[0]) / (len(widths) - 1),
+        "log_finest_pixels": 2 * math.log2(spec.image_size / spec.strides[0]),
+        "levels": len(levels),
+        "stem.log_width": math.log2(backbone.stem_width),
+        "drop_path": backbone.drop_path,
+        "drop_block": backbone.drop_block,
+        "spatial_dropout": backbone.spatial_dropout,
+        "narrow_down": sum(stage.down_width is not None for stage in backbone.stages),
+        "neck.depth": neck.depth,
+        "neck.repeats": neck.repeats,
+        "neck.reduce": neck.reduce,
+        "neck.log_width": sum(map(math.log2, spec.neck_widths)) / len(levels),
+        "head.log_feature_width": sum(map(math.log2, spec.feature_widths)) / len(levels),
+        "head.depth": head.depth,
+        "head.bins": head.bins,
+        "head.log_box_width": math.log2(spec.box_width),
+        "head.log_class_width": math.log2(spec.class_width),
+        "head.log_stem_width": math.log2(head.stem_width) if head.stem_width else math.nan,
+        "head.stem": head.stem_width is not None,
+        "head.shared": head.shared,
+        "head.objectness": head.objectness,
+        "head.one_to_one": head.one_to_one,
+    } | (
+        _one("stem", backbone.stem)
+        | _one("context", backbone.context)
+        | _one("context_place", backbone.context_place)
+        | _shares("neck.block", [(name, 1) for name in neck.blocks])
+        | _shares("neck.attention", [(name, 1) for name in neck.attentions])
+        | _shares("neck.downsample", [(name, 1) for name in neck.downsamples])
+        | _one("neck.upsample", neck.upsample)
+        | _one("head.box", head.box)
+        | _one("head.box_conv", head.box_conv)
+        | _one("head.class_conv", head.class_conv)
+        | _shares("head.attention", [(name, 1) for name in spec.head_attentions])
+    )
+
+
+def _one(question: str, choice: str) -> dict[str, Number]:
+    return {f"{question}={choice}": 1.0}
+
+
+def _shares(question: str, choices: Sequence[tuple[str, int]]) -> dict[str, Number]:
+    """Share of each choice, by weight."""
+    total = sum(weight for _, weight in choices)
+    shares: dict[str, Number] = {}
+    for choice, weight in choices:
+        name = f"{question}={choice}"
+        shares[name] = shares.get(name, 0.0) + weight / total
+    return shares
+
+
+def _value(row: Mapping[str, Number], name: str) -> float:
+    value = float(row.get(name, 0.0 if "=" in name else math.nan))
+    return value if math.isfinite(value) else math.nan
+
+
+def _pattern(column: Float[np.ndarray, " n"]) -> tuple[float, ...]:
+    """The same for columns that differ by a constant, a factor or the sign."""
+    low, high = np.nanmin(column), np.nanmax(column)
+    scaled = (column - low) / (high - low)
+    ways = (np.round(way, 9) for way in (scaled, 1 - scaled))
+    return min(tuple(np.nan_to_num(way, nan=-1.0).tolist()) for way in ways)
