@@ -52,6 +52,7 @@ COMMANDS = {
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",
     "convert": "turn a PyTorch state dict of a known network into a checkpoint",
+    "replay": "the search on a table of known results, and its regret",
     "measure": "latency, memory, parameters and GFLOPs of a config or checkpoint",
 }
 

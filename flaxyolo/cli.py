@@ -69,6 +69,13 @@ def run(command: Callable[[], object], *, output: Path | None = None, resumes: b
     return 0
 
 
+def duration(seconds: float) -> str:
+    """A time for people, such as 45 s, 12 min or 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def storage_failure(error: BaseException, output: Path | None = None) -> str | None:
     """One line if a full or read-only disk is behind `error` or in its chain, otherwise None."""
     for cause in _chain(error):

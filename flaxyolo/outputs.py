@@ -2,25 +2,25 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
 from flaxyolo import report
 from flaxyolo.charts import draw_detections, trial_scatter
 from flaxyolo.checkpoint import load_detector, read_metadata, save_detector
-from flaxyolo.config import Config, TrainConfig, write_config
-from flaxyolo.cost import Budget
+from flaxyolo.config import Config, write_config
 from flaxyolo.data.images import decode
-from flaxyolo.data.rules import Advice
-from flaxyolo.data.sources import Dataset, Example
-from flaxyolo.data.stream import Keep, open_pixels
+from flaxyolo.data.sources import Example
+from flaxyolo.data.stream import open_pixels
 from flaxyolo.evaluate import run_detector
 from flaxyolo.nn.detector import Found, TrainedDetector
+from flaxyolo.search.account import funnel_line, inside_line, seconds_line
 from flaxyolo.search.advised import verdicts
-from flaxyolo.search.results import TrialResult, best_result
-from flaxyolo.search.space import Suggest
+from flaxyolo.search.finalists import chosen, verdict
+from flaxyolo.search.gate import Gate
+from flaxyolo.search.results import TrialResult
+from flaxyolo.search.setting import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -30,62 +30,34 @@ DRAWN_SCORE = 0.25
 """Least score of a box that is drawn."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """Everything that stays the same from trial to trial."""
-
-    suggest: Suggest
-    budget: Budget
-    data: Dataset
-    source: str
-    """The data as the user named it."""
-    config: TrainConfig
-    folder: Path
-    advice: tuple[Advice, ...] = ()
-    """What the data say a detector should be."""
-    keep: Keep = "auto"
-    """Where images wait to be trained on."""
-
-    @property
-    def runs(self) -> Path:
-        """Folder of the training runs."""
-        return self.folder / "trials"
-
-    def report(self, found: list[TrialResult]) -> report.Report:
-        """The results with what they are about."""
-        told = tuple(verdict.line() for verdict in verdicts(found, self.advice))
-        return report.Report(tuple(found), self.source, self.budget.describe(), told)
+def sweep_report(found: Sequence[TrialResult], sweep: Sweep) -> report.Report:
+    """The results with what they are about."""
+    told = [funnel_line(found, sweep.spending)]
+    told += [f"Finalists: {line}" for line in verdict(found)]
+    told += [f"Advice: {each.line()}" for each in verdicts(found, sweep.advice)]
+    told += [line for line in (inside_line(found), seconds_line(found)) if line]
+    return report.Report(tuple(found), sweep.source, sweep.budget.describe(), tuple(told))
 
 
-def outcome(result: TrialResult) -> str:
-    """What became of a trial, with its figures, in a line."""
-    parts = [report.note(result)]
-    if result.scores is not None and result.objective is not None:
-        parts += [
-            f"mAP {result.scores['map'] or 0.0:.3f}",
-            f"mAP50 {result.scores['map_50'] or 0.0:.3f}",
-        ]
-    if result.cost is not None:
-        parts.append(f"{result.cost.latency_ms_p95:.2f} ms p95")
-    return ", ".join(parts)
-
-
-def update_outputs(found: list[TrialResult], sweep: Sweep) -> None:
+def update_outputs(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
     """Bring the tables, the pictures and the best detector in line with the study."""
     if any(result.cost for result in found):
-        report.write(sweep.report(found), sweep.folder)
+        told = sweep_report(found, sweep)
+        report.write(told, sweep.folder)
         trial_scatter(report.flat_rows(found), sweep.budget.latency_ms, sweep.folder / "trials.png")
-    for result in found:
-        if result.run and result.is_over and result.duplicate_of is None:
-            # It only serves to go on with a training run.
-            shutil.rmtree(sweep.runs / result.run / "state", ignore_errors=True)
-    keep_best(found, sweep)
+    keep_best(found, sweep, gate)
 
 
-def keep_best(found: list[TrialResult], sweep: Sweep) -> None:
-    """Make `best/`, `best.yaml` and `detections.png` those of the best trial of the study."""
-    here = [r for r in found if r.run and (sweep.runs / r.run / "detector").is_dir()]
-    best, missing = best_result(here), best_result(found)
+def remove_states(sweep: Sweep) -> None:
+    """Remove what only serves to go on with a training run; of a sweep that is complete."""
+    for path in sweep.runs.glob("*/state"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_best(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
+    """Make `best/`, `best.yaml` and `detections.png` those of the best run of the study."""
+    here = [r for r in found if r.run is None or (sweep.runs / r.run / "detector").is_dir()]
+    best, missing = chosen(here), chosen(found)
     if missing is not None and missing is not best:
         log.warning(
             "trial %d is the best, but its weights are not under %s; it ran elsewhere",
@@ -99,9 +71,11 @@ def keep_best(found: list[TrialResult], sweep: Sweep) -> None:
         return
     path = sweep.runs / best.run / "detector"
     detector = load_detector(path)
-    line = f"Best of study {sweep.folder.name}: trial {best.number}, {outcome(best)}"
-    write_config(sweep.folder / "best.yaml", Config(best.spec, sweep.config), line)
-    draw_best(detector, sweep, f"Trial {best.number} of {sweep.folder.name}")
+    line = f"Best of study {sweep.folder.name}: trial {best.number}, {report.outcome(best)}"
+    training = sweep.short if best.seed is None else sweep.full(best.seed)
+    write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
+    with gate.training():
+        draw_best(detector, sweep, f"Trial {best.number} of {sweep.folder.name}")
     # Last: it tells which trial the three belong to.
     save_detector(kept, detector, read_metadata(path)["facts"] | {"trial": best.number})
 

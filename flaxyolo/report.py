@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from flaxyolo.search.results import INTERRUPTED, TrialResult, merit
+from flaxyolo.search.spending import FINAL
 from flaxyolo.spec import to_dict
 
 SCORE_COLUMNS = {
@@ -39,8 +40,8 @@ class Report:
     results: tuple[TrialResult, ...]
     data: str
     budget: str
-    advice: tuple[str, ...] = ()
-    """How each piece of advice did, a line each."""
+    told: tuple[str, ...] = ()
+    """What the table does not show: the funnel, the finalists, how the advice did; a line each."""
 
     def caption(self) -> str:
         """Budget, device, dtype, batch size and data: without them the figures mean nothing."""
@@ -59,7 +60,7 @@ def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
     def place(result: TrialResult) -> tuple[Any, ...]:
         latency = float("inf") if result.cost is None else result.cost.latency_ms_p95
         if result.state == "complete":
-            return (0, *merit(result))
+            return (0 if result.stage == FINAL else 0.5, *merit(result))
         if result.state in ("fail", "running", "waiting"):
             return (4, result.number, 0.0)
         if result.duplicate_of is not None:
@@ -79,7 +80,11 @@ def rows(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
             "number": result.number,
             "state": result.state,
             "reason": result.reason,
+            "stage": result.stage,
+            "finalist": result.finalist,
+            "seed": result.seed,
             "origin": result.origin,
+            "predicted_ms": result.predicted_ms,
             "objective": result.objective,
             "epochs": result.epochs,
             "spec": None if result.spec is None else to_dict(result.spec),
@@ -129,7 +134,22 @@ def note(result: TrialResult) -> str:
     return f"{result.origin}: {_fate(result)}" if result.origin else _fate(result)
 
 
+def outcome(result: TrialResult) -> str:
+    """What became of a trial, with its figures, in a line."""
+    parts = [note(result)]
+    if result.scores is not None and result.objective is not None:
+        parts += [
+            f"mAP {result.scores['map'] or 0.0:.3f}",
+            f"mAP50 {result.scores['map_50'] or 0.0:.3f}",
+        ]
+    if result.cost is not None:
+        parts.append(f"{result.cost.latency_ms_p95:.2f} ms p95")
+    return ", ".join(parts)
+
+
 def _fate(result: TrialResult) -> str:
+    if result.state == "waiting" and result.paused is not None:
+        return f"paused after {result.paused} epochs"
     if result.state == "complete":
         return f"complete, {result.epochs} epochs"
     if result.state == "fail" and result.reason != INTERRUPTED:
@@ -157,8 +177,8 @@ def markdown(report: Report) -> str:
     rule = ["---:"] * (len(headings) - 1) + ["---"]
     body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     table_lines = [f"| {' | '.join(line)} |" for line in (headings, rule, *body)]
-    told = ["", "What the data advised:", "", *(f"- {line}" for line in report.advice)]
-    return "\n".join([report.caption(), "", *table_lines, *(told if report.advice else []), ""])
+    told = ["", *(f"- {line}" for line in report.told)]
+    return "\n".join([report.caption(), "", *table_lines, *(told if report.told else []), ""])
 
 
 def write(report: Report, folder: Path) -> None:

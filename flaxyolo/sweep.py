@@ -9,56 +9,54 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import optuna
 import tyro
-from optuna.trial import FixedTrial, FrozenTrial
+from optuna.trial import FixedTrial
 from rich.console import Console
 
 from flaxyolo import cli, report
-from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost import Budget, device_name
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.outputs import Sweep, outcome, update_outputs
+from flaxyolo.outputs import remove_states, sweep_report, update_outputs
 from flaxyolo.preflight import preflight, require
 from flaxyolo.search.advised import enqueue_opening, learn
+from flaxyolo.search.confirm import confirm, confirmed_line
+from flaxyolo.search.devices import default_workers, device_key, pinned
+from flaxyolo.search.finalists import chosen
+from flaxyolo.search.gate import Gate
+from flaxyolo.search.leases import bury, take_up
+from flaxyolo.search.objective import DEFAULT, Objective
 from flaxyolo.search.progress import Display
-from flaxyolo.search.results import TrialResult, best_result, count_finished, results
+from flaxyolo.search.results import TrialResult, results
+from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.search.space import (
     image_sizes_for,
     load_space,
     reference_params,
     with_image_sizes,
 )
-from flaxyolo.search.storage import (
-    STUDY_FILE,
-    claim,
-    locked,
-    open_study,
-    take_up_interrupted,
-    worker_name,
-)
-from flaxyolo.search.study import OutOfTimeError, run_study, run_trial
+from flaxyolo.search.spending import CHEAP, Spending, short_schedule
+from flaxyolo.search.storage import STUDY_FILE, claim, locked, open_study
+from flaxyolo.search.work import EXHAUSTED, STORAGE, Task, hand_over
+from flaxyolo.search.workers import Crew, Died
 from flaxyolo.spec import to_dict
-from flaxyolo.transfer import Source, read_source
+from flaxyolo.transfer import read_source
 
 log = logging.getLogger("flaxyolo.sweep")
 
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 8
 EPOCHS = 24
-BATCH_SIZE = 16
-LEARNING_RATE = 0.006
-CLASS_GAIN = 1.0
+FINALISTS = 3
+SEEDS = 3
 HOURS = 0.2
-"""Of the first command: digits, with the trials and epochs above."""
-MOSAIC_EPOCHS = 50
-"""Shorter runs do without mosaic."""
+"""Of the first command: digits, with the trials and epochs above, and one seed."""
 
 NO_CANDIDATE = "no candidate met the budget"
 
@@ -67,10 +65,20 @@ NO_CANDIDATE = "no candidate met the budget"
 class Flags:
     """Flags of `sweep`."""
 
-    budget_ms: float
-    """Largest latency of one image, in ms: the 95th percentile, with decoding and NMS."""
+    budget_ms: Annotated[float | None, tyro.conf.arg(metavar="MS")] = None
+    """Largest latency of one image, in ms, with decoding and NMS."""
+    budget_stat: Literal["p95", "p50"] = "p95"
+    """Whether that is the 95th percentile or the median."""
     budget_vram_mib: Annotated[float | None, tyro.conf.arg(metavar="MIB")] = None
     """Largest memory of detecting in one image, in MiB."""
+    budget_train_vram_mib: Annotated[float | None, tyro.conf.arg(metavar="MIB")] = None
+    """Largest memory of a training step on this device, in MiB, beside the data set."""
+    budget_params: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
+    """Most trainable parameters, such as 3.2e6."""
+    budget_gflops: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
+    """Most GFLOPs of one image."""
+    objective: str = DEFAULT
+    """What is to be largest: a sum of scores such as "map_small + 0.5*map"."""
     data: str = "digits"
     """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     repair: bool = False
@@ -78,15 +86,24 @@ class Flags:
     images: Keep = "auto"
     """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     trials: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Trials in all, those of earlier runs of this study included (8)."""
+    """Candidates in all, those of earlier runs of this study included (8)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Epochs of a trial that is not stopped early (24; a study that goes on keeps its own)."""
+    """Epochs of the full schedule (24; a study that goes on keeps its own)."""
+    short_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Epochs of the short schedule that candidates are told apart by (a third of --epochs; all of
+    them below 27)."""
+    finalists: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Candidates that are trained on the full schedule (3)."""
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Runs of each finalist (3; 1 on digits with its own schedule)."""
     hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Stop after so long; the same command goes on (0.2 on digits with its own schedule)."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Worker processes (one for each accelerator; one on a CPU)."""
     study: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the study; by default the data and the budget, such as digits-8ms."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the study, such as sqlite:///studies.db, instead of a file in its folder."""
+    """Database of the study, for sweeps on many machines: postgresql://, grpc:// or sqlite:///."""
     space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A file of sweeps/ with a function `suggest`, instead of the default space."""
     seed: int = 0
@@ -98,31 +115,25 @@ class Flags:
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin every trial with the arrays of this detector that fit."""
 
+    def budget(self) -> Budget:
+        """The limits; InputError where there is none."""
+        return Budget(
+            latency_ms=self.budget_ms,
+            latency_stat=self.budget_stat,
+            vram_mib=self.budget_vram_mib,
+            train_vram_mib=self.budget_train_vram_mib,
+            params=self.budget_params,
+            gflops=self.budget_gflops,
+        )
 
-def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainConfig:
-    """How a candidate is trained: the usual recipe, made to fit a few epochs.
-
-    Small networks bear a higher rate, classes are what they learn last, and mosaics pay only in
-    longer runs.
-    """
-    recipe = Augmentation()
-    return TrainConfig(
-        epochs=epochs,
-        batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
-        class_gain=CLASS_GAIN,
-        warmup_epochs=1.0,
-        augmentation=replace(
-            recipe,
-            close_mosaic_epochs=epochs if epochs < MOSAIC_EPOCHS else recipe.close_mosaic_epochs,
-            flip=recipe.flip if mirror else 0.0,
-        ),
-        seed=seed,
-    )
+    @property
+    def own_schedule(self) -> bool:
+        """Whether it is the first command, whose spending is set so that it ends soon."""
+        return self.data == "digits" and self.trials is None and self.epochs is None
 
 
 def study_name(flags: Flags) -> str:
-    """The name that was given, or the data and the budget: `digits-8ms`, `bccd-40ms-500mib`."""
+    """The name that was given, or the data and the limits: `digits-8ms`, `bccd-40ms-500mib`."""
     if flags.study is not None:
         if flags.study in ("", ".", "..") or set(flags.study) & set("/\\"):
             raise InputError(
@@ -131,24 +142,54 @@ def study_name(flags: Flags) -> str:
             )
         return flags.study
     kind, _, root = flags.data.partition(":")
-    name = Path(root).resolve().name if root else kind
-    memory = "" if flags.budget_vram_mib is None else f"-{flags.budget_vram_mib:g}mib"
-    return f"{name}-{flags.budget_ms:g}ms{memory}"
+    limits = (
+        (flags.budget_ms, "ms"),
+        (flags.budget_vram_mib, "mib"),
+        (flags.budget_train_vram_mib, "mib-train"),
+        (flags.budget_params, "params"),
+        (flags.budget_gflops, "gflops"),
+    )
+    told = [f"{limit:g}{unit}" for limit, unit in limits if limit is not None]
+    told += ["p50"] * (flags.budget_stat == "p50")
+    return "-".join([Path(root).resolve().name if root else kind, *told])
+
+
+def spending_of(flags: Flags, known: dict[str, Any]) -> Spending:
+    """What the flags allow; a study that goes on keeps its schedules."""
+    numbers = ("trials", "epochs", "short_epochs", "finalists", "seeds", "workers")
+    for name in numbers:
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag}: expected at least 1, got {value}")
+    before = known.get("schedule", {})
+    epochs = flags.epochs or before.get("epochs", EPOCHS)
+    short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
+    if short > epochs:
+        raise InputError(f"--short-epochs: expected at most --epochs {epochs}, got {short}")
+    seeds = flags.seeds or (1 if flags.own_schedule else SEEDS)
+    return Spending(
+        trials=flags.trials or TRIALS,
+        short_epochs=short,
+        epochs=epochs,
+        finalists=flags.finalists or FINALISTS,
+        seeds=tuple(range(flags.seed, flags.seed + seeds)),
+    )
 
 
 def run_sweep(flags: Flags) -> None:
     """Search, keep every output up to date, and print the table."""
-    for flag, value in (("--trials", flags.trials), ("--epochs", flags.epochs)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag}: expected at least 1, got {value}")
+    began = time.time()
     if not 0 <= flags.seed < 2**31:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     if flags.hours is not None and not 0 < flags.hours < math.inf:
         raise InputError(f"--hours: expected a number above 0, got {flags.hours:g}")
-    deadline = time.monotonic() + 3600 * hours_of(flags)
-    budget = Budget(flags.budget_ms, flags.budget_vram_mib)
-    suggest = load_space(flags.space)
-    source = None if flags.init is None else read_source(flags.init)
+    budget, objective = flags.budget(), Objective(flags.objective)
+    if not budget.limits:
+        raise InputError("expected at least one limit, such as --budget-ms 8, got none")
+    spending_of(flags, {})
+    load_space(flags.space)
+    initial = None if flags.init is None else read_source(flags.init)
     folder = flags.out / study_name(flags)
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
@@ -160,45 +201,42 @@ def run_sweep(flags: Flags) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
         study = open_study(folder, storage=flags.storage, seed=flags.seed)
-        known = study.user_attrs.get("facts", {})
-        epochs = flags.epochs or known.get("training", {}).get("epochs", EPOCHS)
-        config = sweep_training(epochs, mirror=data.mirror, seed=flags.seed)
         sweep = Sweep(
-            with_image_sizes(suggest, sizes),
-            budget,
-            data,
-            flags.data,
-            config,
-            folder,
-            advice,
-            flags.images,
+            suggest=with_image_sizes(load_space(flags.space), sizes),
+            budget=budget,
+            data=data,
+            source=flags.data,
+            folder=folder,
+            spending=spending_of(flags, study.user_attrs.get("facts", {})),
+            objective=objective,
+            seed=flags.seed,
+            advice=advice,
+            keep=flags.images,
+            initial=initial,
         )
-        claim(study, facts(sweep, flags, source), str(folder))
-        study = open_study(folder, storage=flags.storage, seed=flags.seed, epochs=epochs)
-        if flags.preflight and not study.get_trials(deepcopy=False):
-            clear(sweep)
-        trials = flags.trials or TRIALS
-        try:
-            search(study, sweep, trials=trials, deadline=deadline, source=source)
-        except OutOfTimeError:
-            log.info(
-                "the time is up after %d of %d trials; the same command goes on",
-                count_finished(study),
-                trials,
-            )
-            update_outputs(results(study), sweep)
-        finish(results(study), sweep)
+        claim(study, facts(sweep, flags), str(folder))
+        new = not study.get_trials(deepcopy=False)
+        step = clear(sweep) if flags.preflight and new else None
+        tell_plan(sweep, step, hours_of(flags))
+        enqueue_opening(study, sweep.suggest, advice)
+        left = take_up(study, folder)
+        if left:
+            log.info("going on with %d interrupted trial%s", len(left), "s" * (len(left) > 1))
+        workers = flags.workers or default_workers()
+        deadline = began + 3600 * hours_of(flags)
+        hand_over(Task(sweep, flags.space, sizes, workers, deadline))
+        watch(study, sweep, workers, flags.storage)
+        finish(study, sweep)
 
 
 def hours_of(flags: Flags) -> float:
     """How long this run of the command may take, in hours."""
     if flags.hours is not None:
         return flags.hours
-    own_schedule = flags.trials is not None or flags.epochs is not None
-    return HOURS if flags.data == "digits" and not own_schedule else math.inf
+    return HOURS if flags.own_schedule else math.inf
 
 
-def facts(sweep: Sweep, flags: Flags, source: Source | None = None) -> dict[str, Any]:
+def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
     """What must not change while a study grows: its trials could not be compared."""
     space = "default"
     if flags.space is not None:
@@ -208,87 +246,118 @@ def facts(sweep: Sweep, flags: Flags, source: Source | None = None) -> dict[str,
         "data": sweep.data.name,
         "fingerprint": sweep.data.fingerprint,
         "source": sweep.source,
-        "budget": {
-            "latency_ms": sweep.budget.latency_ms,
-            "vram_mib": sweep.budget.vram_mib,
-        },
+        "budget": sweep.budget.to_dict(),
+        "objective": sweep.objective.text,
         "space": space,
-        "training": to_dict(sweep.config),
-        "init": None if source is None else source.fingerprint,
+        "schedule": {
+            "short_epochs": sweep.spending.short_epochs,
+            "epochs": sweep.spending.epochs,
+        },
+        "training": to_dict(sweep.short),
+        "init": None if sweep.initial is None else sweep.initial.fingerprint,
         "device": device_name(),
     }
 
 
-def clear(sweep: Sweep) -> None:
-    """Pre-flight, on the baseline; InputError where a check fails."""
+def clear(sweep: Sweep) -> float | None:
+    """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
     baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
     spec = replace(baseline, num_classes=len(sweep.data.class_names))
     pixels = open_pixels(sweep.data, "train", spec.image_size, keep=sweep.keep)
-    require(
-        preflight(
-            spec,
-            pixels,
-            sweep.data.train,
-            sweep.data.class_names,
-            sweep.config,
-            streamed=is_streamed(pixels, sweep.keep),
+    with Gate(device_key()).training():
+        done = require(
+            preflight(
+                spec,
+                pixels,
+                sweep.data.train,
+                sweep.data.class_names,
+                sweep.short,
+                streamed=is_streamed(pixels, sweep.keep),
+            )
         )
-    )
+    return next((check.step_seconds for check in done if check.step_seconds), None)
 
 
-def search(
-    study: optuna.Study,
-    sweep: Sweep,
-    *,
-    trials: int,
-    deadline: float = math.inf,
-    source: Source | None = None,
-) -> None:
-    """Run trials up to this number in all; every output is up to date after each."""
-    worker = worker_name(sweep.folder)
-    left = take_up_interrupted(study, worker)
-    if left:
-        log.info("going on with %d interrupted trial%s", left, "" if left == 1 else "s")
-    enqueue_opening(study, sweep.suggest, sweep.advice)
-    update_outputs(results(study), sweep)
-    with Display(study, trials) as display:
-        objective = partial(
-            run_trial,
-            suggest=sweep.suggest,
-            budget=sweep.budget,
-            data=sweep.data,
-            config=sweep.config,
-            folder=sweep.runs,
-            report=display.show,
-            keep=sweep.keep,
-            source=source,
-            deadline=deadline,
-        )
+def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
+    """Log what will be spent, with its expected time where a training step was timed."""
+    log.info("plan: %s", sweep.spending.describe())
+    if step_seconds is not None:
+        steps = -(-len(sweep.data.train) // BATCH_SIZE) * sweep.spending.training_epochs
+        told = cli.duration(steps * step_seconds)
+        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget; "
+                 "compiling and measuring come on top", told)  # fmt: skip
+    if hours < math.inf:
+        log.info("plan: ends after %s at the latest, finalists first; the same command goes on",
+                 cli.duration(3600 * hours))  # fmt: skip
 
-        def after(trial: FrozenTrial) -> None:
+
+def watch(study: optuna.Study, sweep: Sweep, workers: int, storage: str | None) -> None:
+    """Run the workers to their end; every output is up to date after each change."""
+    gate = Gate(device_key())
+
+    def command(index: int) -> tuple[list[str], dict[str, str]]:
+        environment = pinned(index, workers)
+        if storage is not None:
+            environment[STORAGE] = storage
+        argv = [sys.executable, "-m", "flaxyolo.search.work", str(sweep.folder), str(index)]
+        return argv, environment
+
+    found = results(study)
+    with (
+        Crew(sweep.folder, command, workers) as crew,
+        Display(sweep, found, workers) as display,
+    ):
+        update_outputs(found, sweep, gate)
+        while not crew.done:
+            mark = tuple((each.number, each.state, each.epochs, each.crashes) for each in found)
+            for event in crew.poll(mark):
+                if not isinstance(event, Died):
+                    continue
+                log.warning("a worker ended and is started again: %s; its log is %s",
+                            event.reason, event.log)  # fmt: skip
+                crash = event.reason if event.crashed else None
+                bury(study, sweep.folder, event.worker, crash=crash, log_file=event.log)
             found = results(study)
-            result = found[trial.number]
-            update_outputs(found, sweep)
-            display.finish(result, outcome(result))
+            if display.update(found):
+                update_outputs(found, sweep, gate)
+    found = results(study)
+    display.update(found)
+    update_outputs(found, sweep, gate)
 
-        run_study(study, objective, trials=trials, worker=worker, after=after, deadline=deadline)
 
-
-def finish(found: list[TrialResult], sweep: Sweep) -> None:
+def finish(study: optuna.Study, sweep: Sweep) -> None:
     """Print the table and what to do next; InputError where no candidate met the budget."""
+    gate = Gate(device_key())
+    confirm(study, sweep, gate)
+    found = results(study)
+    update_outputs(found, sweep, gate)
+    cheap = sum(each.stage == CHEAP for each in found)
+    exhausted = study.user_attrs.get(EXHAUSTED, False)
+    if all(each.is_over for each in found) and (cheap >= sweep.spending.trials or exhausted):
+        remove_states(sweep)
+    else:
+        log.info(
+            "the time is up after %d of %d candidates; the same command goes on",
+            sum(each.stage == CHEAP and each.is_over for each in found),
+            sweep.spending.trials,
+        )
     told = Console(highlight=False, markup=False)
     if not told.is_terminal:
         told.width = max(told.width, 160)
-    told.print(report.table(sweep.report(found)))
-    for line in sweep.report(found).advice:
-        told.print(f"Advice: {line}", soft_wrap=True)
-    best = best_result(found)
+    shown = sweep_report(found, sweep)
+    told.print(report.table(shown))
+    for line in shown.told:
+        told.print(line, soft_wrap=True)
+    best = chosen(found)
     if best is None or best.cost is None:
         raise InputError(nothing_found(found, sweep.budget))
     folder = sweep.folder
     told.print(
-        f"Best: trial {best.number}, {outcome(best)}, {best.cost.image_size} px", soft_wrap=True
+        f"Best: trial {best.number}, {report.outcome(best)}, {best.cost.image_size} px",
+        soft_wrap=True,
     )
+    if again := confirmed_line(study, best.number):
+        told.print(again, soft_wrap=True)
     told.print(
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}", soft_wrap=True
     )
@@ -296,7 +365,7 @@ def finish(found: list[TrialResult], sweep: Sweep) -> None:
         told.print(f"Look closer: optuna-dashboard {folder / STUDY_FILE}", soft_wrap=True)
     told.print(
         f"Next, train it for longer: python -m flaxyolo.train {folder / 'best.yaml'} "
-        f"--data {sweep.source} --epochs {10 * sweep.config.epochs} --out {folder}-trained",
+        f"--data {sweep.source} --epochs {10 * sweep.spending.epochs} --out {folder}-trained",
         soft_wrap=True,
     )
 

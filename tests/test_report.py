@@ -7,9 +7,10 @@ from rich.console import Console
 
 from flaxyolo.cost import Measurement
 from flaxyolo.report import Report, flat_rows, markdown, ranked, rows, table, write
-from flaxyolo.search.results import INTERRUPTED, TrialResult
+from flaxyolo.search.results import INTERRUPTED
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import detector_from_dict
+from tests.search.made import result as made_result
 
 SPEC = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
 COST = Measurement(
@@ -39,21 +40,15 @@ SCORES = {
 
 
 def result(number, state="complete", **changes):
-    made = TrialResult(
-        number=number,
-        state=state,
-        reason="",
+    made = made_result(
+        number,
+        state,
+        [(10, 0.7)],
         spec=SPEC,
         cost=COST,
         scores=SCORES,
-        objective=0.7,
-        epochs=10,
-        over_budget=False,
-        duplicate_of=None,
         run="r",
-        origin=None,
         params=REFERENCE,
-        history=({"epoch": 10, "objective": 0.7},),
         seconds={"train": 1.5},
     )
     return replace(made, **changes)

@@ -12,6 +12,8 @@ class Check:
     measured: str
     cause: str = ""
     seconds: float = 0.0
+    step_seconds: float | None = None
+    """Of one training step, from the check that takes some."""
 
     def line(self) -> str:
         """The check in one line."""

@@ -1,5 +1,6 @@
 """Checks of the run's own training step: its memory, and that it is compiled once."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -77,11 +78,14 @@ def check_recompilation(run: Run, plan: Plan, streamed: bool = False) -> Check:
     batches = list(islice(run.batches, count))
     batches += batches[-1:] * (STEPS_SEEN - len(batches))
     state, terms, names = run.state, LossTerms(*jnp.zeros(3)), []
+    step_seconds = 0.0
     for number, batch in enumerate((*batches[: STEPS_SEEN - 1], batches[-1]), 1):
         try:
+            began = time.perf_counter()
             with compilations() as compiled:
                 state, terms, _ = run.step(state, *batch)
                 jax.block_until_ready(terms)
+            step_seconds = time.perf_counter() - began
         except TypeError as error:
             line = " ".join(str(error).split())
             return Check(
@@ -104,6 +108,7 @@ def check_recompilation(run: Run, plan: Plan, streamed: bool = False) -> Check:
         "recompilation",
         True,
         f"no program compiled in steps 2 and {STEPS_SEEN} of {size} images (loss {loss:.3g})",
+        step_seconds=step_seconds,
     )
 
 

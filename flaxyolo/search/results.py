@@ -1,6 +1,6 @@
 """The results of a study, as its storage holds them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,11 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from flaxyolo.cost import Measurement
+from flaxyolo.search.spending import CHEAP
 from flaxyolo.spec import DetectorSpec, detector_from_dict
+
+CONFIRMED = "confirmed"
+"""Attribute of a study: what fresh processes measured of winners, by the trial's number."""
 
 INTERRUPTED = "interrupted"
 """Reason of a trial whose process ended; its parameters were enqueued again."""
@@ -42,11 +46,30 @@ class TrialResult:
     objective: float | None
     epochs: int
     over_budget: bool
+    refuted: bool
+    """Whether it was over the budget in a fresh process, after all."""
     duplicate_of: int | None
+    stage: str
+    """cheap or final."""
+    paused: int | None
+    """Epoch after which it waits to be promoted; None if it does not."""
+    finalist: int | None
+    """The candidate that a final run trains."""
+    seed: int | None
+    """Of a final run."""
     run: str | None
     """Name of the folder of its training run, where a trained detector is."""
     origin: str | None
-    """Why it was tried: the baseline, or a candidate that the data advise; None if it was drawn."""
+    """Why it was tried: the baseline, a candidate that the data advise, the surrogate's proposal,
+    or a draw that explores."""
+    features: Mapping[str, float]
+    """What the surrogate sees of it; empty until it was measured."""
+    predicted_ms: float | None
+    """Latency that the table of blocks gave before it was measured."""
+    crashes: int
+    """How often it ended its worker."""
+    screened: int
+    """Specs that were drawn and judged to find it."""
     params: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]
     seconds: Mapping[str, float]
@@ -59,13 +82,9 @@ class TrialResult:
 
 def results(study: optuna.Study) -> list[TrialResult]:
     """All trials of a study, by number; the storage is their only source."""
-    return [_result(trial) for trial in study.get_trials(deepcopy=False)]
-
-
-def best_result(found: list[TrialResult]) -> TrialResult | None:
-    """The complete trial that is ahead; all complete trials are inside the budget."""
-    complete = [result for result in found if result.state == "complete"]
-    return min(complete, key=merit, default=None)
+    known = study.user_attrs.get(CONFIRMED, {})
+    refuted = {int(number) for number, each in known.items() if not each["inside"]}
+    return [_result(trial, refuted) for trial in study.get_trials(deepcopy=False)]
 
 
 def merit(result: TrialResult) -> tuple[float, float]:
@@ -74,7 +93,7 @@ def merit(result: TrialResult) -> tuple[float, float]:
     return -(result.objective or 0.0), latency
 
 
-def _result(trial: FrozenTrial) -> TrialResult:
+def _result(trial: FrozenTrial, refuted: Collection[int]) -> TrialResult:
     attrs = trial.user_attrs
     spec, cost = attrs.get("spec"), attrs.get("cost")
     history = tuple(attrs.get("history", ()))
@@ -88,10 +107,20 @@ def _result(trial: FrozenTrial) -> TrialResult:
         objective=history[-1]["objective"] if history else None,
         epochs=history[-1]["epoch"] if history else 0,
         over_budget=any(excess > 0 for excess in trial.constraints.values()),
+        refuted=trial.number in refuted,
         duplicate_of=attrs.get("duplicate_of"),
+        stage=attrs.get("stage", CHEAP),
+        paused=attrs.get("paused"),
+        finalist=attrs.get("finalist"),
+        seed=attrs.get("seed"),
         run=attrs.get("run"),
         origin=attrs.get("origin"),
-        params=trial.params,
+        features=attrs.get("features", {}),
+        predicted_ms=attrs.get("predicted_ms"),
+        crashes=len(attrs.get("crashes", ())),
+        screened=attrs.get("screened", 0),
+        # One that waits has not asked for its parameters yet.
+        params=trial.params or trial.system_attrs.get("fixed_params", {}),
         history=history,
         seconds=attrs.get("seconds", {}),
     )

@@ -203,7 +203,7 @@ def load_space(path: Path | None) -> Suggest:
     if not path.is_file():
         raise InputError(f"--space {path}: expected a Python file, found none")
     try:
-        suggest = runpy.run_path(str(path)).get("suggest")
+        suggest: Any = runpy.run_path(str(path)).get("suggest")
     except Exception as error:  # whatever a user's file may raise
         raise InputError(
             f"--space {path}: cannot be run: {type(error).__name__}: {error}".splitlines()[0]

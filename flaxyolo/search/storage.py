@@ -1,4 +1,4 @@
-"""Where a study is kept: its file or database, the lock on its folder, and what a crash left."""
+"""Where a study is kept: its file or database, what it is about, and the lock on its folder."""
 
 import fcntl
 import json
@@ -11,28 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.storages import BaseStorage
 
 from flaxyolo.errors import InputError
-from flaxyolo.search.results import INTERRUPTED
-from flaxyolo.search.study import first_rung
+from flaxyolo.search.databases import open_journal, open_url
 
 STUDY_FILE = "study.log"
 STARTUP_TRIALS = 4
 """Trials drawn at random before the sampler learns from them; Optuna's 10 is a whole sweep."""
-REDUCTION = 2
-"""Halving: of the trials that reach a rung, one in so many goes on."""
-
-KEPT_WHEN_RESUMED = ("origin", "spec", "cost", "history", "scores", "seconds")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the study folder alone; the system lets go of it however the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as file:
+    # Several machines may share the folder, each with one sweep.
+    with open(folder / f".lock-{socket.gethostname()}", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,10 +41,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_study(
-    folder: Path, *, storage: str | None = None, seed: int = 0, epochs: int = 1
-) -> optuna.Study:
-    """Open or create the study of a folder, with sampler and pruner, ready to run trials."""
+def open_study(folder: Path, *, storage: str | None = None, seed: int = 0) -> optuna.Study:
+    """Open or create the study of a folder, ready to run trials.
+
+    The funnel decides what is tried and what goes on; the sampler draws parameters that it leaves
+    open.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     opened = open_storage(folder, storage)
     try:
@@ -59,9 +55,7 @@ def open_study(
             storage=opened,
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=first_rung(epochs), reduction_factor=REDUCTION
-            ),
+            pruner=optuna.pruners.NopPruner(),
         )
     except ValueError as error:
         raise InputError(
@@ -88,28 +82,7 @@ def read_study(folder: Path | str, storage: str | None = None) -> optuna.Study:
 
 def open_storage(folder: Path, storage: str | None) -> BaseStorage:
     """The storage of a URL, or the study file of the folder."""
-    if storage is not None:
-        try:
-            return optuna.storages.get_storage(storage)
-        except Exception as error:  # any driver's own
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"--storage {storage}: expected a database URL such as sqlite:///study.db: {line}"
-            ) from None
-    path = (folder / STUDY_FILE).resolve()
-    if path.exists():
-        drop_torn_line(path)
-    # Absolute: Optuna's lock is a symbolic link to the file.
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off the half of a record that a full disk or a crash left at the end."""
-    content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
-    if len(complete) < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(len(complete))
+    return open_journal(folder / STUDY_FILE) if storage is None else open_url(storage)
 
 
 def claim(study: optuna.Study, facts: Mapping[str, Any], where: str) -> None:
@@ -126,34 +99,6 @@ def claim(study: optuna.Study, facts: Mapping[str, Any], where: str) -> None:
         )
         raise InputError(f"{where}: the study was begun with other settings: {told}; "
                          "name another with --study")  # fmt: skip
-
-
-def worker_name(folder: Path) -> str:
-    """Who runs trials in a folder: of several that share a database, each takes up its own."""
-    return f"{socket.gethostname()}:{folder.resolve()}"
-
-
-def take_up_interrupted(study: optuna.Study, worker: str) -> int:
-    """End trials that `worker` left running, and enqueue them again; how many.
-
-    Call it with the folder locked: then no such process is alive.
-    """
-    left = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if trial.user_attrs.get("worker", worker) == worker
-    ]
-    for trial in left:
-        known = {k: v for k, v in trial.user_attrs.items() if k in KEPT_WHEN_RESUMED}
-        # Enqueued before it is ended: a crash in between repeats this, and loses nothing.
-        again = {"resumes": trial.number, **known}
-        # An enqueued trial may have been ended before it had asked for all its parameters.
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if params:
-            study.enqueue_trial(params, user_attrs=again)
-        study._storage.set_trial_user_attr(trial._trial_id, "reason", INTERRUPTED)
-        study.tell(trial.number, state=TrialState.FAIL)
-    return len(left)
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:

@@ -53,7 +53,7 @@ def test_what_a_space_does_not_have_makes_no_candidate_of_its_own():
 
 @pytest.fixture
 def study(tmp_path):
-    made = open_study(tmp_path / "s", epochs=10)
+    made = open_study(tmp_path / "s")
     enqueue_opening(made, suggest_detector, ADVICE)
     return made
 
@@ -122,7 +122,7 @@ def test_advice_that_was_not_tried_yet_has_no_verdict(study):
 
 
 def test_advice_that_names_the_baseline_is_not_tested_by_it(tmp_path):
-    study = open_study(tmp_path / "s", epochs=10)
+    study = open_study(tmp_path / "s")
     same = (piece("image_size", 128), piece("plan", "P3-P5"))
     enqueue_opening(study, suggest_detector, same)
     finish(study, {10: 0.9})

@@ -1,0 +1,83 @@
+"""What a sweep has spent and on what, in words: a pure function of its results."""
+
+from collections.abc import Sequence
+
+from flaxyolo.search.results import TrialResult
+from flaxyolo.search.spending import CHEAP, FINAL, Spending
+
+EXPLORED_FIRST = 10
+"""Candidates after which the latency table is expected to know the device."""
+PROPOSED = ("surrogate", "explore")
+"""Origins of candidates that the funnel proposed."""
+
+
+def funnel_line(found: Sequence[TrialResult], spending: Spending) -> str:
+    """How many candidates came how far."""
+    cheap = [each for each in found if each.stage == CHEAP]
+    parts = []
+    screened = sum(each.screened for each in found)
+    if screened:
+        parts.append(f"{screened:,} drawn and judged without compiling")
+    measured = [each for each in cheap if each.cost is not None]
+    parts.append(f"{len(measured)} measured")
+    over = sum(each.over_budget for each in measured)
+    if over:
+        parts.append(f"{over} over the budget")
+    for rung in spending.rungs:
+        there = sum(each.epochs >= rung for each in cheap)
+        parts.append(f"{there} trained to epoch {rung}")
+    finals = [each for each in found if each.stage == FINAL]
+    if finals:
+        done = sum(each.state == "complete" for each in finals)
+        names = len({each.finalist for each in finals})
+        parts.append(f"{names} finalist{'s' * (names > 1)}, {done} of {len(finals)} full runs")
+    return f"Funnel: {', '.join(parts)}"
+
+
+def inside_line(found: Sequence[TrialResult]) -> str | None:
+    """How many of the proposals were inside the budget when measured; None without any."""
+    proposed = [
+        (place, each)
+        for place, each in enumerate(r for r in found if r.stage == CHEAP and r.cost is not None)
+        if each.origin in PROPOSED
+    ]
+    if not proposed:
+        return None
+    inside = sum(not each.over_budget for _, each in proposed)
+    line = f"Proposals inside the budget when measured: {inside} of {len(proposed)}"
+    later = [each for place, each in proposed if place >= EXPLORED_FIRST]
+    if later:
+        kept = sum(not each.over_budget for each in later)
+        line += f"; after the first {EXPLORED_FIRST} candidates {kept} of {len(later)}"
+    return line
+
+
+def seconds_line(found: Sequence[TrialResult]) -> str | None:
+    """Seconds for each candidate by stage, and their share; None before anything was timed."""
+    spent: dict[str, float] = {}
+    for each in found:
+        for stage, seconds in each.seconds.items():
+            spent[stage] = spent.get(stage, 0.0) + seconds
+    total = sum(spent.values())
+    if not total:
+        return None
+    parts = [
+        f"{stage} {seconds:.0f} s ({seconds / total:.0%})"
+        for stage, seconds in sorted(spent.items(), key=lambda pair: -pair[1])
+    ]
+    count = sum(1 for each in found if each.seconds)
+    beside = total - spent.get("train", 0.0)
+    return (
+        f"Time: {', '.join(parts)}; beside training {beside / count:.0f} s for each of "
+        f"{count} trials"
+    )
+
+
+def front_line(front: Sequence[TrialResult]) -> str:
+    """The Pareto front of accuracy and latency, fastest first."""
+    told = ", ".join(
+        f"trial {each.number} ({each.objective or 0.0:.3f} at {each.cost.latency_ms_p95:.2f} ms)"
+        for each in front
+        if each.cost
+    )
+    return f"Pareto front of accuracy and latency: {told}"

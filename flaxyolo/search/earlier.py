@@ -1,0 +1,86 @@
+"""What earlier studies of the same data have found out, for the surrogate of a new one."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from math import nan
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from flaxyolo.errors import InputError
+from flaxyolo.search.funnel import Runs
+from flaxyolo.search.results import TrialResult, results
+from flaxyolo.search.spending import CHEAP
+from flaxyolo.search.storage import STUDY_FILE, read_study
+
+log = logging.getLogger(__name__)
+
+
+class Scored(NamedTuple):
+    """A candidate at a rung: what the surrogate sees of it, score, share of the short schedule."""
+
+    number: int
+    features: Mapping[str, float]
+    score: float
+    """NaN where it is at work and has no score yet."""
+    share: float
+
+
+def scored_candidates(
+    found: Sequence[TrialResult], short_epochs: int, *, unscored: bool = False
+) -> list[Scored]:
+    """The candidates inside the budget, once for each rung at which they were scored.
+
+    With `unscored` also those that have begun and have no score yet.
+    """
+    scored = []
+    for each in found:
+        if (
+            each.stage != CHEAP
+            or not each.features
+            or each.over_budget
+            or each.duplicate_of is not None
+        ):
+            continue
+        scored += [
+            Scored(each.number, each.features, row["objective"], row["epoch"] / short_epochs)
+            for row in each.history
+        ]
+        if unscored and not each.history and each.state in ("running", "waiting"):
+            scored.append(Scored(each.number, each.features, nan, 1.0))
+    return scored
+
+
+def as_runs(scored: Sequence[Scored], features: Float[np.ndarray, "n f"]) -> Runs:
+    """Scored candidates as the funnel takes them."""
+    return Runs(
+        features,
+        np.array([each.score for each in scored], float),
+        np.array([each.share for each in scored], float),
+    )
+
+
+def earlier_studies(folder: Path, fingerprint: str, objective: str) -> list[list[Scored]]:
+    """The scored candidates of every other study beside `folder` on the same data.
+
+    Only studies with the same objective count; another budget or space does not matter.
+    """
+    studies = []
+    for path in sorted(folder.parent.glob(f"*/{STUDY_FILE}")):
+        if path.parent == folder:
+            continue
+        try:
+            study = read_study(path.parent)
+            facts = study.user_attrs.get("facts", {})
+            if facts.get("fingerprint") != fingerprint or facts.get("objective") != objective:
+                continue
+            scored = scored_candidates(results(study), facts["schedule"]["short_epochs"])
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            log.info("%s: an earlier study that cannot be read is left out: %s", path.parent, error)
+            continue
+        if scored:
+            log.info("%s: %d results of this earlier study count", path.parent, len(scored))
+            studies.append(scored)
+    return studies

@@ -1,0 +1,186 @@
+"""The next candidate: many are drawn and judged without compiling, the surrogate picks one."""
+
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+
+from flaxyolo.cost import Measurement
+from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
+from flaxyolo.search.features import features, matrix
+from flaxyolo.search.funnel import DEFAULTS, Candidates, in_band, propose
+from flaxyolo.search.gate import Gate
+from flaxyolo.search.latency import LatencyTable
+from flaxyolo.search.limits import cheap_excess
+from flaxyolo.search.results import TrialResult
+from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours
+from flaxyolo.search.setting import Sweep
+from flaxyolo.search.spending import CHEAP
+from flaxyolo.spec import DetectorSpec, detector_from_dict
+
+log = logging.getLogger(__name__)
+
+POOL = 1000
+"""Specs drawn at random for each proposal."""
+NEIGHBOURS = 25
+"""Specs drawn near each of the best so far."""
+BEST = 4
+"""Candidates whose neighbours are drawn."""
+SHORT_LIST = 200
+"""Specs that the surrogate looks at: counting parameters takes time."""
+FIRST_FILL_S = 20.0
+"""Seconds spent on the table of blocks before the first proposal of a device."""
+FILL_S = 3.0
+"""Seconds before every other."""
+CONFIDENCE = 0.9
+"""With which a proposal is inside the latency budget, as far as the table tells."""
+
+
+class Proposer:
+    """Proposes candidates in the band under the budget, and learns from what was measured."""
+
+    def __init__(self, sweep: Sweep, gate: Gate):
+        self.sweep, self.gate = sweep, gate
+        self.learnt: set[int] = set()
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """What is known of latencies on this device."""
+        return LatencyTable.open()
+
+    @cached_property
+    def earlier(self) -> list[list[Scored]]:
+        """Results of other studies on the same data, in the same folder."""
+        sweep = self.sweep
+        return earlier_studies(sweep.folder, sweep.data.fingerprint, sweep.objective.text)
+
+    def learn(self, trial: optuna.Trial) -> None:
+        """Add a measured network to the table."""
+        cost, spec = trial.user_attrs.get("cost"), trial.user_attrs.get("spec")
+        if cost is None or spec is None or trial.number in self.learnt:
+            return
+        self.learnt.add(trial.number)
+        added = self.table.add_network(
+            detector_from_dict(spec, f"trial {trial.number}"), Measurement.from_dict(cost)
+        )
+        if added:
+            self.table.save()
+
+    def propose(self, found: Sequence[TrialResult]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Parameters of the next candidate, and what is stored with it.
+
+        None where every detector of the space was tried.
+        """
+        began = time.perf_counter()
+        sweep, budget = self.sweep, self.sweep.budget
+        turn = sum(each.stage == CHEAP for each in found)
+        # Workers that ask at the same time draw apart.
+        seed = (sweep.seed * 1_000_003 + turn) * 1009 + os.getpid()
+        pool = self._pool(found, seed)
+        if not pool:
+            return None
+        drawn = time.perf_counter()
+        if budget.latency_ms is not None:
+            self._fill(pool, seed)
+        judged = judge(pool, self.table, counts=False)
+        rng = np.random.default_rng(seed)
+        short = self._short_list(judged, rng)
+        rows = [self._features(each) for each in short]
+        own = scored_candidates(found, sweep.spending.short_epochs, unscored=True)
+        others = [each for study in self.earlier for each in study]
+        _, values = matrix([*rows, *(each.features for each in (*own, *others))])
+        studies, place = [], len(rows)
+        for study in (own, *self.earlier):
+            studies.append(as_runs(study, values[place : place + len(study)]))
+            place += len(study)
+        latencies = np.array([self._latency(each) for each in short])
+        choice = propose(
+            Candidates(values[: len(rows)], latencies),
+            studies[0],
+            # Where none is expected to fit, the nearest is measured all the same.
+            budget_ms=max(self._limit(), float(latencies.min())),
+            turn=turn,
+            rng=rng,
+            earlier=studies[1:],
+        )
+        picked = short[choice.place]
+        ended = time.perf_counter()
+        error = self.table.error(budget.latency_stat).describe()
+        log.info(
+            "candidate %d: %s of %d judged, %.2f ms expected; the table's error: %s",
+            turn, choice.origin, len(judged), self._expected(picked), error,
+        )  # fmt: skip
+        return picked.params, {
+            "origin": choice.origin,
+            "predicted_ms": self._expected(picked),
+            "predicted_score": choice.predicted,
+            "table_error": error,
+            "screened": len(judged),
+            "seconds": {"draw": round(drawn - began, 3), "predict": round(ended - drawn, 3)},
+        }
+
+    def _finish(self, spec: DetectorSpec) -> DetectorSpec:
+        return replace(spec, num_classes=len(self.sweep.data.class_names))
+
+    def _pool(self, found: Sequence[TrialResult], seed: int) -> list[Drawn]:
+        """New specs of the space: at random, and near the best candidates so far."""
+        suggest, tried = self.sweep.suggest, {each.spec for each in found}
+        pool = draw(suggest, POOL, seed, finish=self._finish).drawn
+        scored = [each for each in found if each.stage == CHEAP and each.objective is not None]
+        scored.sort(key=lambda each: (-each.epochs, -(each.objective or 0.0)))
+        near = random.Random(seed)
+        for each in scored[:BEST]:
+            pool += neighbours(each.params, suggest, near, NEIGHBOURS, finish=self._finish)
+        return list({each.spec: each for each in pool if each.spec not in tried}.values())
+
+    def _fill(self, pool: Sequence[Drawn], seed: int) -> None:
+        """Measure blocks by which the latencies are least certain."""
+        seconds = FILL_S if self.table.contents.pieces else FIRST_FILL_S
+        with self.gate.quiet():
+            self.table.fill([each.spec for each in pool], seconds, seed)
+
+    def _expected(self, judged: Judged) -> float:
+        latency = judged.latency
+        return latency.p50_ms if self.sweep.budget.latency_stat == "p50" else latency.p95_ms
+
+    def _latency(self, judged: Judged) -> float:
+        """What the candidate stays below with confidence: what is compared with the budget."""
+        return judged.latency.upper(self.sweep.budget.latency_stat, CONFIDENCE)
+
+    def _limit(self) -> float:
+        limit = self.sweep.budget.latency_ms
+        return np.inf if limit is None else limit
+
+    def _short_list(self, judged: Sequence[Judged], rng: np.random.Generator) -> list[Judged]:
+        """Candidates in the band, a few of the fastest where none is expected to fit."""
+        budget = self.sweep.budget
+        upper = np.array([self._latency(each) for each in judged])
+        if (upper <= self._limit()).any():
+            places = in_band(upper, self._limit(), DEFAULTS.band)
+        else:
+            places = np.argsort(upper)[:BEST]
+        places = rng.permutation(places)[:SHORT_LIST]
+        counted = judge([Drawn(judged[i].params, judged[i].spec) for i in places], self.table)
+        if not {"params", "gflops"} & budget.limits.keys():
+            return counted
+        inside = [
+            each
+            for each in counted
+            if max(cheap_excess(budget, each.parameters or 0, each.gflops or 0.0).values()) <= 0
+        ]
+        return inside or counted
+
+    def _features(self, judged: Judged) -> dict[str, float]:
+        return features(
+            judged.spec,
+            latency_ms=judged.latency.p50_ms,
+            params=judged.parameters or 1,
+            gflops=judged.gflops or 1e-9,
+        )

@@ -1,0 +1,155 @@
+"""What a worker does next, worked out from the study alone, so that any worker can ask."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxyolo.search.earlier import as_runs, scored_candidates
+from flaxyolo.search.features import matrix
+from flaxyolo.search.funnel import next_finalist, promoted
+from flaxyolo.search.results import TrialResult
+from flaxyolo.search.spending import CHEAP, FINAL, REDUCTION, Spending
+
+
+class GoOn(NamedTuple):
+    """Claim this waiting trial, and train it up to an epoch."""
+
+    number: int
+    until: int
+
+
+class Propose(NamedTuple):
+    """Add a candidate."""
+
+
+class AddFinals(NamedTuple):
+    """Add the runs of the finalists: candidate and seed of each, in their order."""
+
+    runs: tuple[tuple[int, int], ...]
+
+
+class Close(NamedTuple):
+    """End these paused candidates: they are behind."""
+
+    numbers: tuple[int, ...]
+
+
+class Wait(NamedTuple):
+    """Nothing to do before another worker has finished."""
+
+
+class Done(NamedTuple):
+    """The sweep is complete."""
+
+
+Job = GoOn | Propose | AddFinals | Close | Wait | Done
+
+
+def next_job(
+    found: Sequence[TrialResult],
+    spending: Spending,
+    *,
+    closing: bool = False,
+    exhausted: bool = False,
+) -> Job:
+    """The next job of the funnel.
+
+    Candidates in their order, but one that is ahead at its rung goes on first. When all have been
+    tried, those behind are ended and the finalists trained, seed by seed. `closing` says that the
+    time left is what the finalists need: no candidate goes on, and those behind stay where they
+    are for the next run of the command.
+    """
+    cheap = [each for each in found if each.stage == CHEAP]
+    fresh = [each for each in cheap if each.state == "waiting" and each.paused is None]
+    running = any(each.state == "running" for each in cheap)
+    paused = [each for each in cheap if each.state == "waiting" and each.paused is not None]
+    more = len(cheap) < spending.trials and not exhausted
+    if not closing:
+        ahead = promotable(cheap, spending.rungs, last_chance=not (more or fresh or running))
+        if ahead is not None:
+            return GoOn(ahead.number, next_rung(ahead, spending.rungs))
+        if fresh:
+            # What was interrupted had been begun first.
+            each = max(fresh, key=lambda each: (each.epochs, -each.number))
+            return GoOn(each.number, next_rung(each, spending.rungs))
+        if more:
+            return Propose()
+        if running:
+            return Wait()
+        if paused:
+            return Close(tuple(each.number for each in paused))
+    finals = [each for each in found if each.stage == FINAL and each.duplicate_of is None]
+    begun = {(each.finalist, each.seed) for each in finals}
+    chosen = choose_finalists(cheap, spending)
+    wanted = [(number, seed) for seed in spending.seeds for number in chosen]
+    if missing := tuple(each for each in wanted if each not in begun):
+        return AddFinals(missing)
+    waiting = [each for each in finals if each.state == "waiting"]
+    if waiting:
+        order = {run: place for place, run in enumerate(wanted)}
+        first = min(waiting, key=lambda each: order.get(_run(each), len(order)))
+        return GoOn(first.number, spending.epochs)
+    if any(each.state == "running" for each in found if closing is False or each.stage == FINAL):
+        return Wait()
+    return Done()
+
+
+def _run(result: TrialResult) -> tuple[int, int]:
+    assert result.finalist is not None
+    assert result.seed is not None
+    return result.finalist, result.seed
+
+
+def next_rung(result: TrialResult, rungs: Sequence[int]) -> int:
+    """The rung after the last at which a candidate was scored."""
+    return min((rung for rung in rungs if rung > result.epochs), default=rungs[-1])
+
+
+def promotable(
+    cheap: Sequence[TrialResult], rungs: Sequence[int], *, last_chance: bool
+) -> TrialResult | None:
+    """The paused candidate to go on: of the highest rung with one that is ahead, the best.
+
+    With `last_chance` no candidate is still to come, so the share that goes on is rounded up.
+    """
+    for rung in reversed(rungs[:-1]):
+        there = [
+            each for each in cheap if each.duplicate_of is None and _score(each, rung) is not None
+        ]
+        if not there:
+            continue
+        scores = np.array([_score(each, rung) for each in there], float)
+        ahead = promoted(scores, REDUCTION, round_up=last_chance)
+        waiting = [
+            (scores[place], each)
+            for place, each in enumerate(there)
+            if ahead[place] and each.paused == rung and each.state == "waiting"
+        ]
+        if waiting:
+            return max(waiting, key=lambda pair: (pair[0], -pair[1].number))[1]
+    return None
+
+
+def _score(result: TrialResult, epoch: int) -> float | None:
+    return next((row["objective"] for row in result.history if row["epoch"] == epoch), None)
+
+
+def choose_finalists(cheap: Sequence[TrialResult], spending: Spending) -> list[int]:
+    """Numbers of the candidates that are trained on the full schedule, the most promising first.
+
+    They follow from the candidates alone, so every worker chooses the same.
+    """
+    scored = scored_candidates(cheap, spending.short_epochs)
+    if not scored:
+        return []
+    features = matrix([each.features for each in scored])[1]
+    runs = as_runs(scored, features)
+    taken: list[int] = []
+    # Candidates that the surrogate cannot tell apart are one to it.
+    for _ in range(min(spending.finalists, len(np.unique(features, axis=0)))):
+        taken.append(next_finalist(runs, taken))
+    chosen = [scored[row].number for row in taken]
+    rest = sorted(scored, key=lambda each: (-each.share, -each.score))
+    chosen += dict.fromkeys(each.number for each in rest if each.number not in chosen)
+    return chosen[: spending.finalists]

@@ -1,0 +1,78 @@
+"""Everything that stays the same from trial to trial of a sweep."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.cost import Budget
+from flaxyolo.data.rules import Advice
+from flaxyolo.data.sources import Dataset
+from flaxyolo.data.stream import Keep
+from flaxyolo.search.objective import Objective
+from flaxyolo.search.space import Suggest
+from flaxyolo.search.spending import Spending
+from flaxyolo.transfer import Source
+
+BATCH_SIZE = 16
+LEARNING_RATE = 0.006
+CLASS_GAIN = 1.0
+DEFAULT_OBJECTIVE = Objective()
+MOSAIC_EPOCHS = 50
+"""Shorter runs do without mosaic."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What is searched, for whom, and how long; a worker process gets it whole."""
+
+    suggest: Suggest
+    budget: Budget
+    data: Dataset
+    source: str
+    """The data as the user named it."""
+    folder: Path
+    spending: Spending
+    objective: Objective = DEFAULT_OBJECTIVE
+    seed: int = 0
+    advice: tuple[Advice, ...] = ()
+    """What the data say a detector should be."""
+    keep: Keep = "auto"
+    """Where images wait to be trained on."""
+    initial: Source | None = None
+    """A detector whose arrays every run begins with, where they fit."""
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the training runs."""
+        return self.folder / "trials"
+
+    @property
+    def short(self) -> TrainConfig:
+        """How candidates are trained."""
+        return sweep_training(self.spending.short_epochs, mirror=self.data.mirror, seed=self.seed)
+
+    def full(self, seed: int) -> TrainConfig:
+        """How finalists are trained; the same as the candidates if it is their schedule."""
+        return sweep_training(self.spending.epochs, mirror=self.data.mirror, seed=seed)
+
+
+def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainConfig:
+    """How a candidate is trained: the usual recipe, made to fit a few epochs.
+
+    Small networks bear a higher rate, classes are what they learn last, and mosaics pay only in
+    longer runs.
+    """
+    recipe = Augmentation()
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        class_gain=CLASS_GAIN,
+        warmup_epochs=1.0,
+        augmentation=replace(
+            recipe,
+            close_mosaic_epochs=epochs if epochs < MOSAIC_EPOCHS else recipe.close_mosaic_epochs,
+            flip=recipe.flip if mirror else 0.0,
+        ),
+        seed=seed,
+    )

@@ -1,0 +1,87 @@
+"""What a sweep may spend: candidates, epochs, finalists and seeds; and what a trial is part of."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CHEAP = "cheap"
+"""Trials of the short schedule, one for each candidate."""
+FINAL = "final"
+"""Trials of the full schedule, one for each finalist and seed."""
+
+REDUCTION = 3
+"""Halving: of the candidates that reach a rung, one in so many goes on (arXiv 1810.05934)."""
+LONG_ENOUGH = 27
+"""Epochs below which a schedule is its own short one: its first rung is at three epochs."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """How much is trained; every number is a most, since time may end a sweep earlier."""
+
+    trials: int
+    """Candidates in all, those included that are over the budget."""
+    short_epochs: int
+    """Of the short schedule, which the candidates are told apart by."""
+    epochs: int
+    """Of the full schedule."""
+    finalists: int
+    seeds: tuple[int, ...]
+    """Of the finalists' runs."""
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs after which a candidate waits until it is known to be ahead; the last is whole."""
+        return rungs(self.short_epochs)
+
+    @property
+    def training_epochs(self) -> int:
+        """Epochs that are trained in all, if every candidate is inside the budget."""
+        going_on, total, before = self.trials, 0, 0
+        for rung in self.rungs:
+            total += going_on * (rung - before)
+            going_on, before = -(-going_on // REDUCTION), rung
+        return total + self.final_epochs
+
+    @property
+    def runs(self) -> int:
+        """Runs of the finalists."""
+        return min(self.finalists, self.trials) * len(self.seeds)
+
+    @property
+    def final_epochs(self) -> int:
+        """Epochs of the finalists' runs that the candidates' runs have not trained already."""
+        if self.epochs != self.short_epochs:
+            return self.runs * self.epochs
+        # The first seed's runs go on from the candidates', the first of which are whole.
+        few = min(self.finalists, self.trials)
+        whole, before = self.trials, 0
+        for rung in self.rungs[:-1]:
+            whole, before = -(-whole // REDUCTION), rung
+        return (self.runs - few) * self.epochs + max(0, few - whole) * (self.epochs - before)
+
+    def describe(self) -> str:
+        """The plan in a line."""
+        going_on, parts = self.trials, []
+        for rung in self.rungs:
+            parts.append(f"{going_on} to epoch {rung}")
+            going_on = -(-going_on // REDUCTION)
+        few = min(self.finalists, self.trials)
+        return (
+            f"{self.trials} candidates, {', '.join(parts)}; then {few} finalist{'s' * (few > 1)}, "
+            f"{self.epochs} epochs, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """A ninth, a third and all of a schedule, in whole epochs."""
+    shares = (round(epochs / REDUCTION**2), round(epochs / REDUCTION), epochs)
+    return tuple(sorted({max(1, share) for share in shares}))
+
+
+def short_schedule(epochs: int) -> int:
+    """Epochs of the short schedule that belongs to a full one: a third of it."""
+    return epochs if epochs < LONG_ENOUGH else max(LONG_ENOUGH // REDUCTION, round(epochs / 3))

@@ -1,0 +1,81 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flaxyolo.search.finalists import chosen, recommended, standings, verdict
+from tests.search.made import COST, final, result
+
+
+def group(candidate, values, latency, first):
+    cost = replace(COST, latency_ms_p95=latency)
+    return [
+        final(first + seed, candidate, seed, value, cost=cost) for seed, value in enumerate(values)
+    ]
+
+
+def test_the_interval_is_students_with_the_spread_of_all_finalists():
+    found = group(0, [0.50, 0.52, 0.54], 7.0, 10) + group(1, [0.30, 0.33, 0.30], 5.0, 20)
+    first, second = standings(found)
+    spread = np.sqrt((0.0004 * 2 + 0.0001 + 0.0004 + 0.0001) / 4)
+    reach = stats.t.ppf(0.975, 4) * spread
+    assert (first.number, second.number) == (0, 1)
+    assert first.mean == pytest.approx(0.52)
+    assert first.half_width == pytest.approx(reach / np.sqrt(3))
+    assert first.tied
+    assert not second.tied
+    assert recommended([first, second]) == first
+    assert "ahead of the others beyond chance" in verdict(found)[-1]
+
+
+def test_of_two_that_cannot_be_told_apart_the_faster_is_recommended():
+    found = group(0, [0.50, 0.52, 0.54], 7.0, 10) + group(1, [0.49, 0.53, 0.51], 5.0, 20)
+    assert [each.number for each in standings(found)] == [0, 1]
+    assert all(each.tied for each in standings(found))
+    assert chosen(found).number == 21, "the best run of the faster finalist"
+    assert "recommended: trial 1, the fastest" in verdict(found)[-1]
+
+
+def test_the_tie_ends_where_the_difference_leaves_the_interval_of_a_difference():
+    spread = 0.01
+    reach = stats.t.ppf(0.975, 4) * spread * np.sqrt(2 / 3)
+    offsets = np.array([-spread, 0.0, spread])
+    for behind, tied in ((0.99 * reach, True), (1.01 * reach, False)):
+        found = group(0, 0.5 + offsets, 7.0, 10) + group(1, 0.5 - behind + offsets, 5.0, 20)
+        assert standings(found)[1].tied == tied
+
+
+def test_one_seed_tells_no_interval():
+    found = group(0, [0.5], 7.0, 10) + group(1, [0.4], 5.0, 20)
+    first, second = standings(found)
+    assert first.half_width is None
+    assert not second.tied
+    assert chosen(found).number == 10
+    assert "one seed each" in verdict(found)[-1]
+
+
+def test_of_equal_means_the_faster_comes_first():
+    found = group(0, [0.5], 7.0, 10) + group(1, [0.5], 5.0, 20)
+    assert [each.number for each in standings(found)] == [1, 0]
+
+
+def test_a_finalist_that_mostly_ended_over_the_budget_is_out():
+    slow = [
+        final(30, 2, 0, 0.9),
+        final(31, 2, 1, 0.9, state="pruned", over_budget=True),
+        final(32, 2, 2, 0.9, state="pruned", over_budget=True),
+    ]
+    found = group(0, [0.5, 0.52], 7.0, 10) + slow
+    assert [each.number for each in standings(found)] == [0]
+
+
+def test_before_there_are_finalists_the_best_complete_candidate_is_chosen():
+    found = [
+        result(0, rungs=[(24, 0.3)]),
+        result(1, rungs=[(24, 0.4)]),
+        result(2, "pruned", [(8, 0.9)]),
+    ]
+    assert chosen(found).number == 1
+    assert chosen([]) is None
+    assert verdict(found) == []

@@ -1,0 +1,138 @@
+"""Candidates in the band under the budget, by a table whose times are known."""
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from flaxyolo.cost import Budget, count_gflops
+from flaxyolo.data.sources import read_dataset
+from flaxyolo.search import propose
+from flaxyolo.search.features import features
+from flaxyolo.search.gate import Gate
+from flaxyolo.search.latency import LatencyTable, Prediction
+from flaxyolo.search.propose import Proposer
+from flaxyolo.search.setting import Sweep
+from flaxyolo.search.space import load_space, suggest_detector
+from flaxyolo.search.spending import Spending
+from tests.search.made import result
+from tests.tiny_data import SPACE, write_coco
+
+
+class Known(LatencyTable):
+    """A device on which a network takes a millisecond for each eighth of a million pixels."""
+
+    def fill(self, specs, seconds, seed=0):
+        self.filled = len(specs)
+        return 0
+
+    def predict(self, specs):
+        times = [spec.image_size**2 / 125_000 * len(spec.backbone.stages) for spec in specs]
+        return [Prediction(each, 1.2 * each, 0.05, 0.05, 10.0) for each in times]
+
+
+def made(tmp_path, monkeypatch, suggest=suggest_detector, **limits):
+    write_coco(tmp_path / "data")
+    source = f"coco:{tmp_path / 'data'}"
+    table = Known(tmp_path / "table.json")
+    monkeypatch.setattr(propose.LatencyTable, "open", lambda: table)
+    monkeypatch.setattr(propose, "POOL", 60)
+    sweep = Sweep(
+        suggest=suggest,
+        budget=Budget(**limits),
+        data=read_dataset(source),
+        source=source,
+        folder=tmp_path / "runs" / "s",
+        spending=Spending(trials=9, short_epochs=9, epochs=9, finalists=1, seeds=(0,)),
+    )
+    return Proposer(sweep, Gate("test", tmp_path)), table
+
+
+def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
+    proposer, table = made(tmp_path, monkeypatch, latency_ms=1.4)
+    for turn in range(3):
+        found = [result(number) for number in range(turn)]
+        params, attrs = proposer.propose(found)
+        spec = suggest_detector(FixedTrial(params))
+        (latency,) = table.predict([spec])
+        assert 0.7 * 1.4 <= latency.upper() <= 1.4
+        assert attrs["predicted_ms"] == latency.p95_ms
+        assert attrs["origin"] == "explore", "four runs are the least that the surrogate needs"
+        assert 0 < attrs["screened"] <= 60
+        assert table.filled == attrs["screened"]
+
+
+def test_where_none_is_expected_to_fit_the_nearest_is_tried(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=0.01)
+    params, _ = proposer.propose([])
+    assert suggest_detector(FixedTrial(params)).image_size == 128
+
+
+def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
+    proposer, table = made(tmp_path, monkeypatch, gflops=0.1)
+    params, _ = proposer.propose([])
+    assert count_gflops(suggest_detector(FixedTrial(params))) <= 0.1
+    assert not hasattr(table, "filled"), "nothing is timed without a limit of time"
+
+
+def test_the_surrogate_takes_over_and_finds_what_scores(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
+    found = []
+    for number in range(12):
+        params, attrs = proposer.propose(found)
+        spec = suggest_detector(FixedTrial(params))
+        # Here the only thing that counts is the kind of neck.
+        score = 0.5 if spec.neck.kind == "pan" else 0.1
+        seen = features(spec, latency_ms=1.0, params=1e6, gflops=0.1)
+        found.append(
+            result(
+                number, "complete", [(1, score), (3, score), (9, score)], spec=spec,
+                params=params, features=seen, origin=attrs["origin"],
+            )
+        )  # fmt: skip
+    late = [each for each in found[4:] if each.origin == "surrogate"]
+    assert len(late) >= 5
+    assert sum(each.objective == 0.5 for each in late) >= 0.75 * len(late)
+
+
+def test_a_space_that_was_tried_whole_has_no_proposal(tmp_path, monkeypatch):
+    suggest = load_space(SPACE)
+    proposer, _ = made(tmp_path, monkeypatch, suggest, latency_ms=1e4)
+    monkeypatch.setattr(propose, "POOL", 500)
+    found = []
+    while (proposal := proposer.propose(found)) is not None:
+        spec = proposer._finish(suggest(FixedTrial(proposal[0])))
+        assert spec not in {each.spec for each in found}
+        found += [result(len(found), spec=spec, params=proposal[0], features={})]
+        found += [
+            result(len(found) + place, spec=each.spec, params=each.params, features={})
+            for place, each in enumerate(proposer._pool(found, 1)[5:])
+        ]
+    assert len({each.spec for each in found}) > 10
+
+
+def test_results_of_an_earlier_study_of_the_same_data_count(tmp_path, monkeypatch):
+    from flaxyolo.search.storage import open_study
+
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
+    sweep = proposer.sweep
+    for name, fingerprint in (("same", sweep.data.fingerprint), ("other", "x")):
+        study = open_study(tmp_path / "runs" / name)
+        facts = {"fingerprint": fingerprint, "objective": sweep.objective.text}
+        study.set_user_attr("facts", facts | {"schedule": {"short_epochs": 9}})
+        for value in (0.1, 0.3):
+            trial = study.ask()
+            trial.set_user_attr("features", {"log_latency_ms": value})
+            trial.set_user_attr("history", [{"epoch": 9, "objective": value}])
+            study.tell(trial, value)
+    (earlier,) = proposer.earlier
+    assert [(each.score, each.share) for each in earlier] == [(0.1, 1.0), (0.3, 1.0)]
+
+
+@pytest.mark.parametrize("state", [optuna.trial.TrialState.COMPLETE])
+def test_a_trial_without_a_cost_teaches_nothing(tmp_path, monkeypatch, state):
+    proposer, table = made(tmp_path, monkeypatch, latency_ms=2.0)
+    study = optuna.create_study()
+    trial = study.ask()
+    proposer.learn(trial)
+    study.tell(trial, 0.0, state=state)
+    assert table.contents.networks == {}

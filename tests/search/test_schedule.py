@@ -1,0 +1,124 @@
+"""What a worker does next, from every state a study can be in."""
+
+import pytest
+
+from flaxyolo.search.schedule import (
+    AddFinals,
+    Close,
+    Done,
+    GoOn,
+    Propose,
+    Wait,
+    choose_finalists,
+    next_job,
+)
+from flaxyolo.search.spending import Spending
+from tests.search.made import final, result
+
+SPENDING = Spending(trials=6, short_epochs=9, epochs=27, finalists=2, seeds=(0, 1))
+"""Rungs at 1, 3 and 9."""
+
+
+def paused(number, *values):
+    rungs = (1, 3, 9)[: len(values)]
+    scores = list(zip(rungs, values, strict=True))
+    return result(number, "waiting", scores, paused=rungs[-1])
+
+
+def over(number):
+    return result(number, "pruned", over_budget=True)
+
+
+def test_candidates_are_proposed_one_after_the_other():
+    assert next_job([], SPENDING) == Propose()
+    assert next_job([over(0)], SPENDING) == Propose()
+    assert next_job([result(0, "waiting")], SPENDING) == GoOn(0, 1)
+    assert next_job([result(0, "running")], SPENDING) == Propose()
+
+
+def test_what_was_interrupted_goes_on_before_what_has_not_begun():
+    begun = result(1, "waiting", [(1, 0.2)])
+    assert next_job([result(0, "waiting"), begun], SPENDING) == GoOn(1, 3)
+
+
+def test_one_of_three_goes_on_from_its_rung():
+    two = [paused(0, 0.2), paused(1, 0.3)]
+    assert next_job(two, SPENDING) == Propose()
+    assert next_job([*two, paused(2, 0.1)], SPENDING) == GoOn(1, 3)
+
+
+def test_a_score_over_all_others_goes_on_from_the_higher_rung_first():
+    found = [paused(0, 0.2), paused(1, 0.3, 0.4), paused(2, 0.1, 0.5), paused(3, 0.4, 0.3)]
+    found += [paused(4, 0.1), paused(5, 0.1)]
+    # At rung 3 are three, of which one goes on.
+    assert next_job(found, SPENDING) == GoOn(2, 9)
+
+
+def test_what_nobody_has_learnt_stops_nobody():
+    assert next_job([paused(0, 0.0)], SPENDING) == GoOn(0, 3)
+
+
+def test_when_no_more_come_the_share_is_rounded_up_and_the_rest_is_closed():
+    few = Spending(trials=2, short_epochs=9, epochs=27, finalists=1, seeds=(0,))
+    assert next_job([paused(0, 0.2), paused(1, 0.3)], few) == GoOn(1, 3)
+    assert next_job([paused(0, 0.2), paused(1, 0.3, 0.4)], few) == GoOn(1, 9)
+    whole = result(1, "complete", [(1, 0.3), (3, 0.4), (9, 0.5)])
+    assert next_job([paused(0, 0.2), whole], few) == Close((0,))
+
+
+def test_another_that_runs_is_waited_for():
+    few = Spending(trials=2, short_epochs=9, epochs=27, finalists=1, seeds=(0,))
+    assert next_job([paused(0, 0.2), result(1, "running")], few) == Wait()
+
+
+def done(number, value):
+    return result(number, "complete", [(1, value), (3, value), (9, value)])
+
+
+FEW = Spending(trials=3, short_epochs=9, epochs=27, finalists=2, seeds=(0, 1))
+ENDED = [done(0, 0.2), done(1, 0.5), result(2, "pruned", [(1, 0.1)])]
+
+
+def test_finalists_are_trained_seed_by_seed():
+    first, second = choose_finalists(ENDED, FEW)
+    assert {first, second} == {0, 1}
+    runs = ((first, 0), (second, 0), (first, 1), (second, 1))
+    assert next_job(ENDED, FEW) == AddFinals(runs)
+    waiting = [
+        final(3 + place, number, seed, 0.0, state="waiting")
+        for place, (number, seed) in enumerate(runs)
+    ]
+    assert next_job([*ENDED, *waiting], FEW) == GoOn(3, 27)
+    begun = [final(3, *runs[0], 0.5), final(4, *runs[1], 0.5, state="running")]
+    assert next_job([*ENDED, *begun, *waiting[2:]], FEW) == GoOn(5, 27)
+    last = [final(5, *runs[2], 0.5), final(6, *runs[3], 0.5)]
+    assert next_job([*ENDED, *begun, *last], FEW) == Wait()
+    begun[1] = final(4, *runs[1], 0.4)
+    assert next_job([*ENDED, *begun, *last], FEW) == Done()
+
+
+def test_more_seeds_train_only_what_is_new():
+    runs = [(number, 0) for number in choose_finalists(ENDED, FEW)]
+    begun = [final(3 + place, *run, 0.5) for place, run in enumerate(runs)]
+    assert next_job([*ENDED, *begun], FEW) == AddFinals(tuple((number, 1) for number, _ in runs))
+
+
+def test_without_time_the_finalists_come_at_once_and_the_rest_waits():
+    found = [paused(0, 0.2), paused(1, 0.3), result(2, "waiting")]
+    job = next_job(found, FEW, closing=True)
+    assert isinstance(job, AddFinals)
+    assert {number for number, _ in job.runs} == {0, 1}
+    assert next_job([result(0, "waiting")], FEW, closing=True) == Done()
+
+
+def test_a_candidate_over_the_budget_or_without_a_score_is_no_finalist():
+    found = [over(0), result(1, "fail"), done(2, 0.3)]
+    assert choose_finalists(found, FEW) == [2]
+    assert choose_finalists([over(0)], FEW) == []
+
+
+@pytest.mark.parametrize("state", ["complete", "pruned", "fail"])
+def test_a_final_run_that_ended_is_not_begun_again(state):
+    runs = [(number, seed) for seed in (0, 1) for number in choose_finalists(ENDED, FEW)]
+    ended = [final(3 + place, *run, 0.5, state=state) for place, run in enumerate(runs)]
+    assert next_job([*ENDED, *ended], FEW) == Done()
