@@ -120,7 +120,11 @@ def draw_front(
     for row in both:
         if row.get("interval") is not None:
             low, high = row["interval"]
-            axes.vlines(row[latency], low, high, color="0.3", linewidth=1.2, zorder=1.5)
+            axes.errorbar(
+                row[latency], row["objective"],
+                yerr=[[row["objective"] - low], [high - row["objective"]]],
+                color="0.3", linewidth=1.2, capsize=5, zorder=1.5,
+            )  # fmt: skip
     chosen = front_rows(rows, latency)
     if chosen:
         ends = [*(row[latency] for row in chosen), max(row[latency] for row in both)]

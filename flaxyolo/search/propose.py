@@ -34,11 +34,13 @@ NEIGHBOURS = 25
 BEST = 4
 """Candidates whose neighbours are drawn."""
 SHORT_LIST = 200
-"""Specs that the surrogate looks at: counting parameters takes time."""
-FIRST_FILL_S = 20.0
-"""Seconds spent on the table of blocks before the first proposal of a device."""
-FILL_S = 3.0
-"""Seconds before every other."""
+"""Specs that the surrogate looks at."""
+LEAST_LIST = 20
+COUNT_S = 5.0
+"""Seconds after which the short list ends: the parameters of a new block take time to count."""
+FILL_S = 10.0
+"""Seconds spent on the table of blocks, before the first proposal of a process and every fourth."""
+FILL_EACH = 4
 CONFIDENCE = 0.9
 """With which a proposal is inside the latency budget, as far as the table tells."""
 
@@ -49,6 +51,7 @@ class Proposer:
     def __init__(self, sweep: Sweep, gate: Gate):
         self.sweep, self.gate = sweep, gate
         self.learnt: set[int] = set()
+        self.proposals = 0
 
     @cached_property
     def table(self) -> LatencyTable:
@@ -87,9 +90,11 @@ class Proposer:
         if not pool:
             return None
         drawn = time.perf_counter()
-        if budget.latency_ms is not None:
-            self._fill(pool, seed)
         judged = judge(pool, self.table, counts=False)
+        if self.proposals % FILL_EACH == 0 and self._matters(judged):
+            self._fill(pool, seed)
+            judged = judge(pool, self.table, counts=False)
+        self.proposals += 1
         rng = np.random.default_rng(seed)
         short = self._short_list(judged, rng)
         rows = [self._features(each) for each in short]
@@ -140,11 +145,15 @@ class Proposer:
             pool += neighbours(each.params, suggest, near, NEIGHBOURS, finish=self._finish)
         return list({each.spec: each for each in pool if each.spec not in tried}.values())
 
+    def _matters(self, judged: Sequence[Judged]) -> bool:
+        """Whether any candidate may come near the limit of the latency."""
+        low = DEFAULTS.band[0] * self._limit()
+        return max(map(self._latency, judged)) > low
+
     def _fill(self, pool: Sequence[Drawn], seed: int) -> None:
         """Measure blocks by which the latencies are least certain."""
-        seconds = FILL_S if self.table.contents.pieces else FIRST_FILL_S
         with self.gate.quiet():
-            self.table.fill([each.spec for each in pool], seconds, seed)
+            self.table.fill([each.spec for each in pool], FILL_S, seed)
 
     def _expected(self, judged: Judged) -> float:
         latency = judged.latency
@@ -167,7 +176,13 @@ class Proposer:
         else:
             places = np.argsort(upper)[:BEST]
         places = rng.permutation(places)[:SHORT_LIST]
-        counted = judge([Drawn(judged[i].params, judged[i].spec) for i in places], self.table)
+        counted: list[Judged] = []
+        began = time.monotonic()
+        for start in range(0, len(places), LEAST_LIST):
+            part = [judged[place] for place in places[start : start + LEAST_LIST]]
+            counted += judge([Drawn(each.params, each.spec) for each in part], self.table)
+            if time.monotonic() - began > COUNT_S:
+                break
         if not {"params", "gflops"} & budget.limits.keys():
             return counted
         inside = [

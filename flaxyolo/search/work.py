@@ -37,7 +37,7 @@ from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import TrialResult, results
 from flaxyolo.search.schedule import AddFinals, Close, Done, GoOn, Propose, Wait, next_job
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.space import load_space, with_image_sizes
+from flaxyolo.search.space import load_space, suggest_detector, with_image_sizes
 from flaxyolo.search.spending import FINAL
 from flaxyolo.search.storage import open_study
 from flaxyolo.search.study import OutOfTimeError, PausedError, Stage, Surroundings, run_trial
@@ -77,8 +77,9 @@ def hand_over(task: Task) -> None:
     """Write a task where the workers of its folder find it."""
     path = workers_folder(task.sweep.folder) / TASK_FILE
     partial_path = path.with_suffix(f".{os.getpid()}")
-    bare: Any = None
-    partial_path.write_bytes(pickle.dumps(replace(task, sweep=replace(task.sweep, suggest=bare))))
+    # The default space stands for the one of a file, which cannot be pickled.
+    bare = replace(task, sweep=replace(task.sweep, suggest=suggest_detector))
+    partial_path.write_bytes(pickle.dumps(bare))
     partial_path.replace(path)
 
 
