@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flaxyolo import report
+from flaxyolo import pareto, report
 from flaxyolo.charts import draw_detections, trial_scatter
 from flaxyolo.checkpoint import load_detector, read_metadata, save_detector
 from flaxyolo.config import Config, write_config
@@ -15,7 +15,7 @@ from flaxyolo.data.sources import Example
 from flaxyolo.data.stream import open_pixels
 from flaxyolo.evaluate import run_detector
 from flaxyolo.nn.detector import Found, TrainedDetector
-from flaxyolo.search.account import funnel_line, inside_line, seconds_line
+from flaxyolo.search.account import front_line, funnel_line, inside_line, seconds_line
 from flaxyolo.search.advised import verdicts
 from flaxyolo.search.finalists import chosen, verdict
 from flaxyolo.search.gate import Gate
@@ -34,6 +34,8 @@ def sweep_report(found: Sequence[TrialResult], sweep: Sweep) -> report.Report:
     """The results with what they are about."""
     told = [funnel_line(found, sweep.spending)]
     told += [f"Finalists: {line}" for line in verdict(found)]
+    front = pareto.front_rows(report.flat_rows(found), f"latency_ms_{sweep.budget.latency_stat}")
+    told += [front_line(front, sweep.budget.latency_stat)] if front else []
     told += [f"Advice: {each.line()}" for each in verdicts(found, sweep.advice)]
     told += [line for line in (inside_line(found), seconds_line(found)) if line]
     return report.Report(tuple(found), sweep.source, sweep.budget.describe(), tuple(told))
@@ -44,7 +46,17 @@ def update_outputs(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> No
     if any(result.cost for result in found):
         told = sweep_report(found, sweep)
         report.write(told, sweep.folder)
-        trial_scatter(report.flat_rows(found), sweep.budget.latency_ms, sweep.folder / "trials.png")
+        flat = report.flat_rows(found)
+        trial_scatter(flat, sweep.budget.latency_ms, sweep.folder / "trials.png")
+        best = chosen(found)
+        pareto.draw_front(
+            flat,
+            sweep.folder / "pareto.png",
+            latency=f"latency_ms_{sweep.budget.latency_stat}",
+            budget_ms=sweep.budget.latency_ms,
+            objective=sweep.objective.text,
+            winner=None if best is None else best.number,
+        )
     keep_best(found, sweep, gate)
 
 

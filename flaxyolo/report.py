@@ -106,6 +106,8 @@ def flat_rows(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
             "state": result.state,
             "note": note(result),
             "objective": result.objective,
+            "epochs": result.epochs,
+            "over_budget": result.over_budget or result.refuted,
             **{key: (result.scores or {}).get(key) for key in SCORE_COLUMNS.values()},
             **{key: getattr(result.cost, key, None) for key, _ in COST_COLUMNS.values()},
         }

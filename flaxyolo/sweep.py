@@ -15,25 +15,19 @@ import jax
 import optuna
 import tyro
 from optuna.trial import FixedTrial
-from rich.console import Console
 
-from flaxyolo import cli, report
+from flaxyolo import cli
 from flaxyolo.cost import Budget, device_name
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.outputs import remove_states, sweep_report, update_outputs
 from flaxyolo.preflight import preflight, require
 from flaxyolo.search.advised import enqueue_opening, learn
-from flaxyolo.search.confirm import confirm, confirmed_line
-from flaxyolo.search.devices import default_workers, device_key, pinned
-from flaxyolo.search.finalists import chosen
+from flaxyolo.search.devices import default_workers, device_key
 from flaxyolo.search.gate import Gate
-from flaxyolo.search.leases import bury, take_up
+from flaxyolo.search.leases import take_up
 from flaxyolo.search.objective import DEFAULT, Objective
-from flaxyolo.search.progress import Display
-from flaxyolo.search.results import TrialResult, results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.search.space import (
     image_sizes_for,
@@ -41,11 +35,12 @@ from flaxyolo.search.space import (
     reference_params,
     with_image_sizes,
 )
-from flaxyolo.search.spending import CHEAP, Spending, short_schedule
-from flaxyolo.search.storage import STUDY_FILE, claim, locked, open_study
-from flaxyolo.search.work import EXHAUSTED, STORAGE, Task, hand_over
-from flaxyolo.search.workers import Crew, Died
+from flaxyolo.search.spending import Spending, short_schedule
+from flaxyolo.search.storage import claim, locked, open_study
+from flaxyolo.search.work import Task, hand_over
 from flaxyolo.spec import to_dict
+from flaxyolo.sweep_run import finish, tell_plan, watch
+from flaxyolo.target import read_target, require_packages
 from flaxyolo.transfer import read_source
 
 log = logging.getLogger("flaxyolo.sweep")
@@ -55,10 +50,10 @@ TRIALS = 8
 EPOCHS = 24
 FINALISTS = 3
 SEEDS = 3
+ANNOUNCE_S = 60.0
+"""Left of the hours for the winner's last measurement and its pictures."""
 HOURS = 0.2
 """Of the first command: digits, with the trials and epochs above, and one seed."""
-
-NO_CANDIDATE = "no candidate met the budget"
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,8 @@ class Flags:
     """Most trainable parameters, such as 3.2e6."""
     budget_gflops: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
     """Most GFLOPs of one image."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="GPU")] = None
+    """Judge memory on a GPU that is not in this machine: h100, l4, or a file that describes it."""
     objective: str = DEFAULT
     """What is to be largest: a sum of scores such as "map_small + 0.5*map"."""
     data: str = "digits"
@@ -187,6 +184,9 @@ def run_sweep(flags: Flags) -> None:
     budget, objective = flags.budget(), Objective(flags.objective)
     if not budget.limits:
         raise InputError("expected at least one limit, such as --budget-ms 8, got none")
+    target = None if flags.target is None else read_target(flags.target)
+    if target is not None:
+        require_packages(target)
     spending_of(flags, {})
     load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
@@ -213,6 +213,7 @@ def run_sweep(flags: Flags) -> None:
             advice=advice,
             keep=flags.images,
             initial=initial,
+            target=target,
         )
         claim(study, facts(sweep, flags), str(folder))
         new = not study.get_trials(deepcopy=False)
@@ -223,9 +224,10 @@ def run_sweep(flags: Flags) -> None:
         if left:
             log.info("going on with %d interrupted trial%s", len(left), "s" * (len(left) > 1))
         workers = flags.workers or default_workers()
-        deadline = began + 3600 * hours_of(flags)
+        limit = 3600 * hours_of(flags)
+        deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, sizes, workers, deadline))
-        watch(study, sweep, workers, flags.storage)
+        watch(study, sweep, workers, flags.storage, began)
         finish(study, sweep)
 
 
@@ -248,6 +250,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         "source": sweep.source,
         "budget": sweep.budget.to_dict(),
         "objective": sweep.objective.text,
+        "target": flags.target,
         "space": space,
         "schedule": {
             "short_epochs": sweep.spending.short_epochs,
@@ -276,118 +279,6 @@ def clear(sweep: Sweep) -> float | None:
             )
         )
     return next((check.step_seconds for check in done if check.step_seconds), None)
-
-
-def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
-    """Log what will be spent, with its expected time where a training step was timed."""
-    log.info("plan: %s", sweep.spending.describe())
-    if step_seconds is not None:
-        steps = -(-len(sweep.data.train) // BATCH_SIZE) * sweep.spending.training_epochs
-        told = cli.duration(steps * step_seconds)
-        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget; "
-                 "compiling and measuring come on top", told)  # fmt: skip
-    if hours < math.inf:
-        log.info("plan: ends after %s at the latest, finalists first; the same command goes on",
-                 cli.duration(3600 * hours))  # fmt: skip
-
-
-def watch(study: optuna.Study, sweep: Sweep, workers: int, storage: str | None) -> None:
-    """Run the workers to their end; every output is up to date after each change."""
-    gate = Gate(device_key())
-
-    def command(index: int) -> tuple[list[str], dict[str, str]]:
-        environment = pinned(index, workers)
-        if storage is not None:
-            environment[STORAGE] = storage
-        argv = [sys.executable, "-m", "flaxyolo.search.work", str(sweep.folder), str(index)]
-        return argv, environment
-
-    found = results(study)
-    with (
-        Crew(sweep.folder, command, workers) as crew,
-        Display(sweep, found, workers) as display,
-    ):
-        update_outputs(found, sweep, gate)
-        while not crew.done:
-            mark = tuple((each.number, each.state, each.epochs, each.crashes) for each in found)
-            for event in crew.poll(mark):
-                if not isinstance(event, Died):
-                    continue
-                log.warning("a worker ended and is started again: %s; its log is %s",
-                            event.reason, event.log)  # fmt: skip
-                crash = event.reason if event.crashed else None
-                bury(study, sweep.folder, event.worker, crash=crash, log_file=event.log)
-            found = results(study)
-            if display.update(found):
-                update_outputs(found, sweep, gate)
-    found = results(study)
-    display.update(found)
-    update_outputs(found, sweep, gate)
-
-
-def finish(study: optuna.Study, sweep: Sweep) -> None:
-    """Print the table and what to do next; InputError where no candidate met the budget."""
-    gate = Gate(device_key())
-    confirm(study, sweep, gate)
-    found = results(study)
-    update_outputs(found, sweep, gate)
-    cheap = sum(each.stage == CHEAP for each in found)
-    exhausted = study.user_attrs.get(EXHAUSTED, False)
-    if all(each.is_over for each in found) and (cheap >= sweep.spending.trials or exhausted):
-        remove_states(sweep)
-    else:
-        log.info(
-            "the time is up after %d of %d candidates; the same command goes on",
-            sum(each.stage == CHEAP and each.is_over for each in found),
-            sweep.spending.trials,
-        )
-    told = Console(highlight=False, markup=False)
-    if not told.is_terminal:
-        told.width = max(told.width, 160)
-    shown = sweep_report(found, sweep)
-    told.print(report.table(shown))
-    for line in shown.told:
-        told.print(line, soft_wrap=True)
-    best = chosen(found)
-    if best is None or best.cost is None:
-        raise InputError(nothing_found(found, sweep.budget))
-    folder = sweep.folder
-    told.print(
-        f"Best: trial {best.number}, {report.outcome(best)}, {best.cost.image_size} px",
-        soft_wrap=True,
-    )
-    if again := confirmed_line(study, best.number):
-        told.print(again, soft_wrap=True)
-    told.print(
-        f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}", soft_wrap=True
-    )
-    if (folder / STUDY_FILE).exists():
-        told.print(f"Look closer: optuna-dashboard {folder / STUDY_FILE}", soft_wrap=True)
-    told.print(
-        f"Next, train it for longer: python -m flaxyolo.train {folder / 'best.yaml'} "
-        f"--data {sweep.source} --epochs {10 * sweep.spending.epochs} --out {folder}-trained",
-        soft_wrap=True,
-    )
-
-
-def nothing_found(found: list[TrialResult], budget: Budget) -> str:
-    """Why there is no best detector, with the nearest candidate and its figure."""
-    measured = [result for result in found if result.cost is not None]
-    if not measured:
-        return f"{NO_CANDIDATE}: none of the {len(found)} could be measured; see the table"
-    fastest = min(measured, key=lambda result: result.cost.latency_ms_p95 if result.cost else 0.0)
-    assert fastest.cost is not None
-    inside = [result for result in measured if result.cost and budget.allows(result.cost)]
-    figures = (
-        f"the fastest of {len(measured)} measured is trial {fastest.number} with "
-        f"{fastest.cost.latency_ms_p95:.2f} ms p95 and {fastest.cost.vram_mib:.1f} MiB"
-    )
-    if inside:
-        return f"{len(inside)} candidates met the budget but none finished its training; {figures}"
-    return (
-        f"{NO_CANDIDATE} ({budget.describe()}): {figures}; raise the budget, or name a space "
-        "of smaller networks with --space"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,6 +1,7 @@
 """What a sweep has spent and on what, in words: a pure function of its results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.spending import CHEAP, FINAL, Spending
@@ -73,11 +74,10 @@ def seconds_line(found: Sequence[TrialResult]) -> str | None:
     )
 
 
-def front_line(front: Sequence[TrialResult]) -> str:
-    """The Pareto front of accuracy and latency, fastest first."""
+def front_line(front: Sequence[Mapping[str, Any]], stat: str) -> str:
+    """The Pareto front of accuracy and latency, fastest first, from flat rows of a report."""
     told = ", ".join(
-        f"trial {each.number} ({each.objective or 0.0:.3f} at {each.cost.latency_ms_p95:.2f} ms)"
-        for each in front
-        if each.cost
+        f"trial {row['number']} ({row['objective']:.3f} at {row[f'latency_ms_{stat}']:.2f} ms)"
+        for row in front
     )
-    return f"Pareto front of accuracy and latency: {told}"
+    return f"Pareto front (objective and {stat} latency): {told}"

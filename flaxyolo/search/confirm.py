@@ -10,7 +10,7 @@ from flaxyolo.cost import Measurement
 from flaxyolo.data.stream import open_pixels
 from flaxyolo.search.finalists import chosen
 from flaxyolo.search.gate import Gate
-from flaxyolo.search.limits import measure_in_fresh_process, overrun
+from flaxyolo.search.limits import keep_memory, measure_in_fresh_process, overrun
 from flaxyolo.search.results import CONFIRMED, results
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.study import MEASURED_IMAGES
@@ -26,7 +26,9 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
     while True:
         best = chosen(results(study))
         known: dict[str, Any] = dict(study.user_attrs.get(CONFIRMED, {}))
-        if best is None or best.run is None or best.spec is None or str(best.number) in known:
+        if best is None or str(best.number) in known:
+            return
+        if best.run is None or best.spec is None or best.cost is None:
             return
         folder = sweep.runs / best.run / "detector"
         if not folder.is_dir():
@@ -34,9 +36,10 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
         log.info("measuring trial %d once more, in a fresh process", best.number)
         pixels = open_pixels(sweep.data, "val", best.spec.image_size, keep=sweep.keep)
         with gate.quiet():
-            cost = measure_in_fresh_process(
+            measured = measure_in_fresh_process(
                 folder, np.asarray(pixels.images[:MEASURED_IMAGES]), sweep.budget
             )
+        cost = keep_memory(measured, best.cost)
         inside = sweep.budget.allows(cost)
         known[str(best.number)] = {"inside": inside, "cost": cost.to_dict()}
         study.set_user_attr(CONFIRMED, known)

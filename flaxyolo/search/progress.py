@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 class Display:
     """Which stage of the funnel, what each worker does, the best so far, and the time left."""
 
-    def __init__(self, sweep: Sweep, found: Sequence[TrialResult], workers: int):
+    def __init__(self, sweep: Sweep, found: Sequence[TrialResult], workers: int, began: float):
         self.sweep, self.workers = sweep, workers
-        self.began = time.monotonic()
+        self.began = began
         self.seen = {each.number: _mark(each) for each in found}
         self.scored = any(each.history for each in found)
         self.bar = Progress(
@@ -69,7 +69,6 @@ class Display:
             if each.is_over or (each.state == "waiting" and each.paused is not None):
                 changed = True
                 log.info("trial %d: %s%s", each.number, outcome(each), self._left(found, ", "))
-        self._draw(found)
         return changed
 
     def _tell_score(self, each: TrialResult, before: tuple[Any, ...] | None) -> None:
@@ -79,13 +78,14 @@ class Display:
         first = ""
         if not self.scored:
             self.scored = True
-            first = f"; the first score after {cli.duration(time.monotonic() - self.began)}"
+            first = f"; the first score after {cli.duration(time.time() - self.began)}"
         log.info(
             "trial %d, epoch %d: mAP %.3f, mAP50 %.3f%s",
             each.number, row["epoch"], row["map"] or 0.0, row["map_50"] or 0.0, first,
         )  # fmt: skip
 
-    def _draw(self, found: Sequence[TrialResult]) -> None:
+    def draw(self, found: Sequence[TrialResult]) -> None:
+        """Bring the bars up to date, on a terminal."""
         if self.bar.disable:
             return
         spending = self.sweep.spending

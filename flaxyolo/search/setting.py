@@ -11,6 +11,7 @@ from flaxyolo.data.stream import Keep
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import Suggest
 from flaxyolo.search.spending import Spending
+from flaxyolo.target import Target
 from flaxyolo.transfer import Source
 
 BATCH_SIZE = 16
@@ -38,6 +39,8 @@ class Sweep:
     """What the data say a detector should be."""
     keep: Keep = "auto"
     """Where images wait to be trained on."""
+    target: Target | None = None
+    """A GPU whose memory counts instead of this device's."""
     initial: Source | None = None
     """A detector whose arrays every run begins with, where they fit."""
 

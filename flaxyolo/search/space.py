@@ -5,7 +5,7 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import optuna
 from optuna.trial import BaseTrial
@@ -203,7 +203,7 @@ def load_space(path: Path | None) -> Suggest:
     if not path.is_file():
         raise InputError(f"--space {path}: expected a Python file, found none")
     try:
-        suggest: Any = runpy.run_path(str(path)).get("suggest")
+        suggest = runpy.run_path(str(path)).get("suggest")
     except Exception as error:  # whatever a user's file may raise
         raise InputError(
             f"--space {path}: cannot be run: {type(error).__name__}: {error}".splitlines()[0]
@@ -213,7 +213,7 @@ def load_space(path: Path | None) -> Suggest:
             f"--space {path}: expected a function 'suggest' that takes a trial, "
             f"got {'none' if suggest is None else repr(suggest)}"
         )
-    return suggest
+    return cast(Suggest, suggest)
 
 
 def with_image_sizes(suggest: Suggest, image_sizes: tuple[int, ...]) -> Suggest:

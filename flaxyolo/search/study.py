@@ -39,6 +39,7 @@ from flaxyolo.search.results import is_finished
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.spending import FINAL
 from flaxyolo.spec import DetectorSpec, to_dict
+from flaxyolo.target import on_target
 from flaxyolo.training import Epoch, StepReport, start, train
 from flaxyolo.transfer import Source, weights_from
 
@@ -121,9 +122,11 @@ def run_trial(
         with around.quiet(), record.timed("measure"):
             cost = measure_for(budget, spec, shown, None)
     record.keep_cost(cost, spec)
-    if not budget.allows(cost):
-        record.constrain(budget.excess(cost))
-        raise optuna.TrialPruned(overrun(budget, cost))
+    # Memory on another GPU is known once its program is compiled.
+    here = budget if sweep.target is None else replace(budget, vram_mib=None)
+    if not here.allows(cost):
+        record.constrain(here.excess(cost))
+        raise optuna.TrialPruned(overrun(here, cost))
 
     if not around.has_time(0.0):
         raise OutOfTimeError
@@ -131,7 +134,10 @@ def run_trial(
     with around.busy():
         if cost.train_vram_mib is None:
             with record.timed("compile"):
-                cost = with_training_memory(cost, spec, config, pixels, streamed)
+                if sweep.target is None:
+                    cost = with_training_memory(cost, spec, config, pixels, streamed)
+                else:
+                    cost = on_target(cost, spec, config, sweep.target)
             record.keep_cost(cost, spec)
             if not budget.allows(cost):
                 record.constrain(budget.excess(cost))
