@@ -39,7 +39,7 @@ from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.search.storage import claim, locked, open_study
 from flaxyolo.search.work import Task, hand_over
 from flaxyolo.spec import to_dict
-from flaxyolo.sweep_run import finish, tell_plan, watch
+from flaxyolo.sweep_run import finish, spare_memory, tell_plan, watch
 from flaxyolo.target import read_target, require_packages
 from flaxyolo.transfer import read_source
 
@@ -177,6 +177,7 @@ def spending_of(flags: Flags, known: dict[str, Any]) -> Spending:
 def run_sweep(flags: Flags) -> None:
     """Search, keep every output up to date, and print the table."""
     began = time.time()
+    spare_memory()
     if not 0 <= flags.seed < 2**31:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     if flags.hours is not None and not 0 < flags.hours < math.inf:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Hashable
 
@@ -29,7 +30,17 @@ log = logging.getLogger("flaxyolo.sweep")
 
 POLL_S = 1.0
 """Between two looks at the study."""
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+SPARED = "FLAXYOLO_MEMORY_SPARED"
+"""Environment variable of a parent that leaves an accelerator's memory to its workers."""
 NO_CANDIDATE = "no candidate met the budget"
+
+
+def spare_memory() -> None:
+    """Let this process take of an accelerator's memory only what it needs; call it before JAX
+    looks for devices. A user's own setting stays."""
+    if PREALLOCATE not in os.environ:
+        os.environ |= {PREALLOCATE: "false", SPARED: "1"}
 
 
 def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
@@ -53,6 +64,8 @@ def watch(
 
     def command(index: int) -> tuple[list[str], dict[str, str]]:
         environment = pinned(index, workers)
+        if environment.pop(SPARED, None):
+            del environment[PREALLOCATE]
         if storage is not None:
             environment[STORAGE] = storage
         argv = [sys.executable, "-m", "flaxyolo.search.work", str(sweep.folder), str(index)]
@@ -110,7 +123,7 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     else:
         log.info(
             "the time is up after %d of %d candidates; the same command goes on",
-            sum(each.stage == CHEAP and each.is_over for each in found),
+            sum(each.stage == CHEAP and each.cost is not None for each in found),
             sweep.spending.trials,
         )
     told = Console(highlight=False, markup=False)

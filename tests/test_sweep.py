@@ -148,19 +148,19 @@ def test_a_sweep_killed_in_a_trial_goes_on_and_loses_nothing(tmp_path):
         process.wait()
     killed = read_study(folder)
     assert count_finished(killed) == 0
-    assert killed.trials[0].state.name == "RUNNING"
+    # Its worker lets go of the trial, if it hears of the end in time.
+    assert killed.trials[0].state.name in ("RUNNING", "WAITING")
+    assert not (folder / "best").exists()
 
     again = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert again.returncode == 0, again.stderr
-    assert "going on with 1 interrupted trial" in again.stderr
     (workers_log,) = folder.glob("workers/*.log")
     assert "going on after epoch" in workers_log.read_text()
     study = read_study(folder)
     found = results(study)
     assert sum(each.stage == "cheap" for each in found) == 2
-    assert study.trials[0].user_attrs["interruptions"] == 1
     assert all(each.is_over for each in found)
     assert found[0].params == killed.trials[0].params
     assert max(each.epochs for each in found) == 8

@@ -17,6 +17,7 @@ from flaxyolo.data.statistics import statistics, statistics_from_dict
 from flaxyolo.errors import InputError
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.space import Suggest, reference_params
+from flaxyolo.search.spending import CHEAP
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
     """
     by_name: dict[str, TrialResult] = {}
     for result in found:
-        if result.state == "waiting":
+        if result.stage != CHEAP or (result.state == "waiting" and not result.history):
             continue
         for name in (result.origin or "").split(" = "):
             if name:
@@ -115,7 +116,7 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
             continue
         other = BASELINE if name == ADVISED else ADVISED
         if other in by_name:
-            told.append(_compare(name, result, other, by_name[other]))
+            told.append(_compare(name, result, other, by_name[other], found))
     if told:
         why = "no two candidates differ in it alone"
         told += [
@@ -126,10 +127,25 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
     return told
 
 
-def _compare(name: str, result: TrialResult, other: str, against: TrialResult) -> Verdict:
+def _compare(
+    name: str,
+    result: TrialResult,
+    other: str,
+    against: TrialResult,
+    found: Sequence[TrialResult],
+) -> Verdict:
     claim = f"{name} beats the {other}" if name == ADVISED else f"{name} is no better than {other}"
     if result.number == against.number:
         return Verdict(claim, None, f"they are the same candidate (trial {result.number})")
+    whole, others = _full_runs(result, found), _full_runs(against, found)
+    if whole and others:
+        mean, theirs_mean = (sum(values) / len(values) for values in (whole, others))
+        ahead = mean > theirs_mean
+        why = (
+            f"full runs of trial {result.number} have {mean:.3f}, of trial {against.number} "
+            f"{theirs_mean:.3f} (means of {len(whole)} and {len(others)})"
+        )
+        return Verdict(claim, ahead if name == ADVISED else not ahead, why)
     mine, theirs = _scores(result), _scores(against)
     epochs = mine.keys() & theirs.keys()
     if not epochs:
@@ -153,3 +169,13 @@ def _compare(name: str, result: TrialResult, other: str, against: TrialResult) -
 
 def _scores(result: TrialResult) -> Mapping[int, float]:
     return {row["epoch"]: row["objective"] for row in result.history}
+
+
+def _full_runs(result: TrialResult, found: Sequence[TrialResult]) -> list[float]:
+    return [
+        each.objective
+        for each in found
+        if each.finalist == result.number
+        and each.state == "complete"
+        and each.objective is not None
+    ]

@@ -9,6 +9,7 @@ from flaxyolo.search.advised import BASELINE, enqueue_opening, learn, opening, v
 from flaxyolo.search.results import results
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.search.storage import open_study
+from tests.search.made import final, result
 from tests.tiny_data import write_coco
 
 
@@ -105,6 +106,19 @@ def test_advice_that_no_candidate_tests_alone_is_named(study):
         f"{told}: not tested; no two candidates differ in it alone"
         for told in ("neck.kind pan", "slots.boxes 32")
     ]
+
+
+def test_full_runs_count_before_the_short_ones():
+    def tried(number, origin, state="pruned"):
+        return result(number, state, [(3, 0.5 - 0.1 * number)], origin=origin, paused=3)
+
+    found = [tried(0, BASELINE), tried(1, "advised", "waiting")]
+    (verdict,) = verdicts(found)
+    assert "did not hold; trial 1 has 0.400, trial 0 0.500 after 3 epochs" in verdict.line()
+    found += [final(2, 0, 0, 0.6), final(3, 1, 0, 0.7), final(4, 1, 1, 0.8)]
+    (verdict,) = verdicts(found)
+    assert verdict.held
+    assert "full runs of trial 1 have 0.750, of trial 0 0.600 (means of 2 and 1)" in verdict.why
 
 
 def test_scores_of_networks_that_have_learnt_nothing_are_no_verdict(study):
