@@ -45,6 +45,8 @@ def standings(found: Sequence[TrialResult]) -> list[Standing]:
     for result in found:
         if result.stage != FINAL or result.finalist is None or not result.is_over:
             continue
+        if result.duplicate_of is not None:
+            continue
         ended[result.finalist] = ended.get(result.finalist, 0) + 1
         if result.state == "complete":
             groups.setdefault(result.finalist, []).append(result)

@@ -104,8 +104,7 @@ def run_trial(
     config = sweep.full(trial.user_attrs["seed"]) if final else sweep.short
     spec = replace(sweep.suggest(trial), num_classes=len(data.class_names))
     trial.set_user_attr("spec", to_dict(spec))
-    if not final:
-        prune_duplicate(trial)
+    prune_duplicate(trial)
     counted = count_params(spec), count_gflops(spec)
     excess = cheap_excess(budget, *counted)
     if any(share > 0 for share in excess.values()):
@@ -236,12 +235,14 @@ def run_name(
 
 def prune_duplicate(trial: optuna.Trial) -> None:
     """Prune a trial whose detector was tried before; of two that run at once the later."""
+    mine = trial.user_attrs
     for twin in trial.study.get_trials(deepcopy=False):
         if (
             twin.number >= trial.number
-            or twin.user_attrs.get("stage") == FINAL
+            # Two workers may have added the same run of a finalist.
+            or any(twin.user_attrs.get(key) != mine.get(key) for key in ("stage", "seed"))
             or "duplicate_of" in twin.user_attrs
-            or twin.user_attrs.get("spec") != trial.user_attrs["spec"]
+            or twin.user_attrs.get("spec") != mine["spec"]
         ):
             continue
         trial.set_user_attr("duplicate_of", twin.number)

@@ -154,6 +154,17 @@ def test_the_same_detector_is_not_trained_twice(study):
     assert twin.intermediate_values == {10: 0.75}
 
 
+def test_of_two_equal_runs_of_a_finalist_the_earlier_goes_on(study):
+    runs = [study.ask() for _ in range(3)]
+    for trial, seed in zip(runs, (0, 0, 1), strict=True):
+        for key, value in {"spec": {"width": 8}, "stage": "final", "seed": seed}.items():
+            trial.set_user_attr(key, value)
+    prune_duplicate(runs[0])
+    with pytest.raises(optuna.TrialPruned, match="the same detector as trial 0"):
+        prune_duplicate(runs[1])
+    prune_duplicate(runs[2])
+
+
 def test_a_score_is_kept_and_reported_once(study):
     scores = Scores(**dict.fromkeys(KEYS, 0.25), per_class=())
     trial, objective = study.ask(), Objective("map + map_50")
