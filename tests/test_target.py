@@ -22,6 +22,7 @@ from flaxyolo.target import (
     target_memory,
 )
 from flaxyolo.training import compile_step, start
+from tests.search.made import COST
 from tests.small import tiny_spec
 
 CONFIG = TrainConfig(batch_size=2, augmentation=Augmentation(mosaic=0))
@@ -106,22 +107,7 @@ def test_the_child_is_told_all_of_the_detector_and_of_the_gpu(monkeypatch):
 
 def test_a_cost_takes_the_memory_of_the_target_and_keeps_its_latency(monkeypatch):
     monkeypatch.setattr(target, "target_memory", lambda *_: TargetMemory(3.5, 40.25))
-    cost = Measurement(
-        latency_ms_p50=6.0,
-        latency_ms_p95=9.0,
-        network_ms_p50=5.0,
-        fps=1000 / 6,
-        vram_mib=200.0,
-        train_vram_mib=None,
-        params=1000,
-        gflops=0.5,
-        device="abacus",
-        dtype="float32",
-        image_size=64,
-        batch_size=1,
-        train_batch_size=None,
-        versions={},
-    )
+    cost = replace(COST, vram_mib=200.0)
     there = on_target(cost, tiny_spec(), CONFIG, read_target("t4"))
     assert there == replace(
         cost, vram_mib=3.5, train_vram_mib=40.25, train_batch_size=2, memory_device="Tesla T4"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxyolo.checkpoint import save_detector
-from flaxyolo.cost import Budget, Measurement, count_params
+from flaxyolo.cost import Budget, count_params
 from flaxyolo.errors import InputError
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.search import limits
@@ -20,24 +20,10 @@ from flaxyolo.search.limits import (
     measure_in_fresh_process,
     overrun,
 )
+from tests.search.made import COST as MADE
 from tests.small import tiny_spec
 
-COST = Measurement(
-    latency_ms_p50=7.0,
-    latency_ms_p95=9.3,
-    network_ms_p50=6.0,
-    fps=1000 / 7,
-    vram_mib=64.0,
-    train_vram_mib=None,
-    params=3_500_000,
-    gflops=8.7,
-    device="abacus",
-    dtype="float32",
-    image_size=64,
-    batch_size=1,
-    train_batch_size=None,
-    versions={},
-)
+COST = replace(MADE, latency_ms_p50=7.0, params=3_500_000, gflops=8.7, image_size=64)
 IMAGES = np.zeros((2, 64, 64, 3), np.uint8)
 
 
