@@ -39,7 +39,7 @@ def time_draw(spec: DetectorSpec, steps: int) -> dict[str, float]:
     times = []
     for indices in epoch_indices(len(pixels.images), 16, seed=0, epoch=0)[: steps + 1]:
         began = time.perf_counter()
-        state, terms, _ = step(state, device_pixels, jnp.asarray(indices))
+        state, terms, _ = step(state, device_pixels, jnp.asarray(indices), jnp.int32(0))
         jax.block_until_ready((state, terms))
         times.append(1000 * (time.perf_counter() - began))
     return {"compile_s": compile_s, "step_ms": statistics.median(times[1:])}

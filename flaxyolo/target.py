@@ -167,7 +167,8 @@ def compile_memory(spec: DetectorSpec, config: TrainConfig, device: Any) -> Targ
     plan, pixels = nominal_step(spec, config, DTYPE)
     state = jax.eval_shape(lambda: start(plan))
     indices = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    step = train_step.lower(plan, there(state), there(pixels), there(indices)).compile()
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
+    step = train_step.lower(plan, *map(there, (state, pixels, indices, seed))).compile()
     return TargetMemory(memory_mib(detect), memory_mib(step) - tree_bytes(pixels) / MIB)
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -130,6 +130,7 @@ def train_step(
     state: TrainState,
     pixels: DevicePixels,
     indices: Int[Array, " b"],
+    seed: Int[Array, ""],
     mesh: Mesh | None = None,
     streamed: bool = False,
 ) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
@@ -138,25 +139,30 @@ def train_step(
     Returns the new state, the loss terms and the number of boxes that found no slot. With `mesh`
     its devices share the batch, each has the state and the pixels, and all come to the same state.
     If `streamed`, `pixels` holds what the batch reads instead of all the data (`data.stream`), and
-    devices share that too.
+    devices share that too. The seed is `seed`, whatever the plan's.
     """
     if mesh is None:
-        return _step(plan, streamed, state, pixels, indices)
+        return _step(plan, streamed, state, pixels, indices, seed)
     whole, split = P(), P(DEVICES)
     # Unchecked: the gradients are summed by hand, and those of `conv2d` know of no mesh.
     step = jax.shard_map(
         partial(_step, plan, streamed),
         mesh=mesh,
-        in_specs=(whole, split if streamed else whole, split),
+        in_specs=(whole, split if streamed else whole, split, whole),
         out_specs=whole,
         check_vma=False,
     )
     with devices_along(DEVICES):
-        return step(state, pixels, indices)
+        return step(state, pixels, indices, seed)
 
 
 def _step(
-    plan: Plan, streamed: bool, state: TrainState, pixels: DevicePixels, indices: Int[Array, " b"]
+    plan: Plan,
+    streamed: bool,
+    state: TrainState,
+    pixels: DevicePixels,
+    indices: Int[Array, " b"],
+    seed: Int[Array, ""],
 ) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
     config = plan.config
     epoch = state.step // plan.steps_per_epoch
@@ -164,7 +170,7 @@ def _step(
     batch = make_batch(
         pixels,
         indices,
-        seed=config.seed,
+        seed=seed,
         epoch=epoch,
         config=config.augmentation,
         mosaic=mosaic,
@@ -172,7 +178,7 @@ def _step(
         sources=jnp.asarray(places(len(indices))) if streamed else None,
     )
     gradient = jax.value_and_grad(total_loss, has_aux=True)
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     (_, (terms, stats)), grads = gradient(*state.weights, batch, plan, key)
     terms, grads = summed_over_devices((terms, grads))
     updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
@@ -261,11 +267,18 @@ def compile_step(
     """The one compiled step of a run, from arrays or their shapes; arrays lie on the mesh."""
     split = None if mesh is None else NamedSharding(mesh, P(DEVICES))
     indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32, sharding=split)
+    if mesh is None:
+        # Where an array lies is part of a program's name: by shapes alone, whoever compiles a step
+        # (for its memory, its checks, its training) finds the same one.
+        state, pixels = jax.eval_shape(lambda: (state, pixels))
     if streamed and split is not None:
         pixels = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), pixels
         )
-    return compile_ahead(train_step, plan, state, pixels, indices, mesh, streamed)
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
+    # Every seed's plan has the same step.
+    plan = replace(plan, config=replace(plan.config, seed=0))
+    return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, streamed)
 
 
 def run_epoch(
@@ -280,8 +293,8 @@ def run_epoch(
     steps = plan.steps_per_epoch
     total, dropped, counted = np.zeros(3), 0, 0
     pending = []
-    for number, (pixels, indices) in enumerate(islice(batches, steps), 1):
-        state, terms, lost = step(state, pixels, indices)
+    for number, batch in enumerate(islice(batches, steps), 1):
+        state, terms, lost = step(state, *batch)
         pending.append((number, terms, lost))
         # Read the step before, so that an accelerator never waits for Python.
         while len(pending) > (1 if number < steps else 0):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from flaxyolo.checks.steps import compilations
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.data.batches import to_device
 from flaxyolo.plan import plan_run
@@ -45,6 +46,14 @@ def test_another_seed_gives_another_run():
     assert one.loss != other.loss
 
 
+def test_seeds_share_one_program():
+    config = replace(CONFIG, epochs=3)
+    next(train(tiny_spec(), tiny_pixels(), NAMES, config))
+    with compilations() as compiled:
+        next(train(tiny_spec(), tiny_pixels(), NAMES, replace(config, seed=5)))
+    assert "train_step" not in " ".join(compiled)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run():
     wild = replace(CONFIG, learning_rate=1e30, clip_norm=1e30)
     with pytest.raises(DivergedError, match="not finite"):
@@ -58,7 +67,7 @@ def test_every_parameter_gets_a_gradient():
     before = jax.tree.map(np.asarray, state.weights.params)
     device = to_device(pixels)
     step = compile_step(plan, state, device)
-    after, _, dropped = step(state, device, np.arange(4, dtype=np.int32))
+    after, _, dropped = step(state, device, np.arange(4, dtype=np.int32), np.int32(0))
     assert int(dropped) == 0
     moved = jax.tree.map(
         lambda a, b: bool((np.asarray(b) != a).any()), before, after.weights.params

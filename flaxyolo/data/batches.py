@@ -30,10 +30,19 @@ class Batch(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """What a step is given: pixels that hold its images, and the indices of those in the data."""
+    """What a step is given: pixels that hold its images, the indices of those in the data, a seed.
+
+    The seed is no constant of the step, so runs that differ in it alone share one program.
+    """
 
     pixels: DevicePixels
     indices: Int32[Array, " b"] | np.ndarray
+    seed: Int32[Array, ""] | np.ndarray
+
+
+def step_seed(seed: int) -> Int32[np.ndarray, ""]:
+    """A run's seed as its steps take it: the low 32 bits, which is what a key is made of."""
+    return np.asarray(seed & 0xFFFFFFFF, np.uint32).astype(np.int32)
 
 
 def to_device(pixels: Pixels, sharding: jax.sharding.Sharding | None = None) -> DevicePixels:
@@ -46,10 +55,11 @@ def resident_batches(
     pixels: DevicePixels, config: TrainConfig, first_epoch: int
 ) -> Iterator[Picked]:
     """The batches of all epochs from `first_epoch` on, of data that lies on the device."""
+    seed = step_seed(config.seed)
     for epoch in range(first_epoch, config.epochs):
         order = epoch_indices(len(pixels.images), config.batch_size, seed=config.seed, epoch=epoch)
         for indices in order:
-            yield Picked(pixels, jnp.asarray(indices))
+            yield Picked(pixels, jnp.asarray(indices), seed)
 
 
 def box_slots(pixels: Pixels, mosaic: bool) -> int:

@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 
 from flaxyolo.config import TrainConfig
 from flaxyolo.data.augment import mosaic_sources
-from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices
+from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices, step_seed
 from flaxyolo.data.cache import (
     Pixels,
     annotation_arrays,
@@ -164,7 +164,7 @@ class _Steps:
         read, back = np.unique(rows, return_inverse=True)
         images = np.asarray(self.pixels.images[read])[back]
         arrays: list[Any] = [images, *(np.asarray(field[rows]) for field in self.pixels[1:])]
-        return Picked(DevicePixels(*arrays), order[step])
+        return Picked(DevicePixels(*arrays), order[step], step_seed(self.config.seed))
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         config = self.config

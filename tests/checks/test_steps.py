@@ -92,9 +92,9 @@ def test_a_short_last_batch_is_found(run):
 def test_a_program_for_every_step_is_found(run):
     plan, run = run
 
-    def compiling(state, pixels, indices):
+    def compiling(state, pixels, indices, seed):
         jax.jit(lambda x: x * int(state.step))(indices)
-        return run.step(state, pixels, indices)
+        return run.step(state, pixels, indices, seed)
 
     check = check_recompilation(run._replace(step=compiling), plan)
     assert not check.passed
