@@ -4,7 +4,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,11 +15,12 @@ import optuna
 from flaxyolo.cost import Measurement
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
 from flaxyolo.search.features import features, matrix
-from flaxyolo.search.funnel import DEFAULTS, Candidates, in_band, propose
+from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
 from flaxyolo.search.gate import Gate
 from flaxyolo.search.latency import LatencyTable
 from flaxyolo.search.limits import cheap_excess
 from flaxyolo.search.results import TrialResult
+from flaxyolo.search.scout import Scout
 from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.spending import CHEAP
@@ -50,6 +51,7 @@ class Proposer:
 
     def __init__(self, sweep: Sweep, gate: Gate):
         self.sweep, self.gate = sweep, gate
+        self.scout = Scout(sweep)
         self.learnt: set[int] = set()
         self.proposals = 0
 
@@ -97,26 +99,18 @@ class Proposer:
         self.proposals += 1
         rng = np.random.default_rng(seed)
         short = self._short_list(judged, rng)
-        rows = [self._features(each) for each in short]
-        own = scored_candidates(found, sweep.spending.short_epochs, unscored=True)
-        others = [each for study in self.earlier for each in study]
-        _, values = matrix([*rows, *(each.features for each in (*own, *others))])
-        studies, place = [], len(rows)
-        for study in (own, *self.earlier):
-            studies.append(as_runs(study, values[place : place + len(study)]))
-            place += len(study)
-        latencies = np.array([self._latency(each) for each in short])
-        choice = propose(
-            Candidates(values[: len(rows)], latencies),
-            studies[0],
-            # Where none is expected to fit, the nearest is measured all the same.
-            budget_ms=max(self._limit(), float(latencies.min())),
-            turn=turn,
-            rng=rng,
-            earlier=studies[1:],
-        )
+        choice = self._choose(short, [{}] * len(short), found, turn, seed)
+        predicted = time.perf_counter()
+        seconds = {"draw": round(drawn - began, 3), "predict": round(predicted - drawn, 3)}
+        scores: Mapping[str, float] = {}
+        few = self.scout.affords(found) if choice.origin == "surrogate" else 0
+        if few > 1:
+            short = self._best(short, found, turn, seed, few)
+            scored = [self.scout.scores(each.spec) for each in short]
+            choice = self._choose(short, scored, found, turn, seed)
+            scores = scored[choice.place]
+            seconds["score"] = round(time.perf_counter() - predicted, 3)
         picked = short[choice.place]
-        ended = time.perf_counter()
         error = self.table.error(budget.latency_stat).describe()
         log.info(
             "candidate %d: %s of %d judged, %.2f ms expected; the table's error: %s",
@@ -128,8 +122,53 @@ class Proposer:
             "predicted_score": choice.predicted,
             "table_error": error,
             "screened": len(judged),
-            "seconds": {"draw": round(drawn - began, 3), "predict": round(ended - drawn, 3)},
+            "zero_cost": dict(scores),
+            "seconds": seconds,
         }
+
+    def _choose(
+        self,
+        short: Sequence[Judged],
+        zero_cost: Sequence[Mapping[str, float]],
+        found: Sequence[TrialResult],
+        turn: int,
+        seed: int,
+    ) -> Choice:
+        """The funnel's choice among judged candidates, with zero-cost scores where they are."""
+        rows = [
+            self._features(each) | dict(known) for each, known in zip(short, zero_cost, strict=True)
+        ]
+        own = scored_candidates(found, self.sweep.spending.short_epochs, unscored=True)
+        others = [each for study in self.earlier for each in study]
+        _, values = matrix([*rows, *(each.features for each in (*own, *others))])
+        studies, place = [], len(rows)
+        for study in (own, *self.earlier):
+            studies.append(as_runs(study, values[place : place + len(study)]))
+            place += len(study)
+        latencies = np.array([self._latency(each) for each in short])
+        return propose(
+            Candidates(values[: len(rows)], latencies),
+            studies[0],
+            # Where none is expected to fit, the nearest is measured all the same.
+            budget_ms=max(self._limit(), float(latencies.min())),
+            turn=turn,
+            rng=np.random.default_rng(seed),
+            earlier=studies[1:],
+        )
+
+    def _best(
+        self,
+        short: Sequence[Judged],
+        found: Sequence[TrialResult],
+        turn: int,
+        seed: int,
+        count: int,
+    ) -> list[Judged]:
+        """The candidates that the surrogate would choose one after the other."""
+        left, best = list(short), []
+        while left and len(best) < count:
+            best.append(left.pop(self._choose(left, [{}] * len(left), found, turn, seed).place))
+        return best
 
     def _finish(self, spec: DetectorSpec) -> DetectorSpec:
         return replace(spec, num_classes=len(self.sweep.data.class_names))

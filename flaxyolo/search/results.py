@@ -115,7 +115,7 @@ def _result(trial: FrozenTrial, refuted: Collection[int]) -> TrialResult:
         seed=attrs.get("seed"),
         run=attrs.get("run"),
         origin=attrs.get("origin"),
-        features=attrs.get("features", {}),
+        features=attrs.get("features", {}) | attrs.get("zero_cost", {}),
         predicted_ms=attrs.get("predicted_ms"),
         crashes=len(attrs.get("crashes", ())),
         screened=attrs.get("screened", 0),

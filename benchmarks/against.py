@@ -1,0 +1,300 @@
+"""A sweep's winner against the YOLOv8 family and against random search, at the same cost.
+
+Run it after a sweep, on the same device:
+
+    python benchmarks/against.py runs/bccd-8ms --json benchmarks/results/against-bccd-cpu.json
+
+All are trained by the sweep's full schedule and keep its budget. The family is YOLOv8n scaled in
+width, at each input size and depth as wide as the budget allows; random search trains what it
+draws from the default space, whole runs of one seed, for as many seconds as the sweep trained in
+all, those of its best's further seeds included. Each way's best by its first seed, and the sweep's
+by its finals, has the sweep's seeds. The same command goes on where it was interrupted.
+"""
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from scipy import stats
+
+from flaxyolo.config import read_config
+from flaxyolo.cost import Budget, Measurement, count_gflops
+from flaxyolo.data.sources import read_dataset
+from flaxyolo.data.stream import open_pixels
+from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.search.finalists import recommended, standings
+from flaxyolo.search.limits import measure_for
+from flaxyolo.search.objective import Objective
+from flaxyolo.search.results import TrialResult, results
+from flaxyolo.search.setting import Sweep
+from flaxyolo.search.space import image_sizes_for, suggest_detector
+from flaxyolo.search.spending import FINAL, Spending
+from flaxyolo.search.storage import open_study, read_study
+from flaxyolo.search.study import MEASURED_IMAGES, run_trial
+from flaxyolo.spec import DetectorSpec, to_dict
+
+log = logging.getLogger("against")
+
+FAMILY = Path(__file__).resolve().parents[1] / "configs" / "yolov8n.yaml"
+DEPTHS = (1 / 3, 2 / 3)
+"""Of the family's full depths; its n and s have the first, its m the second."""
+FULL_DEPTHS = (3, 6, 6, 3)
+SMALLER = (64, 96)
+"""Input sizes of the family beside the sweep's: its head alone may be too slow at those."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to a detector: the runs of its best, and what was trained to find it."""
+
+    name: str
+    spec: DetectorSpec
+    values: tuple[float, ...]
+    """The objective of each seed."""
+    scores: tuple[dict[str, Any], ...]
+    latency_ms: float
+    candidates: int
+    train_seconds: float
+
+
+def scaled(width: int, depth: float, image_size: int, classes: int) -> DetectorSpec:
+    """YOLOv8 with a stem of `width` channels, 16 of which make an n, and a share of the depths."""
+    base = read_config(FAMILY).detector
+    stages = tuple(
+        replace(stage, width=2 ** (place + 1) * width, depth=max(1, round(depth * full)))
+        for place, (stage, full) in enumerate(zip(base.backbone.stages, FULL_DEPTHS, strict=True))
+    )
+    backbone = replace(base.backbone, stem_width=width, stages=stages)
+    neck = replace(base.neck, depth=max(1, round(3 * depth)))
+    return replace(base, num_classes=classes, image_size=image_size, backbone=backbone, neck=neck)
+
+
+class Runner:
+    """Measures and trains detectors by a sweep's rules, in a study of its own."""
+
+    def __init__(self, folder: Path, sweep: Sweep):
+        self.sweep = replace(sweep, folder=folder)
+        self.study = open_study(folder, seed=sweep.seed)
+        self.shown = {}
+
+    def measured(self, spec: DetectorSpec) -> Measurement:
+        """Its cost, from the study where it is known."""
+        known = self.study.user_attrs.get("measured", {})
+        key = json.dumps(to_dict(spec), sort_keys=True)
+        if key not in known:
+            if spec.image_size not in self.shown:
+                pixels = open_pixels(self.sweep.data, "val", spec.image_size)
+                self.shown[spec.image_size] = pixels.images[:MEASURED_IMAGES]
+            cost = measure_for(self.sweep.budget, spec, self.shown[spec.image_size], None)
+            known = {**known, key: cost.to_dict()}
+            self.study.set_user_attr("measured", known)
+        return Measurement.from_dict(known[key])
+
+    def trained(self, spec: DetectorSpec, seed: int) -> TrialResult | None:
+        """Its full run, from the study where that is done; None where it ends over the budget."""
+        for each in results(self.study):
+            if each.is_over and each.spec == spec and each.seed == seed:
+                return each if each.state == "complete" else None
+        sweep = replace(self.sweep, suggest=lambda trial: spec)
+        waiting = [
+            trial
+            for trial in self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+            if trial.user_attrs.get("spec") == to_dict(spec) and trial.user_attrs["seed"] == seed
+        ]
+        if waiting:
+            trial = optuna.Trial(self.study, waiting[0]._trial_id)
+        else:
+            trial = self.study.ask()
+            trial.set_user_attr("stage", FINAL)
+            trial.set_user_attr("seed", seed)
+            trial.set_user_attr("cost", self.measured(spec).to_dict())
+        try:
+            value = run_trial(trial, sweep=sweep, until=sweep.spending.epochs)
+        except optuna.TrialPruned as pruned:
+            trial.set_user_attr("reason", str(pruned))
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return None
+        self.study.tell(trial, value)
+        return results(self.study)[trial.number]
+
+
+def family(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
+    """At each input size and depth the widest that keeps the budget."""
+    classes, budget = len(runner.sweep.data.class_names), runner.sweep.budget
+    for size in sizes:
+        for depth in DEPTHS:
+            # Latency grows with the width: halve the interval.
+            low, high = 0, 8
+            while high - low > 1:
+                middle = (low + high) // 2
+                cost = runner.measured(scaled(8 * middle, depth, size, classes))
+                low, high = (middle, high) if budget.allows(cost) else (low, middle)
+            if low:
+                yield scaled(8 * low, depth, size, classes)
+
+
+def drawn(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
+    """Random draws of the default space that keep the budget."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=runner.sweep.seed))
+    seen, over = set(), 0
+    while True:
+        spec = suggest_detector(study.ask(), image_sizes=sizes)
+        spec = replace(spec, num_classes=len(runner.sweep.data.class_names))
+        if spec in seen:
+            continue
+        seen.add(spec)
+        if runner.sweep.budget.allows(runner.measured(spec)):
+            log.info("random: a draw that keeps the budget, after %d that do not", over)
+            over = 0
+            yield spec
+        else:
+            over += 1
+
+
+def best_of(runner: Runner, name: str, specs: Iterator[DetectorSpec], limit: float) -> Way:
+    """Train one seed of each until `limit` seconds less those of the best's other seeds."""
+    seeds = runner.sweep.spending.seeds
+    first: list[TrialResult] = []
+    spent = 0.0
+    for spec in specs:
+        log.info("%s %d: %d px, %.3f GFLOPs", name, len(first), spec.image_size, count_gflops(spec))
+        done = runner.trained(spec, seeds[0])
+        if done is None:
+            log.info("%s: over the budget once trained; left out", name)
+            continue
+        first.append(done)
+        spent += done.seconds["train"]
+        log.info("%s %d: %.3f; trained %.0f s", name, len(first) - 1, done.objective, spent)
+        best = max(first, key=lambda each: each.objective or 0.0)
+        if spent + (len(seeds) - 1) * best.seconds["train"] >= limit:
+            break
+    if not first:
+        raise SystemExit(f"{name}: nothing keeps the budget")
+    best = max(first, key=lambda each: each.objective or 0.0)
+    assert best.spec is not None, "a complete run has its spec"
+    runs = [best]
+    for seed in seeds[1:]:
+        again = runner.trained(best.spec, seed)
+        if again is not None:
+            runs.append(again)
+    trained = sum(each.seconds["train"] for each in (*first, *runs[1:]))
+    return way(name, runs, len(first), trained)
+
+
+def way(name: str, runs: Sequence[TrialResult], candidates: int, trained: float) -> Way:
+    """The figures of one way from its best's runs."""
+    spec = runs[0].spec
+    assert spec is not None, "a complete run has its spec"
+    return Way(
+        name,
+        spec,
+        tuple(float(run.objective or 0.0) for run in runs),
+        tuple(dict(run.scores or {}) for run in runs),
+        float(np.mean([run.cost.latency_ms_p50 for run in runs if run.cost])),
+        candidates,
+        trained,
+    )
+
+
+def compared(ways: Sequence[Way]) -> list[dict[str, Any]]:
+    """Means, and the first's lead over each, with 95 % intervals; the spread is pooled."""
+    values = [np.array(each.values) for each in ways]
+    freedom = sum(len(each) - 1 for each in values)
+    spread = math.sqrt(sum(((each - each.mean()) ** 2).sum() for each in values) / freedom)
+    reach = float(stats.t.ppf(0.975, freedom)) * spread
+    rows = []
+    for each, seen in zip(ways, values, strict=True):
+        mean, count = seen.mean(), len(seen)
+        row = {
+            "way": each.name,
+            "objective": float(mean),
+            "half_width": reach / math.sqrt(count),
+            "values": list(each.values),
+            "map": float(np.mean([scores["map"] or 0.0 for scores in each.scores])),
+            "map_50": float(np.mean([scores["map_50"] or 0.0 for scores in each.scores])),
+            "latency_ms_p50": each.latency_ms,
+            "image_size": each.spec.image_size,
+            "candidates": each.candidates,
+            "train_seconds": round(each.train_seconds, 1),
+            "spec": to_dict(each.spec),
+        }
+        if each is not ways[0]:
+            row["lead"] = float(values[0].mean() - mean)
+            row["lead_half_width"] = reach * math.sqrt(1 / len(values[0]) + 1 / count)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Train the others, and print and write the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, help="folder of a finished sweep of the default space")
+    parser.add_argument("--json", type=Path, help="also write the result there")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = read_study(arguments.study)
+    facts, found = study.user_attrs["facts"], results(study)
+    if facts["space"] != "default" or facts["init"] is not None:
+        raise SystemExit(
+            f"{arguments.study}: expected a sweep of the default space, without --init"
+        )
+    pick = recommended(standings(found))
+    if pick is None:
+        raise SystemExit(f"{arguments.study}: expected a finished sweep, got one without finals")
+    seeds = tuple(sorted(run.seed for run in pick.runs if run.seed is not None))
+    schedule = facts["schedule"]
+    budget, data = Budget.from_dict(facts["budget"]), read_dataset(facts["source"])
+    sweep = Sweep(
+        suggest=suggest_detector,
+        budget=budget,
+        data=data,
+        source=facts["source"],
+        folder=arguments.study,
+        spending=Spending(0, schedule["short_epochs"], schedule["epochs"], 1, seeds),
+        objective=Objective(facts["objective"]),
+    )
+    others = arguments.study.with_name(f"{arguments.study.name}-against")
+    keep_compiled(others)
+    longest = max(max(example.height, example.width) for example in data.train)
+    sizes = image_sizes_for(longest, budget.latency_ms, "cpu")
+    trained = sum(each.seconds.get("train", 0.0) for each in found)
+    candidates = sum(each.stage != FINAL and each.cost is not None for each in found)
+    ways = [way("flaxyolo", pick.runs, candidates, trained)]
+    log.info("the sweep trained %.0f s; its winner %.3f", trained, pick.mean)
+    runner = Runner(others / "yolov8", sweep)
+    ways.append(best_of(runner, "yolov8", family(runner, (*SMALLER, *sizes)), math.inf))
+    runner = Runner(others / "random", sweep)
+    ways.append(best_of(runner, "random", drawn(runner, sizes), trained))
+    rows = compared(ways)
+    for row in rows:
+        lead = f"; lead {row['lead']:+.3f} ± {row['lead_half_width']:.3f}" if "lead" in row else ""
+        print(
+            f"{row['way']:9s} {row['objective']:.3f} ± {row['half_width']:.3f}, mAP {row['map']:.3f}, "
+            f"{row['latency_ms_p50']:.2f} ms p50, {row['image_size']} px, {row['candidates']} "
+            f"candidates, trained {row['train_seconds']:.0f} s{lead}"
+        )
+    if arguments.json:
+        content = {
+            "study": {key: facts[key] for key in ("data", "budget", "objective", "schedule")},
+            "device": facts["device"],
+            "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optuna")},
+            "date": date.today().isoformat(),
+            "seeds": list(seeds),
+            "ways": rows,
+        }
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
