@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    return tiny_study(tmp_path_factory.getbasetemp())
+    return tiny_study(tmp_path_factory).parents[1] / "as_made" / "tiny"
 
 
 def test_there_are_two_notebooks_and_they_are_stored_without_output():

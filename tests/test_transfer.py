@@ -1,6 +1,7 @@
 """Starting from another detector: what fits is copied, the rest is told."""
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from flaxyolo.training import start
 from flaxyolo.training import train as train_epochs
 from flaxyolo.transfer import Source, read_source, transfer, weights_from
 from tests.small import tiny_pixels, tiny_spec
-from tests.tiny_data import flags, write_coco
+from tests.tiny_data import flags, tiny_study, write_coco
 
 NAMES = ("red", "green", "blue")
 
@@ -121,13 +122,17 @@ def test_train_takes_what_fits_once(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_every_trial_of_a_sweep_takes_what_fits(tmp_path, capsys):
-    saved(tmp_path / "source", tiny_spec())
-    write_coco(tmp_path / "data")
-    command = flags(tmp_path, "--trials", "2", "--init", str(tmp_path / "source"))
-    assert sweep.main(command) == 0
-    assert capsys.readouterr().err.count("taken from") >= 1
-    assert sweep.main(flags(tmp_path, "--trials", "3")) == 2
+def test_every_trial_of_a_sweep_takes_what_fits(tmp_path_factory, capsys):
+    study = tiny_study(tmp_path_factory)
+    base = study.parents[1]
+    (log,) = (base / "as_made" / "tiny" / "workers").glob("*.log")
+    taken = re.findall(r"(\d+) of (\d+) arrays .* taken from (.+); first not", log.read_text())
+    # One line for each candidate; the finalist's run is that of its candidate.
+    assert len(taken) == 2
+    assert all(0 < int(count) < int(total) for count, total, _ in taken)
+    assert {source for *_, source in taken} == {str(base / "source")}
+    capsys.readouterr()
+    assert sweep.main(flags(base)) == 2
     assert "init was" in capsys.readouterr().err
 
 

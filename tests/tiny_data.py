@@ -1,11 +1,18 @@
 """A data set in COCO form so small that a whole sweep over it fits into a test."""
 
 import json
-from functools import cache
+import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+from filelock import FileLock
+
+from flaxyolo.checkpoint import save_detector
+from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from tests.small import tiny_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "sweeps" / "tiny.py"
@@ -66,11 +73,36 @@ def flags(base: Path, *more: str) -> list[str]:
     return [*(part for pair in given.items() for part in pair), "--no-preflight"]
 
 
-@cache
-def tiny_study(base: Path) -> Path:
-    """The folder of a finished tiny sweep of three trials; made once in a session."""
-    from flaxyolo import sweep
+def killable_environment() -> dict[str, str]:
+    """Of a sweep that is killed: half a compiled program would be kept for other tests."""
+    shared = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return {name: value for name, value in shared.items() if name != "JAX_COMPILATION_CACHE_DIR"}
 
-    write_coco(base / "data")
-    assert sweep.main(flags(base, "--trials", "3")) == 0
-    return base / "runs" / "tiny"
+
+def tiny_command(base: Path) -> list[str]:
+    """Flags of the study that `tiny_study` makes in a folder."""
+    return flags(base, "--trials", "2", "--init", str(base / "source"))
+
+
+def tiny_study(factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny sweep of two trials; made once for all processes of a session.
+
+    Its trials begin with the weights of a detector of `tests.small`. Beside the folder of all
+    studies lies `as_made`, a copy that nobody changes.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Each process has a folder of its own in that of the session.
+        base = base.parent
+    study, copy = base / "runs" / "tiny", base / "as_made" / "tiny"
+    with FileLock(base / "tiny.lock"):
+        if not copy.exists():
+            from flaxyolo import sweep
+
+            write_coco(base / "data")
+            spec = tiny_spec()
+            detector = TrainedDetector(spec, initial_weights(spec, 7), ("red", "green", "blue"))
+            save_detector(base / "source", detector, {})
+            assert sweep.main(tiny_command(base)) == 0
+            shutil.copytree(study, copy)
+    return study

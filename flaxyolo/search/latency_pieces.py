@@ -114,6 +114,7 @@ def pieces(spec: DetectorSpec) -> tuple[Piece, ...]:
         "shared": head.shared,
         "attentions": spec.head_attentions,
         "objectness": head.objectness,
+        "one_to_one": head.one_to_one,
         "classes": spec.num_classes,
     }
     cut.append(piece("head", parts, tuple(zip(sides, spec.feature_widths, strict=True))))

@@ -1,14 +1,14 @@
 """The results of a study, as its storage holds them."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from flaxyolo.cost import Measurement
-from flaxyolo.search.spending import CHEAP
+from flaxyolo.search.spending import CHEAP, FINAL
 from flaxyolo.spec import DetectorSpec, detector_from_dict
 
 CONFIRMED = "confirmed"
@@ -84,7 +84,15 @@ def results(study: optuna.Study) -> list[TrialResult]:
     """All trials of a study, by number; the storage is their only source."""
     known = study.user_attrs.get(CONFIRMED, {})
     refuted = {int(number) for number, each in known.items() if not each["inside"]}
-    return [_result(trial, refuted) for trial in study.get_trials(deepcopy=False)]
+    found = [_result(trial, refuted) for trial in study.get_trials(deepcopy=False)]
+    # Two workers may have copied a candidate's run as the same run of a finalist.
+    first: dict[tuple[int | None, int | None], int] = {}
+    for place, each in enumerate(found):
+        if each.stage == FINAL and each.state == "complete" and each.duplicate_of is None:
+            number = first.setdefault((each.finalist, each.seed), each.number)
+            if number != each.number:
+                found[place] = replace(each, duplicate_of=number)
+    return found
 
 
 def merit(result: TrialResult) -> tuple[float, float]:

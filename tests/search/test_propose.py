@@ -1,5 +1,7 @@
 """Candidates in the band under the budget, by a table whose times are known."""
 
+import math
+
 import optuna
 import pytest
 from optuna.trial import FixedTrial
@@ -10,6 +12,7 @@ from flaxyolo.search import propose
 from flaxyolo.search.features import features
 from flaxyolo.search.gate import Gate
 from flaxyolo.search.latency import LatencyTable, Prediction
+from flaxyolo.search.latency_file import Count
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import load_space, suggest_detector
@@ -25,17 +28,30 @@ class Known(LatencyTable):
         self.filled = len(specs)
         return 0
 
+    def count(self, specs):
+        widths = [sum(stage.width for stage in spec.backbone.stages) for spec in specs]
+        return [Count(1000 * each, 10_000 * each) for each in widths]
+
     def predict(self, specs):
         times = [spec.image_size**2 / 125_000 * len(spec.backbone.stages) for spec in specs]
         return [Prediction(each, 1.2 * each, 0.05, 0.05, 10.0) for each in times]
 
 
-def made(tmp_path, monkeypatch, suggest=suggest_detector, **limits):
+class Counted(Known):
+    """The same, and parameters and GFLOPs are the networks' own."""
+
+    count = LatencyTable.count
+
+
+def made(tmp_path, monkeypatch, suggest=suggest_detector, table=Known, **limits):
     write_coco(tmp_path / "data")
     source = f"coco:{tmp_path / 'data'}"
-    table = Known(tmp_path / "table.json")
+    table = table(tmp_path / "table.json")
     monkeypatch.setattr(propose.LatencyTable, "open", lambda: table)
     monkeypatch.setattr(propose, "POOL", 60)
+    # What is drawn depends on the process, and how much is judged on its speed.
+    monkeypatch.setattr(propose.os, "getpid", lambda: 1)
+    monkeypatch.setattr(propose, "COUNT_S", math.inf)
     sweep = Sweep(
         suggest=suggest,
         budget=Budget(**limits),
@@ -68,7 +84,8 @@ def test_where_none_is_expected_to_fit_the_nearest_is_tried(tmp_path, monkeypatc
 
 
 def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
-    proposer, table = made(tmp_path, monkeypatch, gflops=0.1)
+    proposer, table = made(tmp_path, monkeypatch, table=Counted, gflops=0.1)
+    monkeypatch.setattr(propose, "POOL", 12)
     params, _ = proposer.propose([])
     assert count_gflops(suggest_detector(FixedTrial(params))) <= 0.1
     assert not hasattr(table, "filled"), "nothing is timed without a limit of time"

@@ -39,6 +39,13 @@ def test_a_sampler_that_goes_on_does_not_repeat_its_first_draws(tmp_path):
     assert len(set(drawn)) == 4
 
 
+def test_a_final_that_two_workers_copied_counts_once(study):
+    for seed in (0, 0, 1):
+        attrs = {"stage": "final", "finalist": 7, "seed": seed}
+        study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=attrs))
+    assert [each.duplicate_of for each in results(study)] == [None, 0, None]
+
+
 def test_results_come_from_the_storage_alone(study, tmp_path):
     spec = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
 
