@@ -15,7 +15,7 @@ import argparse
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -280,8 +280,8 @@ def main() -> None:
     for row in rows:
         lead = f"; lead {row['lead']:+.3f} ± {row['lead_half_width']:.3f}" if "lead" in row else ""
         print(
-            f"{row['way']:9s} {row['objective']:.3f} ± {row['half_width']:.3f}, mAP {row['map']:.3f}, "
-            f"{row['latency_ms_p50']:.2f} ms p50, {row['image_size']} px, {row['candidates']} "
+            f"{row['way']:9s} {row['objective']:.3f} ± {row['half_width']:.3f}, "
+            f"mAP {row['map']:.3f}, {row['latency_ms_p50']:.2f} ms p50, {row['image_size']} px, {row['candidates']} "
             f"candidates, trained {row['train_seconds']:.0f} s{lead}"
         )
     if arguments.json:

@@ -107,6 +107,43 @@ def coco_scores(
     Detections are COCO's result records, or rows (image id, x, y, width, height, score,
     category id). The names say in an error where the two came from.
     """
+    checked = check_records(
+        truth, detections, truth_name=truth_name, detections_name=detections_name
+    )
+    stats, precision = _run_pycocotools(
+        checked.image_ids, checked.category_ids, checked.objects, checked.results
+    )
+    # COCOeval sorts the categories by id.
+    place = {number: k for k, number in enumerate(sorted(checked.category_ids))}
+    per_class = []
+    for name, number in zip(checked.class_names, checked.category_ids, strict=True):
+        mine = precision[:, :, place[number], 0, -1]
+        per_class.append(ClassScores(name, _mean(mine), _mean(mine[0])))
+    numbers = {
+        key: None if value < 0 else float(value) for key, value in zip(KEYS, stats, strict=True)
+    }
+    return Scores(**numbers, per_class=tuple(per_class))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Truth and detections with only what an evaluation needs; boxes are xywh."""
+
+    image_ids: list[Any]
+    class_names: list[str]
+    category_ids: list[Any]
+    objects: list[dict]
+    results: list[dict]
+
+
+def check_records(
+    truth: Mapping[str, Any],
+    detections: Sequence[Any] | Float[np.ndarray, "n 7"],
+    *,
+    truth_name: str,
+    detections_name: str,
+) -> Checked:
+    """Check what `coco_scores` takes, and copy it."""
     images = _ids(_records(truth, "images", truth_name), "images", truth_name)
     categories = _records(truth, "categories", truth_name)
     category_ids = _ids(categories, "categories", truth_name)
@@ -117,19 +154,8 @@ def coco_scores(
     if isinstance(detections, np.ndarray):
         detections = _rows_to_records(detections)
     results = _results(detections, known, detections_name)
-
-    stats, precision = _run_pycocotools(images, category_ids, objects, results)
-    # COCOeval sorts the categories by id.
-    place = {number: k for k, number in enumerate(sorted(category_ids))}
-    per_class = []
-    for category, number in zip(categories, category_ids, strict=True):
-        mine = precision[:, :, place[number], 0, -1]
-        name = str(category.get("name", number))
-        per_class.append(ClassScores(name, _mean(mine), _mean(mine[0])))
-    numbers = {
-        key: None if value < 0 else float(value) for key, value in zip(KEYS, stats, strict=True)
-    }
-    return Scores(**numbers, per_class=tuple(per_class))
+    names = [str(category.get("name", category["id"])) for category in categories]
+    return Checked(images, names, category_ids, objects, results)
 
 
 def _run_pycocotools(

@@ -53,7 +53,7 @@ def draw_detections(
     """A grid of images with what was found (solid) and what is there (dashed)."""
     if not images:
         raise ValueError("expected at least one image to draw")
-    figure, grid = _grid(len(images), columns, PANEL_INCHES, head=0.38, foot=0.32)
+    figure, grid = panels(len(images), columns, PANEL_INCHES, head=0.38, foot=0.32)
     height = figure.get_figheight()
     for axes, image, detections, objects in zip(grid, images, found, truth, strict=False):
         _draw_image(axes, image, detections, objects, class_names)
@@ -93,7 +93,7 @@ def draw_examples(
     shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
     panel = PANEL_INCHES * min(max(shape, 0.5), 1.5)
     foot = 0.15 + 0.22 * lines
-    figure, grid = _grid(len(images), columns, panel, head=0.45, foot=foot, caption=0.25)
+    figure, grid = panels(len(images), columns, panel, head=0.45, foot=foot, caption=0.25)
     height = figure.get_figheight()
     for axes, image, objects, caption in zip(grid, images, truth, captions, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape) < 300 else "antialiased")
@@ -174,7 +174,7 @@ def trial_scatter(rows: Sequence[Mapping[str, Any]], budget_ms: float | None, pa
     save_figure(figure, path)
 
 
-def _grid(
+def panels(
     count: int, columns: int, panel: float, *, head: float, foot: float, caption: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
     """A figure of panels without axes, in rows of at most `columns`.
@@ -203,14 +203,14 @@ def _draw_image(
     axes.imshow(image, interpolation="nearest" if max(image.shape) < 300 else "antialiased")
     outlined = [Stroke(linewidth=2.2, foreground="black", alpha=0.6), Normal()]
     for box in truth.boxes:
-        rectangle = _rectangle(box, edgecolor="white", linewidth=1.0, linestyle=(0, (4, 3)))
+        rectangle = outline(box, edgecolor="white", linewidth=1.0, linestyle=(0, (4, 3)))
         rectangle.set_path_effects(outlined)
         axes.add_patch(rectangle)
     # Best last, so that it lies on top.
     for index in np.argsort(found.scores, kind="stable"):
         box, label = found.boxes[index], int(found.labels[index])
         colour = _colour(label, len(class_names))
-        axes.add_patch(_rectangle(box, edgecolor=colour, linewidth=1.8))
+        axes.add_patch(outline(box, edgecolor=colour, linewidth=1.8))
         bright = sum(share * part for share, part in zip((0.3, 0.59, 0.11), colour, strict=False))
         at_edge = box[0] > 0.85 * image.shape[1]
         text = axes.text(
@@ -239,7 +239,7 @@ def _draw_objects(
         box, label = objects.boxes[index], int(objects.labels[index])
         colour = _colour(label, len(class_names))
         dashes: Any = (0, (3, 2)) if crowd[index] else "-"
-        rectangle = _rectangle(box, edgecolor=colour, linewidth=1.4, linestyle=dashes)
+        rectangle = outline(box, edgecolor=colour, linewidth=1.4, linestyle=dashes)
         rectangle.set_path_effects(outlined)
         axes.add_patch(rectangle)
         if not few:
@@ -259,7 +259,10 @@ def _draw_objects(
         text.set_clip_on(True)
 
 
-def _rectangle(box: np.ndarray, *, edgecolor: Any, linewidth: float, linestyle: Any = "-") -> Any:
+def outline(
+    box: np.ndarray, *, edgecolor: Any, linewidth: float, linestyle: Any = "-"
+) -> Rectangle:
+    """The four sides of an xyxy box."""
     left, top, right, bottom = map(float, box)
     return Rectangle(
         (left, top),

@@ -3,14 +3,15 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from jaxtyping import Float
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from flaxyolo import cli
 from flaxyolo.average_precision import Scores, coco_scores, ground_truth, xyxy_to_xywh
+from flaxyolo.diagnosis import Diagnosis, diagnose
 from flaxyolo.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ class Flags:
         tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="CHECKPOINT")
     ] = None
     """Folder of a detector, such as runs/<study>/best."""
-    data: str = "digits"
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    data: str | None = None
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME; a checkpoint without it: digits."""
     split: Literal["train", "val"] = "val"
     """Which images to score."""
     detections: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
@@ -49,6 +51,42 @@ class Flags:
     """COCO annotation file that --detections belongs to."""
     json: bool = False
     """Print the numbers as JSON, with torchmetrics' names."""
+    errors: bool = False
+    """Say where the errors are: their kinds (TIDE) and what they cost, confusion, calibration."""
+    show_errors: int = 0
+    """Draw so many of the worst errors of each kind; result files need --data for the images."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of these pictures; without it `errors` beside the checkpoint or the result file."""
+    confusion_score: float = 0.25
+    """Score from which on a detection counts in the confusion matrix."""
+    confusion_iou: float = 0.5
+    """Overlap from which on a detection is about an object in the confusion matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Truth and detections as `coco_scores` takes them, and where they come from."""
+
+    title: str
+    truth: dict[str, Any]
+    detections: Sequence[Any] | np.ndarray
+    truth_name: str
+    detections_name: str
+    folder: Path
+    """Where pictures go."""
+    examples: "Sequence[flaxyolo.data.sources.Example]" = ()
+    """With the pixels of the images; empty: there are none."""
+
+    def scores(self) -> Scores:
+        return self._passed_to(coco_scores)
+
+    def diagnosis(self, flags: Flags) -> Diagnosis:
+        limits = {"confusion_iou": flags.confusion_iou, "confusion_score": flags.confusion_score}
+        return self._passed_to(partial(diagnose, **limits))
+
+    def _passed_to(self, judge: Callable[..., Any]) -> Any:
+        names = {"truth_name": self.truth_name, "detections_name": self.detections_name}
+        return judge(self.truth, self.detections, **names)
 
 
 def evaluate(
@@ -83,17 +121,31 @@ def score(
     category_ids: Sequence[int],
 ) -> Scores:
     """Average precision of what `run_detector` found."""
+    truth = ground_truth(examples, class_names, category_ids)
+    return coco_scores(truth, detection_rows(found, examples, category_ids))
+
+
+def detection_rows(
+    found: "Sequence[flaxyolo.nn.detector.Found]",
+    examples: "Sequence[flaxyolo.data.sources.Example]",
+    category_ids: Sequence[int],
+) -> Float[np.ndarray, "n 7"]:
+    """What `run_detector` found as rows (image id, x, y, width, height, score, category id)."""
     rows = [np.zeros((0, 7))]
     for example, (boxes, scores, labels) in zip(examples, found, strict=True):
         image_ids = np.full(len(boxes), example.image_id, np.float64)
         categories = np.asarray(category_ids, np.float64)[labels]
         columns = (image_ids[:, None], xyxy_to_xywh(boxes), scores[:, None], categories[:, None])
         rows.append(np.concatenate(columns, 1))
-    return coco_scores(ground_truth(examples, class_names, category_ids), np.concatenate(rows))
+    return np.concatenate(rows)
 
 
 def score_files(annotations: Path, detections: Path) -> Scores:
     """Average precision of a COCO result file against a COCO annotation file."""
+    return _read_files(annotations, detections).scores()
+
+
+def _read_files(annotations: Path, detections: Path) -> Judged:
     truth, results = _read_json(annotations), _read_json(detections)
     if not isinstance(truth, dict):
         raise InputError(
@@ -105,7 +157,14 @@ def score_files(annotations: Path, detections: Path) -> Scores:
             f"{detections}: expected a COCO result file (a list of objects with 'image_id', "
             f"'category_id', 'bbox' and 'score'), got a {type(results).__name__}"
         )
-    return coco_scores(truth, results, truth_name=str(annotations), detections_name=str(detections))
+    return Judged(
+        title=f"{detections} against {annotations}",
+        truth=truth,
+        detections=results,
+        truth_name=str(annotations),
+        detections_name=str(detections),
+        folder=detections.parent / "errors",
+    )
 
 
 def tables(scores: Scores) -> list[Table]:
@@ -158,7 +217,7 @@ def _detect_each(
             yield Found(original, scores[i][valid[i]], labels[i][valid[i]])
 
 
-def _score_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Scores:
+def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Judged:
     from flaxyolo.checkpoint import load_detector
     from flaxyolo.data.sources import read_dataset
     from flaxyolo.data.stream import open_pixels
@@ -182,7 +241,36 @@ def _score_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"
         transient=True,
         disable=not cli.CONSOLE.is_terminal,
     )
-    return score(list(each), examples, dataset.class_names, dataset.category_ids)
+    return Judged(
+        title=f"{checkpoint} on {data}, {split}",
+        truth=ground_truth(examples, dataset.class_names, dataset.category_ids),
+        detections=detection_rows(list(each), examples, dataset.category_ids),
+        truth_name=f"{data}, {split}",
+        detections_name=f"detections of {checkpoint}",
+        folder=checkpoint.parent / "errors",
+        examples=examples,
+    )
+
+
+def _judge(flags: Flags) -> Judged:
+    """Read or run what the flags name."""
+    if flags.checkpoint is not None and flags.detections is None and flags.annotations is None:
+        return _run_checkpoint(flags.checkpoint, flags.data or "digits", flags.split)
+    if flags.checkpoint is not None or not flags.detections or not flags.annotations:
+        raise InputError(
+            "expected either CHECKPOINT --data SRC, or --detections JSON --annotations JSON"
+        )
+    if flags.show_errors and flags.data is None:
+        raise InputError(
+            "--show-errors draws on the images, which result files do not hold: give the data set "
+            "that they are about, such as --data coco:DIR, and its --split (train or val)"
+        )
+    judged = _read_files(flags.annotations, flags.detections)
+    if not flags.show_errors or flags.data is None:
+        return judged
+    from flaxyolo.data.sources import read_dataset
+
+    return replace(judged, examples=getattr(read_dataset(flags.data), flags.split))
 
 
 def _listed(names: Iterable[str], most: int = 6) -> str:
@@ -205,23 +293,29 @@ def _read_json(path: Path) -> Any:
 
 
 def _run(flags: Flags) -> None:
-    if flags.checkpoint is not None and flags.detections is None and flags.annotations is None:
-        scores = _score_checkpoint(flags.checkpoint, flags.data, flags.split)
-        title = f"{flags.checkpoint} on {flags.data}, {flags.split}"
-    elif flags.checkpoint is None and flags.detections and flags.annotations:
-        scores = score_files(flags.annotations, flags.detections)
-        title = f"{flags.detections} against {flags.annotations}"
-    else:
-        raise InputError(
-            "expected either CHECKPOINT --data SRC, or --detections JSON --annotations JSON"
-        )
+    if flags.show_errors < 0:
+        raise InputError(f"--show-errors must be at least 0, got {flags.show_errors}")
+    if flags.out is not None and not flags.show_errors:
+        raise InputError("--out is the folder of the pictures of --show-errors N; give both")
+    judged = _judge(flags)
+    scores = judged.scores()
+    diagnosis = judged.diagnosis(flags) if flags.errors or flags.show_errors else None
+    if diagnosis is not None and flags.show_errors:
+        from flaxyolo.error_charts import draw_errors
+
+        folder = flags.out or judged.folder
+        what = diagnosis.case, diagnosis.single, flags.show_errors
+        draw_errors(*what, folder, judged.examples, truth_name=judged.truth_name)
     if flags.json:
-        print(json.dumps(scores.to_dict(), indent=1))
+        more = {} if diagnosis is None else diagnosis.to_dict()
+        print(json.dumps(scores.to_dict() | more, indent=1))
         return
     console = Console(highlight=False, markup=False)  # names may hold brackets
-    console.print(title, soft_wrap=True)
+    console.print(judged.title, soft_wrap=True)
     for table in tables(scores):
         console.print(table)
+    for line_or_table in [] if diagnosis is None else diagnosis.told(scores.map_50):
+        console.print(line_or_table, soft_wrap=isinstance(line_or_table, str))
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,5 +1,6 @@
 """What lies in a study's folder beside the study: tables, pictures, and the best detector."""
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from flaxyolo.search.finalists import chosen, verdict
 from flaxyolo.search.gate import Gate
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.setting import Sweep
+from flaxyolo.search.study import ERRORS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +88,27 @@ def keep_best(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
     line = f"Best of study {sweep.folder.name}: trial {best.number}, {report.outcome(best)}"
     training = sweep.short if best.seed is None else sweep.full(best.seed)
     write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
+    if (errors := sweep.runs / best.run / ERRORS_FILE).exists():
+        shutil.copyfile(errors, sweep.folder / ERRORS_FILE)
     with gate.training():
         draw_best(detector, sweep, f"Trial {best.number} of {sweep.folder.name}")
     # Last: it tells which trial the three belong to.
     save_detector(kept, detector, read_metadata(path)["facts"] | {"trial": best.number})
+
+
+def error_line(sweep: Sweep) -> str | None:
+    """What the best detector's errors cost, most first; None where they are not known."""
+    path = sweep.folder / ERRORS_FILE
+    if not path.exists():
+        return None
+    kinds = json.loads(path.read_text())["errors"]["kinds"]
+    costs = {name: kind["cost"] for name, kind in kinds.items() if kind["cost"] is not None}
+    order = sorted(costs, key=lambda name: -costs[name])
+    told = ", ".join(f"{name} {100 * costs[name]:.1f}" for name in order) or "no object to find"
+    return (
+        f"Errors, and the points of AP50 that each kind costs: {told}; more: "
+        f"python -m flaxyolo.evaluate {sweep.folder / 'best'} --data {sweep.source} --errors"
+    )
 
 
 def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:

@@ -269,7 +269,7 @@ def compile_step(
     indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32, sharding=split)
     if mesh is None:
         # Where an array lies is part of a program's name: by shapes alone, whoever compiles a step
-        # (for its memory, its checks, its training) finds the same one.
+        # (for its memory, its training, or to go on from a checkpoint) finds the same one.
         state, pixels = jax.eval_shape(lambda: (state, pixels))
     if streamed and split is not None:
         pixels = jax.tree.map(

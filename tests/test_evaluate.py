@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -257,10 +258,102 @@ def test_the_two_forms_of_the_command_do_not_mix(argv, capsys):
 def test_scoring_files_does_not_load_jax(files):
     code = (
         "import sys; from flaxyolo import evaluate\n"
-        f"assert evaluate.main(['--detections', {str(files.found)!r}, "
+        f"assert evaluate.main(['--errors', '--detections', {str(files.found)!r}, "
         f"'--annotations', {str(files.truth)!r}]) == 0\n"
         "assert 'jax' not in sys.modules"
     )
     root = Path(flaxyolo.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+SHIFTED = [
+    {"image_id": 42, "category_id": 3, "bbox": [10, 20, 140, 70], "score": 0.9},
+    {"image_id": 42, "category_id": 3, "bbox": [200, 5, 39, 20], "score": 0.8},
+    {"image_id": 7, "category_id": 17, "bbox": [0, 0, 111, 120], "score": 0.7},
+]
+"""A cat that is right, a cat that is a dog, and a dog that is too small by far."""
+
+
+@pytest.fixture
+def result_files(tmp_path):
+    truth, found = tmp_path / "gt.json", tmp_path / "dets.json"
+    content = evaluate.ground_truth(EXAMPLES, NAMES, CATEGORY_IDS)
+    truth.write_text(json.dumps(content))
+    found.write_text(json.dumps(SHIFTED))
+    return ["--detections", str(found), "--annotations", str(truth)]
+
+
+def test_errors_are_three_more_keys(result_files, capsys):
+    assert evaluate.main([*result_files, "--json", "--errors"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert tuple(data) == (*KEYS, "per_class", "errors", "confusion", "calibration")
+    kinds = data["errors"]["kinds"]
+    assert {name: kind["count"] for name, kind in kinds.items() if kind["count"]} == {
+        "classification": 1,
+        "localisation": 1,
+    }
+    # Cat 1, dog 0. With the small dog right too: cat 1, dog 1 of 2 behind one wrong, 51 steps.
+    assert data["errors"]["map_50"] == pytest.approx(0.5)
+    assert kinds["classification"]["cost"] == pytest.approx(51 / 101 / 2)
+    assert kinds["classification"]["sizes"]["small"]["count"] == 1
+    assert data["confusion"]["matrix"] == [[1, 0, 0], [1, 0, 1], [0, 1, 0]]
+    assert data["calibration"]["detections"] == 3
+
+
+def test_errors_of_a_checkpoint_are_told_in_tables(command, capsys):
+    assert evaluate.main(["runs/x/best", "--errors"]) == 0
+    out = capsys.readouterr().out
+    words = "classification localisation both duplicate background missed false positives negatives"
+    assert [word for word in words.split() if word not in out.split()] == []
+    assert "confusion matrix (score at least 0.25, IoU at least 0.5)" in out
+    assert "calibration of 3 detections" in out
+    assert "scores are 0.10 too low" in out
+
+
+def test_many_classes_show_the_most_confused_pairs(test_data, capsys):
+    folder = test_data / "eval_coco100"
+    files = ["--detections", str(folder / "dets.json"), "--annotations"]
+    assert evaluate.main([*files, str(folder / "gt_official.json"), "--errors"]) == 0
+    out = capsys.readouterr().out
+    assert "the 10 most confused pairs of classes" in out
+    assert "COCO's mAP50 is 0.6970" in out
+
+
+def test_limits_of_the_confusion_matrix_can_be_given(result_files, capsys):
+    limits = ["--confusion-score", "0.85", "--confusion-iou", "0.3"]
+    assert evaluate.main([*result_files, "--json", "--errors", *limits]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["confusion"]["matrix"] == [[1, 0, 0], [0, 0, 2], [0, 0, 0]]
+
+
+def test_pictures_of_the_worst_errors_lie_beside_the_result_file(command, result_files, tmp_path):
+    assert evaluate.main([*result_files, "--show-errors", "2", "--data", "mine"]) == 0
+    written = sorted(path.name for path in (tmp_path / "errors").iterdir())
+    assert written == ["classification.png", "localisation.png"]
+    elsewhere = tmp_path / "pictures"
+    more = ["--show-errors", "1", "--data", "mine", "--out", str(elsewhere), "--json"]
+    assert evaluate.main([*result_files, *more]) == 0
+    assert sorted(path.name for path in elsewhere.iterdir()) == written
+
+
+def test_pictures_of_a_perfect_checkpoint_are_none(command, tmp_path, capsys):
+    assert evaluate.main([str(tmp_path / "best"), "--data", "mine", "--show-errors", "3"]) == 0
+    assert "there is no error to draw" in capsys.readouterr().err
+    assert not (tmp_path / "errors").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--show-errors", "2"], "error: --show-errors draws on the images, .* --data coco:DIR"),
+        (["--show-errors", "-1"], "error: --show-errors must be at least 0, got -1"),
+        (["--out", "x"], "error: --out is the folder of the pictures"),
+        (["--errors", "--confusion-iou", "0"], "error: expected a least IoU above 0"),
+    ],
+)
+def test_flags_that_do_not_fit_are_told_in_one_line(result_files, more, says, capsys):
+    assert evaluate.main([*result_files, *more]) == 2
+    err = capsys.readouterr().err
+    assert re.match(says, err)
+    assert err.count("\n") == 1

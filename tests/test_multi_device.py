@@ -44,7 +44,8 @@ def two_steps(norm, mesh):
     step = compile_step(plan, state, pixels, mesh)
     losses = []
     for first in (0, 4):
-        state, terms, _ = step(state, pixels, np.arange(first, first + 4, dtype=np.int32), np.int32(0))
+        indices = np.arange(first, first + 4, dtype=np.int32)
+        state, terms, _ = step(state, pixels, indices, np.int32(0))
         losses.append([float(term) for term in terms])
     text = step.as_text()
     return np.array(losses), [np.asarray(x) for x in jax.tree.leaves(state.weights)], text

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optuna
 
-from flaxyolo.average_precision import Scores
+from flaxyolo.average_precision import Scores, coco_scores, ground_truth
 from flaxyolo.checkpoint import has_state, load_state, save_detector
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost import Measurement, count_gflops, count_params
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import is_streamed, open_pixels
+from flaxyolo.diagnosis import summary
 from flaxyolo.errors import InputError
-from flaxyolo.evaluate import evaluate
+from flaxyolo.evaluate import detection_rows, run_detector
 from flaxyolo.loss import LossTerms
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.plan import plan_run
@@ -45,6 +47,8 @@ from flaxyolo.transfer import Source, weights_from
 
 log = logging.getLogger(__name__)
 
+ERRORS_FILE = "errors.json"
+"""In a finished run's folder: kinds of its errors, confusion and calibration."""
 MEASURED_IMAGES = 16
 """Validation images that a latency is measured on, in turn."""
 
@@ -145,6 +149,8 @@ def run_trial(
         trial.set_user_attr("run", run_dir.name)
         scored = {config.epochs} if final else set(sweep.spending.rungs)
         detector = scores = None
+        truth = ground_truth(data.val, data.class_names, data.category_ids)
+        rows = np.zeros((0, 7))
         for epoch in record.timed_each(
             "train", epochs(spec, pixels, data, config, run_dir, around, sweep.initial, streamed)
         ):
@@ -158,7 +164,9 @@ def run_trial(
             if epoch.number not in record.epochs() or epoch.number == config.epochs:
                 around.report(Stage("evaluating", epoch.number - 1, config.epochs))
                 with record.timed("evaluate"):
-                    scores = evaluate(detector, data.val, val, data.class_names, data.category_ids)
+                    found = run_detector(detector, data.val, val)
+                    rows = detection_rows(found, data.val, data.category_ids)
+                    scores = coco_scores(truth, rows)
                 record.keep_scores(epoch, scores)
                 note = f"mAP {scores.map or 0:.3f}, mAP50 {scores.map_50 or 0:.3f}"
                 around.report(Stage("scored", epoch.number, config.epochs, note))
@@ -178,6 +186,7 @@ def run_trial(
         raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
     facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
     save_detector(run_dir / "detector", detector, facts)
+    (run_dir / ERRORS_FILE).write_text(json.dumps(summary(truth, rows), indent=1) + "\n")
     return sweep.objective.value(scores)
 
 

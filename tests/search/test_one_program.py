@@ -1,4 +1,4 @@
-"""A trial's training step is compiled once: for its memory, its training and every seed."""
+"""A step is compiled once: for its memory, its training, each part of it and every seed."""
 
 from dataclasses import replace
 
@@ -13,14 +13,17 @@ from tests.small import tiny_pixels, tiny_spec
 
 
 def test_memory_and_training_of_every_seed_have_one_program(tmp_path):
-    pixels, config = tiny_pixels(8), TrainConfig(epochs=1, batch_size=4)
+    pixels, config = tiny_pixels(8), TrainConfig(epochs=2, batch_size=4)
+    names, run_dir = ("a", "b", "c"), tmp_path / "run"
     before = jax.config.jax_compilation_cache_dir
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
         assert with_training_memory(COST, tiny_spec(), config, pixels).train_vram_mib > 0
-        for seed in (0, 1):
-            list(train(tiny_spec(), pixels, ("a", "b", "c"), replace(config, seed=seed)))
+        next(train(tiny_spec(), pixels, names, config, run_dir=run_dir))
+        (again,) = train(tiny_spec(), pixels, names, config, run_dir=run_dir)
+        assert again.number == 2
+        next(train(tiny_spec(), pixels, names, replace(config, seed=1)))
     finally:
         compilation_cache.reset_cache()
         jax.config.update("jax_compilation_cache_dir", before)

@@ -28,7 +28,8 @@ def test_scores_cost_a_twentieth_of_a_training_at_most(
     one = made(tmp_path, monkeypatch)[0].scout
     one.seconds = each
     found = [result(n, seconds={"train": seconds}) for n, seconds in enumerate(trained)]
-    found += [result(9, seconds={"measure": 1e6}), result(10, stage="final", seconds={"train": 1.0})]
+    found.append(result(9, seconds={"measure": 1e6}))
+    found.append(result(10, stage="final", seconds={"train": 1.0}))
     assert one.affords(found) == count
 
 
