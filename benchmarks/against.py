@@ -281,7 +281,8 @@ def main() -> None:
         lead = f"; lead {row['lead']:+.3f} ± {row['lead_half_width']:.3f}" if "lead" in row else ""
         print(
             f"{row['way']:9s} {row['objective']:.3f} ± {row['half_width']:.3f}, "
-            f"mAP {row['map']:.3f}, {row['latency_ms_p50']:.2f} ms p50, {row['image_size']} px, {row['candidates']} "
+            f"mAP {row['map']:.3f}, {row['latency_ms_p50']:.2f} ms p50, {row['image_size']} px, "
+            f"{row['candidates']} "
             f"candidates, trained {row['train_seconds']:.0f} s{lead}"
         )
     if arguments.json:

@@ -22,9 +22,7 @@ from tests.search.test_propose import made
         ([60.0], [5.0], 0),
     ],
 )
-def test_scores_cost_a_twentieth_of_a_training_at_most(
-    trained, each, count, tmp_path, monkeypatch
-):
+def test_scores_cost_a_twentieth_of_a_training_at_most(trained, each, count, tmp_path, monkeypatch):
     one = made(tmp_path, monkeypatch)[0].scout
     one.seconds = each
     found = [result(n, seconds={"train": seconds}) for n, seconds in enumerate(trained)]
