@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 
 import optuna
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.console import Console
 from flaxyolo import cli, report
 from flaxyolo.cost import Budget
 from flaxyolo.errors import InputError
-from flaxyolo.outputs import remove_states, sweep_report, update_outputs
+from flaxyolo.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.search.confirm import confirm, confirmed_line
 from flaxyolo.search.devices import device_key, pinned
 from flaxyolo.search.finalists import chosen
@@ -24,7 +25,7 @@ from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.search.spending import CHEAP
 from flaxyolo.search.storage import STUDY_FILE
 from flaxyolo.search.work import EXHAUSTED, STORAGE
-from flaxyolo.search.workers import Crew, Died
+from flaxyolo.search.workers import Command, Crew, Died, Event
 
 log = logging.getLogger("flaxyolo.sweep")
 
@@ -61,16 +62,7 @@ def watch(
 ) -> None:
     """Run the workers to their end; every output is up to date after each change."""
     gate = Gate(device_key())
-
-    def command(index: int) -> tuple[list[str], dict[str, str]]:
-        environment = pinned(index, workers)
-        if environment.pop(SPARED, None):
-            del environment[PREALLOCATE]
-        if storage is not None:
-            environment[STORAGE] = storage
-        argv = [sys.executable, "-m", "flaxyolo.search.work", str(sweep.folder), str(index)]
-        return argv, environment
-
+    command = worker_command("flaxyolo.search.work", sweep.folder, workers, storage)
     found, known = results(study), state_of(study)
     with (
         Crew(sweep.folder, command, workers) as crew,
@@ -78,13 +70,7 @@ def watch(
     ):
         update_outputs(found, sweep, gate)
         while not crew.done:
-            for event in crew.poll(known, wait=POLL_S):
-                if not isinstance(event, Died):
-                    continue
-                log.warning("a worker ended and is started again: %s; its log is %s",
-                            event.reason, event.log)  # fmt: skip
-                crash = event.reason if event.crashed else None
-                bury(study, sweep.folder, event.worker, crash=crash, log_file=event.log)
+            bury_dead(study, sweep.folder, crew.poll(known, wait=POLL_S))
             before, known = known, state_of(study)
             # While a worker measures, this process should have nothing to do.
             if known != before:
@@ -95,6 +81,33 @@ def watch(
     found = results(study)
     display.update(found)
     update_outputs(found, sweep, gate)
+
+
+def worker_command(
+    module: str, folder: Path, workers: int, storage: str | None
+) -> Callable[[int], Command]:
+    """How each of `workers` is started: a module that takes its folder and its index."""
+
+    def command(index: int) -> Command:
+        environment = pinned(index, workers)
+        if environment.pop(SPARED, None):
+            del environment[PREALLOCATE]
+        if storage is not None:
+            environment[STORAGE] = storage
+        return [sys.executable, "-m", module, str(folder), str(index)], environment
+
+    return command
+
+
+def bury_dead(study: optuna.Study, folder: Path, events: Iterable[Event]) -> None:
+    """Set the trials of workers that have died free, and tell why they did."""
+    for event in events:
+        if not isinstance(event, Died):
+            continue
+        log.warning("a worker ended and is started again: %s; its log is %s",
+                    event.reason, event.log)  # fmt: skip
+        crash = event.reason if event.crashed else None
+        bury(study, folder, event.worker, crash=crash, log_file=event.log)
 
 
 def state_of(study: optuna.Study) -> tuple[Hashable, ...]:
@@ -146,6 +159,8 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     told.print(
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}", soft_wrap=True
     )
+    if line := error_line(sweep):
+        told.print(line, soft_wrap=True)
     if (folder / STUDY_FILE).exists():
         told.print(f"Look closer: optuna-dashboard {folder / STUDY_FILE}", soft_wrap=True)
     told.print(

@@ -52,7 +52,7 @@ def conclusions(analysis: Analysis) -> str:
     )
     may_not = []
     if silent := found[NO_EVIDENCE]:
-        smallest = [f"{_points(one.detectable or 0)} ({one.arm.name})" for one in silent]
+        smallest = [f"{_points(one.detectable or 0.0)} ({one.arm.name})" for one in silent]
         may_not.append(
             "*No evidence* is not *equal*: an effect smaller than this many points would have "
             f"been missed more often than once in five times: {', '.join(smallest)}."
@@ -160,7 +160,7 @@ def _verdicts(analysis: Analysis) -> str:
                 f"{_signed(compared.difference)} ({_interval(compared.low, compared.high)})",
                 _interval(*one.image_intervals["map"]),
                 f"{compared.holm:.2g}",
-                _points(one.detectable or 0),
+                _points(one.detectable or 0.0),
                 f"{_bold(one.verdict.word)}: {one.verdict.reason}",
             ]
         )

@@ -32,8 +32,8 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise InputError(
-                f"{folder}: another sweep is at work on this study (process {file.read()}); "
-                "wait for it, or name another study with --study"
+                f"{folder}: another command is at work here (process {file.read()}); "
+                "wait for it, or give this one another name"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -85,8 +85,8 @@ def open_storage(folder: Path, storage: str | None) -> BaseStorage:
     return open_journal(folder / STUDY_FILE) if storage is None else open_url(storage)
 
 
-def claim(study: optuna.Study, facts: Mapping[str, Any], where: str) -> None:
-    """Store what a study is about, or check that it is about the very same."""
+def claim(study: optuna.Study, facts: Mapping[str, Any], where: str, flag: str = "--study") -> None:
+    """Store what a study is about, or check that it is the very same; `flag` names another."""
     known = study.user_attrs.get("facts")
     facts = json.loads(json.dumps(facts))
     if known is None:
@@ -98,7 +98,7 @@ def claim(study: optuna.Study, facts: Mapping[str, Any], where: str) -> None:
             f"{key} was {_brief(known.get(key))}, now {_brief(facts[key])}" for key in differing
         )
         raise InputError(f"{where}: the study was begun with other settings: {told}; "
-                         "name another with --study")  # fmt: skip
+                         f"name another with {flag}")  # fmt: skip
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:

@@ -84,7 +84,7 @@ class Surroundings(NamedTuple):
     """Entered to measure: nobody else on this device trains meanwhile."""
     busy: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered to train."""
-    step_aside: Callable[[], None] = lambda: None
+    step_aside: Callable[[], object] = lambda: None
     """Called between steps, waits while another measures."""
     saved: Callable[[], None] = lambda: None
     """Called when an epoch is in its checkpoint."""

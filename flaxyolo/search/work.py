@@ -5,11 +5,12 @@ Run by the command `sweep`, as `python -m flaxyolo.search.work FOLDER INDEX`.
 
 import json
 import logging
+import math
 import os
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -75,17 +76,28 @@ class Task:
 
 def hand_over(task: Task) -> None:
     """Write a task where the workers of its folder find it."""
-    path = workers_folder(task.sweep.folder) / TASK_FILE
-    partial_path = path.with_suffix(f".{os.getpid()}")
     # The default space stands for the one of a file, which cannot be pickled.
-    bare = replace(task, sweep=replace(task.sweep, suggest=suggest_detector))
-    partial_path.write_bytes(pickle.dumps(bare))
+    write_task(
+        task.sweep.folder, replace(task, sweep=replace(task.sweep, suggest=suggest_detector))
+    )
+
+
+def write_task(folder: Path, task: object) -> None:
+    """Write what the workers of a folder are to do."""
+    path = workers_folder(folder) / TASK_FILE
+    partial_path = path.with_suffix(f".{os.getpid()}")
+    partial_path.write_bytes(pickle.dumps(task))
     partial_path.replace(path)
+
+
+def read_task(folder: Path) -> Any:
+    """The inverse of `write_task`."""
+    return pickle.loads((workers_folder(folder) / TASK_FILE).read_bytes())
 
 
 def run_worker(folder: Path, index: int) -> None:
     """Work until nothing is left to do."""
-    task: Task = pickle.loads((workers_folder(folder) / TASK_FILE).read_bytes())
+    task: Task = read_task(folder)
     sweep = task.restored()
     keep_compiled(sweep.folder.parent)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -106,13 +118,13 @@ def run_worker(folder: Path, index: int) -> None:
                     status.unlink(missing_ok=True)
                     return
                 case Wait():
-                    _note(status, None, Stage("waiting for other workers"))
+                    note(status, None, Stage("waiting for other workers"))
                     time.sleep(WAIT_S)
                 case Close(numbers):
                     for number in numbers:
                         close(study, number, worker, sweep)
                 case Propose():
-                    _note(status, len(found), Stage("proposing"))
+                    note(status, len(found), Stage("proposing"))
                     with gate.training():
                         proposal = proposer.propose(found)
                     if proposal is None:
@@ -130,21 +142,22 @@ def run_worker(folder: Path, index: int) -> None:
                     lease.trial.set_user_attr("paused", None)
                     final = found[number].stage == FINAL
                     end = task.deadline - (0.0 if final else reserve)
-                    around = Surroundings(
-                        report=Reporter(status, number),
-                        has_time=partial(_has_time, end),
-                        quiet=gate.quiet,
-                        busy=gate.training,
-                        step_aside=partial(_step_aside, gate),
-                        saved=lease.saved,
-                    )
+                    around = surroundings(lease, gate, status, end)
                     if not run_job(study, lease, sweep, until, around, proposer) and final:
                         status.unlink(missing_ok=True)
                         return
 
 
-def _step_aside(gate: Gate) -> None:
-    gate.step_aside()
+def surroundings(lease: Lease, gate: Gate, status: Path, end: float = math.inf) -> Surroundings:
+    """What a worker's trial minds; it has time until `end`, in seconds since 1970."""
+    return Surroundings(
+        report=Reporter(status, lease.trial.number),
+        has_time=partial(_has_time, end),
+        quiet=gate.quiet,
+        busy=gate.training,
+        step_aside=gate.step_aside,
+        saved=lease.saved,
+    )
 
 
 def _has_time(end: float, seconds: float) -> bool:
@@ -159,15 +172,24 @@ def run_job(
     around: Surroundings,
     proposer: Proposer,
 ) -> bool:
-    """Run a claimed trial; whether there was time for it.
+    """Run a claimed trial; whether there was time for it."""
+    try:
+        return carry_out(
+            study, lease, partial(run_trial, lease.trial, sweep=sweep, until=until, around=around)
+        )
+    finally:
+        proposer.learn(lease.trial)
+
+
+def carry_out(study: optuna.Study, lease: Lease, run: Callable[[], float]) -> bool:
+    """Run a claimed trial for its value, and store how it ended; whether there was time for it.
 
     A trial without memory or with a loss that is not finite fails with its reason. Any other error
     of the candidate ends this process; the trial has one more chance.
     """
-    trial = lease.trial
     with lease:
         try:
-            value = run_trial(trial, sweep=sweep, until=until, around=around)
+            value = run()
         except PausedError as paused:
             lease.release(paused=paused.epoch)
         except OutOfTimeError:
@@ -186,9 +208,7 @@ def run_job(
             log.warning("%s", error)
         else:
             lease.check()
-            study.tell(trial, value)
-        finally:
-            proposer.learn(trial)
+            study.tell(lease.trial, value)
     return True
 
 
@@ -267,10 +287,11 @@ class Reporter:
                      stage.note)  # fmt: skip
         elif stage.name != name:
             log.info("trial %d: %s", self.number, stage.name)
-        _note(self.path, self.number, stage)
+        note(self.path, self.number, stage)
 
 
-def _note(path: Path, number: int | None, stage: Stage) -> None:
+def note(path: Path, number: int | None, stage: Stage) -> None:
+    """Write down what a worker does, where its parent reads it."""
     partial_path = path.with_suffix(".partial")
     partial_path.write_text(json.dumps({"trial": number, **stage._asdict()}))
     partial_path.replace(path)

@@ -115,7 +115,7 @@ def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path)
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with (
-            pytest.raises(InputError, match=f"another sweep .*process {process.pid}"),
+            pytest.raises(InputError, match=f"another command .*process {process.pid}"),
             locked(tmp_path),
         ):
             pass

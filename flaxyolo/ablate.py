@@ -1,0 +1,266 @@
+"""The command `ablate`: is it better, by how much, and how sure is that?"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import optuna
+import tyro
+
+from flaxyolo import cli
+from flaxyolo.ablation.around import around_plan, read_winner, write_around
+from flaxyolo.ablation.outcome import LEAST_SEEDS, conclude, remove_states, title
+from flaxyolo.ablation.plan import AblationPlan, read_plan
+from flaxyolo.ablation.progress import Display, outcome, tell_plan, tell_time
+from flaxyolo.ablation.study import (
+    Ablation,
+    add_missing,
+    facts,
+    open_trials,
+    trials_of,
+)
+from flaxyolo.ablation.table import markdown
+from flaxyolo.config import Config, fitted, write_config
+from flaxyolo.cost import device_name
+from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.data.stream import Keep, is_streamed, open_pixels
+from flaxyolo.errors import InputError
+from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.preflight import preflight, require
+from flaxyolo.search.devices import default_workers, device_key
+from flaxyolo.search.gate import Gate
+from flaxyolo.search.leases import take_up
+from flaxyolo.search.storage import claim, locked, open_study
+from flaxyolo.search.work import write_task
+from flaxyolo.search.workers import Crew
+from flaxyolo.spec import describe
+from flaxyolo.sweep_run import POLL_S, bury_dead, spare_memory, state_of, worker_command
+
+log = logging.getLogger("flaxyolo.ablate")
+
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of `ablate`."""
+
+    plan: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="PLAN")] = None
+    """A file of configs/ablations/, or one of your own."""
+    data: str | None = None
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME (digits; with --around the sweep's)."""
+    around: Annotated[Path | None, tyro.conf.arg(metavar="BEST")] = None
+    """Instead of a plan: undo the choices of a sweep's winner, such as runs/digits-8ms/best."""
+    seeds: Annotated[int, tyro.conf.arg(metavar="INT")] = SEEDS
+    """Runs of each arm; more can be added later, and nothing is repeated."""
+    seed: int = 0
+    """The first seed; the others count on from it."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Instead of the baseline's."""
+    image_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Side of the square input, in pixels, instead of the baseline's."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Instead of the baseline's."""
+    only: Annotated[str | None, tyro.conf.arg(metavar="ARM")] = None
+    """Train this arm alone, such as on a machine of its own; then one seed is enough."""
+    out: Path = Path("runs")
+    """Folder of all studies; an ablation lies in its `ablations`."""
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Of the ablation's folder; by default the plan and the data, such as classic-digits."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Worker processes (one for each accelerator; one on a CPU)."""
+    storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///."""
+    images: Keep = "auto"
+    """Where images wait: in the device's memory, in a cache on the disk, or as files."""
+    preflight: bool = True
+    """Check data, transforms, gradients and memory on the baseline before the first run."""
+
+
+def run_ablation(flags: Flags) -> None:
+    """Train every arm with every seed, and say what may be concluded."""
+    spare_memory()
+    check_numbers(flags)
+    if (flags.plan is None) == (flags.around is None):
+        raise InputError(
+            "expected a plan, such as configs/ablations/classic.yaml, or --around "
+            f"runs/STUDY/best, got {'none' if flags.plan is None else 'both'}"
+        )
+    # Read before the data, which may take a while.
+    plan = None if flags.plan is None else read_plan(flags.plan)
+    winner = None if flags.around is None else read_winner(flags.around, flags.storage)
+    stem = f"around-{winner.study}" if winner else Path(flags.plan or "").stem
+    source = flags.data or (winner.source if winner else "digits")
+    folder = flags.out / "ablations" / ablation_name(flags, stem, source)
+    if winner is not None:
+        plan = around_plan(winner, folder)
+    assert plan is not None
+    ablation = prepare(flags, plan, read_dataset(source), source, folder)
+    keep_compiled(flags.out)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with locked(folder):
+        study = open_study(folder, storage=flags.storage)
+        claim(study, facts(ablation, device_name()), str(folder), "--name")
+        if winner is not None:
+            write_around(winner, plan)
+        keep_configs(ablation)
+        tell_plan(ablation)
+        run_open(study, ablation, flags)
+        finish(study, ablation)
+
+
+def check_numbers(flags: Flags) -> None:
+    """InputError where a number is too small."""
+    least = 1 if flags.only is not None else LEAST_SEEDS
+    if flags.seeds < least:
+        why = "" if least == 1 else "; one cannot tell a difference from luck"
+        raise InputError(f"--seeds: expected at least {least}, got {flags.seeds}{why}")
+    if not 0 <= flags.seed < 2**31 - flags.seeds:
+        raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
+    for name in ("epochs", "image_size", "batch_size", "workers"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag}: expected at least 1, got {value}")
+
+
+def ablation_name(flags: Flags, stem: str, source: str) -> str:
+    """The name that was given, or the plan and the data: `classic-digits`."""
+    if flags.name is not None:
+        if flags.name in ("", ".", "..") or set(flags.name) & set("/\\"):
+            raise InputError(
+                f"--name: expected a name without slashes, got {flags.name!r}; "
+                "--out names the folder it lies in"
+            )
+        return flags.name
+    kind, _, root = source.partition(":")
+    return f"{stem}-{Path(root).resolve().name if root else kind}"
+
+
+def prepare(flags: Flags, plan: AblationPlan, data: Dataset, source: str, folder: Path) -> Ablation:
+    """The plan, made to fit the data and the flags."""
+    try:
+        baseline = fitted(
+            plan.baseline,
+            num_classes=len(data.class_names),
+            mirror=data.mirror,
+            image_size=flags.image_size,
+            epochs=flags.epochs,
+            batch_size=flags.batch_size,
+            seed=flags.seed,
+        )
+    except ValueError as error:
+        raise InputError(f"the flags: {describe(error)}") from None
+    names = [arm.name for arm in plan.arms]
+    if flags.only is not None and flags.only not in names:
+        raise InputError(f"--only: expected one of {', '.join(names)}, got {flags.only!r}")
+    return Ablation(
+        folder=folder,
+        arms=plan.arms,
+        configs=plan.configs(baseline),
+        data=data,
+        source=source,
+        seeds=tuple(range(flags.seed, flags.seed + flags.seeds)),
+        only=flags.only,
+        keep=flags.images,
+    )
+
+
+def keep_configs(ablation: Ablation) -> None:
+    """Write each arm's config, so that it can be trained by itself."""
+    folder = ablation.folder / "arms"
+    folder.mkdir(exist_ok=True)
+    for arm in ablation.arms:
+        write_config(folder / f"{arm.name}.yaml", ablation.configs[arm.name], arm.why)
+
+
+def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
+    """Train and measure what is not done yet; interrupted, say what there is."""
+    new = not study.get_trials(deepcopy=False)
+    step = clear(ablation) if flags.preflight and new else None
+    add_missing(study, ablation)
+    left = take_up(study, ablation.folder)
+    if left:
+        log.info("going on with %d interrupted run%s", len(left), "s" * (len(left) > 1))
+    if not open_trials(study, ablation):
+        log.info("all %d runs are done", len(ablation.wanted))
+        return
+    workers = flags.workers or default_workers()
+    tell_time(ablation, trials_of(study), workers, step)
+    write_task(ablation.folder, ablation)
+    try:
+        watch(study, ablation, workers, flags.storage)
+    except KeyboardInterrupt:
+        log.warning("interrupted; what there is:")
+        finish(study, ablation)
+        raise
+
+
+def clear(ablation: Ablation) -> float | None:
+    """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
+    config: Config = ablation.baseline
+    data = ablation.data
+    pixels = open_pixels(data, "train", config.detector.image_size, keep=ablation.keep)
+    with Gate(device_key()).training():
+        done = require(
+            preflight(
+                config.detector,
+                pixels,
+                data.train,
+                data.class_names,
+                config.training,
+                streamed=is_streamed(pixels, ablation.keep),
+            )
+        )
+    return next((check.step_seconds for check in done if check.step_seconds), None)
+
+
+def watch(study: optuna.Study, ablation: Ablation, workers: int, storage: str | None) -> None:
+    """Run the workers to their end."""
+    command = worker_command("flaxyolo.ablation.work", ablation.folder, workers, storage)
+    known = state_of(study)
+    with (
+        Crew(ablation.folder, command, workers) as crew,
+        Display(ablation, study, workers) as display,
+    ):
+        while not crew.done:
+            bury_dead(study, ablation.folder, crew.poll(known, wait=POLL_S))
+            before, known = known, state_of(study)
+            # While a worker measures, this process should have nothing to do.
+            if known != before:
+                display.update(trials_of(study))
+            display.draw(trials_of(study))
+        display.update(trials_of(study))
+
+
+def finish(study: optuna.Study, ablation: Ablation) -> None:
+    """Print what may be concluded, or why nothing may be."""
+    remove_states(study, ablation)
+    analysis = conclude(study, ablation)
+    if analysis is None:
+        for (arm, seed), trial in trials_of(study).items():
+            if trial.state.is_finished():
+                print(f"{arm}, seed {seed}: {outcome(trial)}, in {ablation.run_folder(arm, seed)}")
+        return
+    print(markdown(analysis, title(ablation)))
+    folder = ablation.folder
+    print(f"Table: {folder / 'ablation.md'} (.json, .csv)   Figure: {folder / 'ablation.png'}")
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the command."""
+    flags = cli.parse(
+        Flags,
+        argv,
+        prog="python -m flaxyolo.ablate",
+        description="Change one variable at a time, with paired seeds, and say what came of it.",
+    )
+    return cli.run(partial(run_ablation, flags), output=flags.out, resumes=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Why is a sweep's winner better? The plan that undoes its choices one at a time."""
+
+import hashlib
+import logging
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial
+
+from flaxyolo.ablation.paths import changed, differences
+from flaxyolo.ablation.plan import BASELINE, AblationPlan, write_plan
+from flaxyolo.ablation.results import Arm
+from flaxyolo.checkpoint import read_metadata
+from flaxyolo.config import Config, read_config, write_config
+from flaxyolo.errors import InputError
+from flaxyolo.nn.detector import abstract_weights
+from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
+from flaxyolo.search.space import Suggest, load_space, with_image_sizes
+from flaxyolo.search.storage import STUDY_FILE, read_study
+from flaxyolo.search.work import TASK_FILE, Task, read_task
+from flaxyolo.spec import DetectorSpec, describe
+
+log = logging.getLogger(__name__)
+
+
+class Winner(NamedTuple):
+    """A sweep's best detector, with what it was drawn from."""
+
+    study: str
+    trial: int
+    config: Config
+    params: dict[str, Any]
+    """Of the space."""
+    baseline: dict[str, Any]
+    """The parameters of the study's baseline."""
+    suggest: Suggest
+    source: str
+    """The data as the sweep's user named it."""
+
+
+class Undone(NamedTuple):
+    """The arms of a plan around a winner, and the choices that made none, with the reason."""
+
+    arms: tuple[Arm, ...]
+    left_out: dict[str, str]
+
+
+def read_winner(best: Path, storage: str | None = None) -> Winner:
+    """What `runs/<study>/best` and its study say; InputError where one of them is missing."""
+    folder = best.resolve().parent
+    number = read_metadata(best)["facts"].get("trial")
+    study = read_study(folder, None if (folder / STUDY_FILE).is_file() else storage)
+    trials = study.get_trials(deepcopy=False)
+    if not isinstance(number, int) or not 0 <= number < len(trials):
+        raise InputError(f"{best}: expected the best detector of a sweep, which names its trial")
+    start = next((each for each in trials if _is_baseline(each)), None)
+    if start is None:
+        raise InputError(f"{folder}: its study has no baseline to go back to")
+    winner = Winner(
+        study=folder.name,
+        trial=number,
+        config=read_config(folder / "best.yaml"),
+        params=_params(trials[number]),
+        baseline=_params(start),
+        suggest=_space(study, folder),
+        source=study.user_attrs["facts"]["source"],
+    )
+    if _drawn(winner, winner.params) != winner.config.detector:
+        raise InputError(
+            f"{best}: the space no longer draws this detector from the parameters of trial "
+            f"{number}; it was changed since the sweep"
+        )
+    return winner
+
+
+def undo(winner: Winner) -> Undone:
+    """The winner with one parameter of the space set back to the baseline's, for each that differs.
+
+    What such a network is asked beside it is answered as the baseline does.
+    """
+    arms: list[Arm] = []
+    left_out: dict[str, str] = {}
+    made: dict[DetectorSpec, str] = {winner.config.detector: "the winner"}
+    for name, value in winner.params.items():
+        if name not in winner.baseline:
+            left_out[name] = "the baseline does not have it"
+            continue
+        before = winner.baseline[name]
+        if before == value:
+            continue
+        try:
+            spec = _drawn(winner, winner.params | {name: before})
+            abstract_weights(spec)
+        except ValueError as error:
+            left_out[name] = f"{before} makes no valid detector: {describe(error)}"
+            continue
+        if spec in made:
+            left_out[name] = f"{before} makes the same detector as {made[spec]}"
+            continue
+        made[spec] = f"that without {name}"
+        changes = differences(winner.config, Config(spec, winner.config.training))
+        # What is written is what will be read.
+        assert changed(winner.config, changes, name).detector == spec
+        why = f"The choice {name}: {value} undone, back to the baseline's {before}"
+        joint = len(changes) > 1
+        if joint:
+            why += f"; one parameter of the space, which decides {len(changes)} fields"
+        arms.append(Arm(_arm_name(name), changes, joint, f"{why}."))
+    return Undone(tuple(arms), left_out)
+
+
+def around_plan(winner: Winner, folder: Path) -> AblationPlan:
+    """The plan around a winner, to be written there; choices without an arm are told."""
+    arms, left_out = undo(winner)
+    for name, why in left_out.items():
+        log.warning("%s is not undone: %s", name, why)
+    if not arms:
+        raise InputError(
+            f"study {winner.study}: trial {winner.trial} has no choice to undo: none of its "
+            f"{len(winner.params)} parameters differs from the baseline's in a way that can be "
+            "trained"
+        )
+    log.info("plan: of the choices of trial %d of study %s %d are undone, one at a time; %d cannot "
+             "be", winner.trial, winner.study, len(arms), len(left_out))  # fmt: skip
+    return AblationPlan(folder / "plan.yaml", winner.config, (Arm(BASELINE, {}), *arms))
+
+
+def write_around(winner: Winner, plan: AblationPlan) -> None:
+    """Write the plan, with the winner as its baseline beside it; `read_plan` reads it back."""
+    config = plan.path.with_name("winner.yaml")
+    write_config(config, winner.config, f"Trial {winner.trial} of study {winner.study}")
+    left_out = undo(winner).left_out
+    lines = [f"The choices of trial {winner.trial} of study {winner.study}, undone one at a time."]
+    lines += [f"Not undone, {len(left_out)} in all:"] * bool(left_out)
+    lines += [f"- {name}: {why}" for name, why in left_out.items()]
+    write_plan(plan, config.name, "\n".join(lines))
+
+
+def _drawn(winner: Winner, params: dict[str, Any]) -> DetectorSpec:
+    detector = winner.config.detector
+    with warnings.catch_warnings():
+        # Of a value that this point of the space does not offer; the spec tells whether it is one.
+        warnings.simplefilter("ignore", UserWarning)
+        spec = winner.suggest(FixedTrial(winner.baseline | params))
+    return replace(spec, num_classes=detector.num_classes)
+
+
+def _is_baseline(trial: FrozenTrial) -> bool:
+    return BASELINE_ORIGIN in str(trial.user_attrs.get("origin", "")).split(" = ")
+
+
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+
+
+def _space(study: optuna.Study, folder: Path) -> Suggest:
+    """The space of a sweep, as its command handed it to its workers."""
+    try:
+        task = read_task(folder)
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder / 'workers' / TASK_FILE}: expected what the sweep left there, found nothing; "
+            "start the sweep's command once more"
+        ) from None
+    assert isinstance(task, Task)
+    suggest = load_space(task.space)
+    known = study.user_attrs["facts"]["space"]
+    if task.space is not None:
+        digest = hashlib.sha256(task.space.read_bytes()).hexdigest()[:12]
+        if digest not in known:
+            raise InputError(f"{task.space}: was changed since the sweep of {folder} ({known})")
+    return with_image_sizes(suggest, task.image_sizes)
+
+
+def _arm_name(parameter: str) -> str:
+    """A name that may be a folder's; parameters such as `c4.depth` are names already."""
+    return "without-" + re.sub(r"[^A-Za-z0-9._-]", "-", parameter)

@@ -1,0 +1,179 @@
+"""What a person sees while an ablation runs: its plan, how far it is, and how long still."""
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import cache
+from types import TracebackType
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flaxyolo import cli
+from flaxyolo.ablation.paths import told
+from flaxyolo.ablation.study import Ablation, Key, trials_of
+from flaxyolo.cost import count_gflops
+from flaxyolo.search.leases import workers_folder
+from flaxyolo.spec import DetectorSpec
+
+log = logging.getLogger("flaxyolo.ablate")
+
+
+def tell_plan(ablation: Ablation) -> None:
+    """Log what will be compared."""
+    runs, seeds = len(ablation.wanted), len(ablation.seeds)
+    for arm in ablation.arms:
+        changes = told(arm.changes) if arm.changes else "as it is"
+        log.info("plan: %s: %s%s", arm.name, changes, " (joint)" if arm.joint else "")
+    training = ablation.baseline.training
+    log.info("plan: %d runs, %d arm%s with %d seed%s, %d epochs on %d images of %s", runs,
+             runs // seeds, "s" * (runs > seeds), seeds, "s" * (seeds > 1), training.epochs,
+             len(ablation.data.train), ablation.data.name)  # fmt: skip
+
+
+def tell_time(
+    ablation: Ablation, known: Mapping[Key, FrozenTrial], workers: int, step_seconds: float | None
+) -> None:
+    """Log how long the rest is expected to take, as far as that is known."""
+    training = ablation.baseline.training
+    steps = -(-len(ablation.data.train) // training.batch_size)
+    pace = None if step_seconds is None else steps * step_seconds
+    left = seconds_left(ablation, known, pace)
+    if left is None:
+        log.info("plan: how long it takes is known after the first epoch")
+    elif left:
+        log.info("plan: about %s of training%s; compiling and measuring come on top",
+                 cli.duration(left / workers),
+                 f" on {workers} workers" if workers > 1 else "")  # fmt: skip
+
+
+def seconds_left(
+    ablation: Ablation, known: Mapping[Key, FrozenTrial], pace: float | None = None
+) -> float | None:
+    """Seconds of one worker that the wanted runs still need; None where nothing tells.
+
+    An epoch takes as long as its GFLOPs say, at the pace of the epochs so far; before the first,
+    `pace` is the baseline's seconds for one.
+    """
+    seconds = work = beside = 0.0
+    whole = 0
+    for (arm, _), trial in known.items():
+        spent = trial.user_attrs.get("seconds", {})
+        trained = len(trial.user_attrs.get("history", ()))
+        if trained:
+            seconds += spent.get("train", 0.0)
+            work += trained * _share(ablation, arm)
+        if trial.state == TrialState.COMPLETE:
+            whole += 1
+            beside += sum(value for stage, value in spent.items() if stage != "train")
+    if work and seconds:
+        pace = seconds / work
+    total = 0.0
+    for key in ablation.wanted:
+        trial = known.get(key)
+        if trial is not None and trial.state.is_finished():
+            continue
+        if pace is None:
+            return None
+        done = 0 if trial is None else len(trial.user_attrs.get("history", ()))
+        epochs = ablation.configs[key[0]].training.epochs
+        total += (epochs - done) * _share(ablation, key[0]) * pace + beside / max(1, whole)
+    return total
+
+
+def _share(ablation: Ablation, arm: str) -> float:
+    """How much longer an arm's epoch takes than the baseline's, by their GFLOPs."""
+    return _gflops(ablation.configs[arm].detector) / _gflops(ablation.baseline.detector)
+
+
+@cache
+def _gflops(spec: DetectorSpec) -> float:
+    return count_gflops(spec)
+
+
+class Display:
+    """A bar in a terminal, and a line for each run that ends."""
+
+    def __init__(self, ablation: Ablation, study: optuna.Study, workers: int):
+        self.ablation, self.workers = ablation, workers
+        self.ended = {key for key, each in trials_of(study).items() if each.state.is_finished()}
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=cli.CONSOLE,
+            disable=not cli.CONSOLE.is_terminal,
+        )
+        self.total = self.bar.add_task("starting", total=len(ablation.wanted), left="")
+        self.rows = [
+            self.bar.add_task(f"worker {index}", total=1, left="") for index in range(workers)
+        ]
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def update(self, known: Mapping[Key, FrozenTrial]) -> None:
+        """Log each run that has ended since."""
+        for key, trial in known.items():
+            if key in self.ended or not trial.state.is_finished():
+                continue
+            self.ended.add(key)
+            done = sum(key in self.ended for key in self.ablation.wanted)
+            log.info("%s, seed %d: %s; %d of %d runs%s", *key, outcome(trial), done,
+                     len(self.ablation.wanted), self._left(known, ", "))  # fmt: skip
+
+    def draw(self, known: Mapping[Key, FrozenTrial]) -> None:
+        """Bring the bars up to date, on a terminal."""
+        if self.bar.disable:
+            return
+        wanted = self.ablation.wanted
+        done = sum(key in self.ended for key in wanted)
+        self.bar.update(
+            self.total, description=f"{done} of {len(wanted)} runs", completed=done,
+            left=self._left(known),
+        )  # fmt: skip
+        by_number = {trial.number: key for key, trial in known.items()}
+        for index, row in enumerate(self.rows):
+            status = self._status(index)
+            what = f"worker {index}: "
+            if (key := by_number.get(status.get("trial", -1))) is not None:
+                what += f"{key[0]}, seed {key[1]}, "
+            what += status.get("name", "starting")
+            if status.get("total"):
+                what += f", epoch {int(status['done']) + 1} of {status['total']}"
+            self.bar.update(
+                row, description=what, completed=status.get("done", 0),
+                total=status.get("total") or 1,
+            )  # fmt: skip
+
+    def _status(self, index: int) -> dict[str, Any]:
+        path = workers_folder(self.ablation.folder) / f"status-{index}.json"
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def _left(self, known: Mapping[Key, FrozenTrial], before: str = "") -> str:
+        left = seconds_left(self.ablation, known)
+        return f"{before}about {cli.duration(left / self.workers)} left" if left else ""
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """What became of a run, in words."""
+    attrs = trial.user_attrs
+    if trial.state != TrialState.COMPLETE:
+        return f"failed: {attrs.get('reason', 'no reason is stored')}"
+    score, cost = attrs["scores"], attrs["cost"]
+    return f"mAP {score['map'] or 0:.3f}, {cost['latency_ms_p50']:.2f} ms p50"
