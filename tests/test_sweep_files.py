@@ -83,7 +83,7 @@ def test_every_file_is_tested():
 @pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize("name", FILES)
 def test_random_draws_build_and_are_rebuilt_from_their_parameters(name):
-    check(name, 40 if name == "full" else 12, seed=0, run_every=2)
+    check(name, 16 if name == "full" else 8, seed=0, run_every=2)
 
 
 @pytest.mark.slow

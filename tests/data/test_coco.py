@@ -273,6 +273,7 @@ def test_sizes_that_are_none_are_noted(tmp_path, value, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_as_many_annotations_as_coco_has_are_read_in_seconds(tmp_path):
     rng = np.random.default_rng(0)
     outline = rng.uniform(0, 600, 48).round(2).tolist()

@@ -292,6 +292,7 @@ def test_shares_have_as_many_digits_as_they_need():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_million_boxes_take_less_than_a_minute():
     rng = np.random.default_rng(0)
     counts = np.minimum(rng.geometric(1 / 10, 100_000), 2000)

@@ -41,8 +41,8 @@ def test_a_depth_is_asked_only_where_the_plan_has_the_stage():
 def test_half_of_the_draws_cost_at_most_twice_the_reference():
     reference = count_gflops(suggest_detector(optuna.trial.FixedTrial(REFERENCE)))
     suggest = partial(suggest_detector, image_sizes=(128,))
-    shares = [count_gflops(spec) / reference for _, spec in draws(suggest, 30)]
-    assert sum(share < 2 for share in shares) >= 15
+    shares = [count_gflops(spec) / reference for _, spec in draws(suggest, 16)]
+    assert sum(share < 2 for share in shares) >= 8
     # The same space holds networks for larger budgets.
     assert max(shares) > 2.5
 
