@@ -99,11 +99,11 @@ class Runner:
             self.study.set_user_attr("measured", known)
         return Measurement.from_dict(known[key])
 
-    def trained(self, spec: DetectorSpec, seed: int) -> TrialResult | None:
-        """Its full run, from the study where that is done; None where it ends over the budget."""
+    def trained(self, spec: DetectorSpec, seed: int) -> TrialResult:
+        """Its full run, from the study where that is done; it may end over the budget."""
         for each in results(self.study):
             if each.is_over and each.spec == spec and each.seed == seed:
-                return each if each.state == "complete" else None
+                return each
         sweep = replace(self.sweep, suggest=lambda trial: spec)
         waiting = [
             trial
@@ -122,8 +122,8 @@ class Runner:
         except optuna.TrialPruned as pruned:
             trial.set_user_attr("reason", str(pruned))
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            return None
-        self.study.tell(trial, value)
+        else:
+            self.study.tell(trial, value)
         return results(self.study)[trial.number]
 
 
@@ -168,11 +168,11 @@ def best_of(runner: Runner, name: str, specs: Iterator[DetectorSpec], limit: flo
     for spec in specs:
         log.info("%s %d: %d px, %.3f GFLOPs", name, len(first), spec.image_size, count_gflops(spec))
         done = runner.trained(spec, seeds[0])
-        if done is None:
+        spent += done.seconds["train"]
+        if done.state != "complete":
             log.info("%s: over the budget once trained; left out", name)
             continue
         first.append(done)
-        spent += done.seconds["train"]
         log.info("%s %d: %.3f; trained %.0f s", name, len(first) - 1, done.objective, spent)
         best = max(first, key=lambda each: each.objective or 0.0)
         if spent + (len(seeds) - 1) * best.seconds["train"] >= limit:
@@ -184,10 +184,10 @@ def best_of(runner: Runner, name: str, specs: Iterator[DetectorSpec], limit: flo
     runs = [best]
     for seed in seeds[1:]:
         again = runner.trained(best.spec, seed)
-        if again is not None:
+        spent += again.seconds["train"]
+        if again.state == "complete":
             runs.append(again)
-    trained = sum(each.seconds["train"] for each in (*first, *runs[1:]))
-    return way(name, runs, len(first), trained)
+    return way(name, runs, len(first), spent)
 
 
 def way(name: str, runs: Sequence[TrialResult], candidates: int, trained: float) -> Way:

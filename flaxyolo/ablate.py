@@ -223,10 +223,8 @@ def watch(study: optuna.Study, ablation: Ablation, workers: int, storage: str | 
     """Run the workers to their end."""
     command = worker_command("flaxyolo.ablation.work", ablation.folder, workers, storage)
     known = state_of(study)
-    with (
-        Crew(ablation.folder, command, workers) as crew,
-        Display(ablation, study, workers) as display,
-    ):
+    display = Display(ablation, study, workers)
+    with Crew(ablation.folder, command, workers) as crew, display.bars:
         while not crew.done:
             bury_dead(study, ablation.folder, crew.poll(known, wait=POLL_S))
             before, known = known, state_of(study)

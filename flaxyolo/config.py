@@ -1,6 +1,5 @@
 """How a detector is trained, and the YAML files that hold a detector and its training."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from flaxyolo.errors import InputError
+from flaxyolo.files import comment, read_yaml, replace_file
 from flaxyolo.spec import STRICT, DetectorSpec, Rate, parse, to_dict
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -104,28 +104,13 @@ def fitted(
 
 def read_config(path: Path) -> Config:
     """Read a YAML config. InputError names the file and every wrong key or value."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the config: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a YAML config in UTF-8, got other bytes") from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from None
+    data = read_yaml(path, "config")
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected the keys 'detector' and 'training', got {data!r:.60}")
     return parse(Config, data, str(path))
 
 
-def write_config(path: Path, config: Config, comment: str = "") -> None:
+def write_config(path: Path, config: Config, note: str = "") -> None:
     """Write a config that `read_config` reads back equal; replaces the file atomically."""
-    lines = "".join(f"# {line}\n" for line in comment.splitlines())
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(lines + yaml.safe_dump(to_dict(config), sort_keys=False))
-    partial.replace(path)
+    content = comment(note) + yaml.safe_dump(to_dict(config), sort_keys=False)
+    replace_file(path, content)

@@ -1,7 +1,6 @@
 """The table of a study, for people and for programs: a pure function of its results."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from flaxyolo.files import replace_file
 from flaxyolo.search.results import INTERRUPTED, TrialResult, merit
 from flaxyolo.search.spending import FINAL
 from flaxyolo.spec import to_dict
@@ -185,14 +185,5 @@ def markdown(report: Report) -> str:
 
 def write(report: Report, folder: Path) -> None:
     """Write `trials.md` and `trials.json`, each whole or not at all."""
-    _replace(folder / "trials.md", markdown(report))
-    _replace(folder / "trials.json", json.dumps(rows(report.results), indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(folder / "trials.md", markdown(report))
+    replace_file(folder / "trials.json", json.dumps(rows(report.results), indent=1) + "\n")

@@ -1,7 +1,6 @@
 """The page of the command `stats`: one HTML file that needs no network, and its figures as PNG."""
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from flaxyolo.data.columns import percent
 from flaxyolo.data.rules import Advice
 from flaxyolo.data.statistics import Statistics
 from flaxyolo.errors import InputError
+from flaxyolo.files import replace_file
 from flaxyolo.nn.nms import IOU_THRESHOLD
 from flaxyolo.stats_figures import FIGURES, SHOWN_CLASSES, draw, png, svg
 
@@ -34,10 +34,10 @@ def write_page(statistics: Statistics, advice: Sequence[Advice], folder: Path) -
     figures = {}
     for name in drawn(statistics):
         figure = draw(name, statistics, values.get("image_size"))
-        _write(folder / f"{name}.png", png(figure))
+        replace_file(folder / f"{name}.png", png(figure))
         figures[name] = svg(figure, name)
     path = folder / "index.html"
-    _write(path, page(statistics, advice, figures).encode())
+    replace_file(path, page(statistics, advice, figures))
     return path
 
 
@@ -131,16 +131,6 @@ def _table(statistics: Statistics) -> str:
         for row in resolution_rows(statistics)
     )
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file; it is never seen half-written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _say_area(statistics: Statistics) -> str | None:

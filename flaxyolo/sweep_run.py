@@ -64,10 +64,8 @@ def watch(
     gate = Gate(device_key())
     command = worker_command("flaxyolo.search.work", sweep.folder, workers, storage)
     found, known = results(study), state_of(study)
-    with (
-        Crew(sweep.folder, command, workers) as crew,
-        Display(sweep, found, workers, began) as display,
-    ):
+    display = Display(sweep, found, workers, began)
+    with Crew(sweep.folder, command, workers) as crew, display.bars:
         update_outputs(found, sweep, gate)
         while not crew.done:
             bury_dead(study, sweep.folder, crew.poll(known, wait=POLL_S))

@@ -20,6 +20,7 @@ from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate, shown
+from flaxyolo.files import replace_file
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.preflight import preflight, require
 from flaxyolo.spec import describe
@@ -191,9 +192,7 @@ class Record:
     def add(self, row: dict[str, Any]) -> None:
         """Append an epoch, dropping what an interrupted run wrote from it on."""
         kept = [old for old in self.rows() if old["epoch"] < row["epoch"]]
-        partial_path = self.path.with_suffix(".partial")
-        partial_path.write_text("".join(json.dumps(r) + "\n" for r in [*kept, row]))
-        partial_path.replace(self.path)
+        replace_file(self.path, "".join(json.dumps(r) + "\n" for r in [*kept, row]))
 
 
 def progress_bar() -> Progress:

@@ -26,7 +26,7 @@ def test_a_config_is_read_back_equal_with_its_comment(tmp_path):
     )
     config = Config(tiny_spec(activation="relu"), training)
     path = tmp_path / "a.yaml"
-    write_config(path, config, comment="from trial 3\nat 7 ms")
+    write_config(path, config, note="from trial 3\nat 7 ms")
     assert read_config(path) == config
     assert path.read_text().startswith("# from trial 3\n# at 7 ms\ndetector:\n")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.yaml"]

@@ -47,6 +47,8 @@ def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(stud
     text = (study / "trials.md").read_text()
     assert text.count("\n| ") == 2 + 3
     assert "measured" in text
+    errors = json.loads((study / "errors.json").read_text())
+    assert set(errors) == {"errors", "confusion", "calibration"}
     confirmed = read_study(study).user_attrs["confirmed"]
     assert confirmed[str(best["number"])]["inside"]
     assert not list(study.glob("trials/*/state"))
@@ -62,6 +64,7 @@ def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(study,
     shown = capsys.readouterr()
     assert "trial 0:" not in shown.err
     assert "python -m flaxyolo.train" in shown.out
+    assert "the points of AP50 that each kind costs: " in shown.out
     assert f"optuna-dashboard {study}/study.log" in shown.out
     after = {result.number: result for result in results(read_study(study))}
     assert after == before

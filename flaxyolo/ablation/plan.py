@@ -11,6 +11,7 @@ from flaxyolo.ablation.paths import changed, variables
 from flaxyolo.ablation.results import Arm
 from flaxyolo.config import Config, read_config
 from flaxyolo.errors import InputError
+from flaxyolo.files import comment, read_yaml, replace_file
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.spec import describe
 
@@ -89,32 +90,19 @@ def _arm(name: Any, fields: Any, baseline: Config, path: Path) -> Arm:
     return Arm(name, changes, joint, why)
 
 
-def write_plan(plan: AblationPlan, baseline: str, comment: str) -> None:
+def write_plan(plan: AblationPlan, baseline: str, note: str) -> None:
     """Write a plan that `read_plan` reads back; `baseline` is its config, beside it."""
-    lines = "".join(f"# {line}\n" for line in comment.splitlines())
     arms = {
         arm.name: {**arm.changes, **({"joint": True} if arm.joint else {}), "why": arm.why}
         for arm in plan.arms[1:]
     }
     content = {"baseline": baseline, "arms": arms}
-    partial = plan.path.with_name(f".{plan.path.name}.partial")
-    partial.write_text(lines + yaml.safe_dump(content, sort_keys=False, width=100))
-    partial.replace(plan.path)
+    text = yaml.safe_dump(content, sort_keys=False, width=100)
+    replace_file(plan.path, comment(note) + text)
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    try:
-        content = yaml.load(path.read_text(), _Strict)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the plan: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a YAML plan in UTF-8, got other bytes") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from None
+    content = read_yaml(path, "plan", _Strict)
     if not isinstance(content, dict):
         raise InputError(f"{path}: {FORM}, got {content!r:.60}")
     return content

@@ -1,21 +1,17 @@
 """What a person sees while an ablation runs: its plan, how far it is, and how long still."""
 
-import json
 import logging
 from collections.abc import Mapping
 from functools import cache
-from types import TracebackType
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flaxyolo import cli
 from flaxyolo.ablation.paths import told
 from flaxyolo.ablation.study import Ablation, Key, trials_of
 from flaxyolo.cost import count_gflops
-from flaxyolo.search.leases import workers_folder
+from flaxyolo.search.bars import Bars
 from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger("flaxyolo.ablate")
@@ -99,30 +95,7 @@ class Display:
     def __init__(self, ablation: Ablation, study: optuna.Study, workers: int):
         self.ablation, self.workers = ablation, workers
         self.ended = {key for key, each in trials_of(study).items() if each.state.is_finished()}
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=cli.CONSOLE,
-            disable=not cli.CONSOLE.is_terminal,
-        )
-        self.total = self.bar.add_task("starting", total=len(ablation.wanted), left="")
-        self.rows = [
-            self.bar.add_task(f"worker {index}", total=1, left="") for index in range(workers)
-        ]
-
-    def __enter__(self) -> "Display":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
+        self.bars = Bars(ablation.folder, workers)
 
     def update(self, known: Mapping[Key, FrozenTrial]) -> None:
         """Log each run that has ended since."""
@@ -136,34 +109,15 @@ class Display:
 
     def draw(self, known: Mapping[Key, FrozenTrial]) -> None:
         """Bring the bars up to date, on a terminal."""
-        if self.bar.disable:
+        if self.bars.hidden:
             return
         wanted = self.ablation.wanted
         done = sum(key in self.ended for key in wanted)
-        self.bar.update(
-            self.total, description=f"{done} of {len(wanted)} runs", completed=done,
+        names = {trial.number: f"{arm}, seed {seed}" for (arm, seed), trial in known.items()}
+        self.bars.draw(
+            f"{done} of {len(wanted)} runs", done, len(wanted), names.__getitem__,
             left=self._left(known),
         )  # fmt: skip
-        by_number = {trial.number: key for key, trial in known.items()}
-        for index, row in enumerate(self.rows):
-            status = self._status(index)
-            what = f"worker {index}: "
-            if (key := by_number.get(status.get("trial", -1))) is not None:
-                what += f"{key[0]}, seed {key[1]}, "
-            what += status.get("name", "starting")
-            if status.get("total"):
-                what += f", epoch {int(status['done']) + 1} of {status['total']}"
-            self.bar.update(
-                row, description=what, completed=status.get("done", 0),
-                total=status.get("total") or 1,
-            )  # fmt: skip
-
-    def _status(self, index: int) -> dict[str, Any]:
-        path = workers_folder(self.ablation.folder) / f"status-{index}.json"
-        try:
-            return json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
 
     def _left(self, known: Mapping[Key, FrozenTrial], before: str = "") -> str:
         left = seconds_left(self.ablation, known)

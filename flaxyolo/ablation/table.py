@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from flaxyolo.ablation.analysis import (
     ArmAnalysis,
     Spread,
 )
+from flaxyolo.files import replace_file
 
 
 def markdown(analysis: Analysis, title: str = "Ablation") -> str:
@@ -119,9 +119,9 @@ def csv_text(analysis: Analysis) -> str:
 
 def write(analysis: Analysis, folder: Path, title: str = "Ablation") -> None:
     """Write `ablation.md`, `ablation.json` and `ablation.csv`, each whole or not at all."""
-    _replace(folder / "ablation.md", markdown(analysis, title))
-    _replace(folder / "ablation.json", json.dumps(plain(analysis), indent=1) + "\n")
-    _replace(folder / "ablation.csv", csv_text(analysis))
+    replace_file(folder / "ablation.md", markdown(analysis, title))
+    replace_file(folder / "ablation.json", json.dumps(plain(analysis), indent=1) + "\n")
+    replace_file(folder / "ablation.csv", csv_text(analysis))
 
 
 def _about(analysis: Analysis) -> str:
@@ -267,12 +267,3 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---" if heading in texts else "---:" for heading in headings]
     body = [[cell.replace("|", "\\|") for cell in line] for line in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *body))
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

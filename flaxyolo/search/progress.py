@@ -1,19 +1,17 @@
 """What a person sees while a sweep runs: a bar in a terminal, a line per change elsewhere."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 
 from flaxyolo import cli
 from flaxyolo.report import outcome
+from flaxyolo.search.bars import Bars
 from flaxyolo.search.expected import seconds_left
 from flaxyolo.search.finalists import chosen
-from flaxyolo.search.leases import workers_folder
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.spending import CHEAP, FINAL
@@ -29,32 +27,7 @@ class Display:
         self.began = began
         self.seen = {each.number: _mark(each) for each in found}
         self.scored = any(each.history for each in found)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[best]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=cli.CONSOLE,
-            disable=not cli.CONSOLE.is_terminal,
-        )
-        self.total = self.bar.add_task("starting", total=1, best="no score yet", left="")
-        self.rows = [
-            self.bar.add_task(f"worker {index}", total=1, best="", left="")
-            for index in range(workers)
-        ]
-
-    def __enter__(self) -> "Display":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
+        self.bars = Bars(sweep.folder, workers, (TextColumn("{task.fields[best]}"),))
 
     def update(self, found: Sequence[TrialResult]) -> bool:
         """Show the study as it is now, and log what changed; whether an outcome did."""
@@ -86,7 +59,7 @@ class Display:
 
     def draw(self, found: Sequence[TrialResult]) -> None:
         """Bring the bars up to date, on a terminal."""
-        if self.bar.disable:
+        if self.bars.hidden:
             return
         spending = self.sweep.spending
         cheap = [each for each in found if each.stage == CHEAP]
@@ -97,32 +70,10 @@ class Display:
         if finals:
             text = f"finalists: {done} of {len(finals)} runs"
         whole = max(spending.trials, len(cheap)) + spending.finalists * len(spending.seeds)
-        self.bar.update(
-            self.total,
-            description=text,
-            completed=begun + done,
-            total=whole,
-            best=best_line(found),
+        self.bars.draw(
+            text, begun + done, whole, "trial {}".format, best=best_line(found),
             left=self._left(found),
-        )
-        for index, row in enumerate(self.rows):
-            status = self._status(index)
-            trial = status.get("trial")
-            what = f"worker {index}: " + ("" if trial is None else f"trial {trial}, ")
-            what += status.get("name", "starting")
-            if status.get("total"):
-                what += f", epoch {int(status['done']) + 1} of {status['total']}"
-            self.bar.update(
-                row, description=what, completed=status.get("done", 0),
-                total=status.get("total") or 1,
-            )  # fmt: skip
-
-    def _status(self, index: int) -> dict[str, Any]:
-        path = workers_folder(self.sweep.folder) / f"status-{index}.json"
-        try:
-            return json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
+        )  # fmt: skip
 
     def _left(self, found: Sequence[TrialResult], before: str = "") -> str:
         left = seconds_left(found, self.sweep.spending)

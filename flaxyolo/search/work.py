@@ -21,6 +21,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from flaxyolo import cli
+from flaxyolo.files import replace_file
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.devices import device_key
 from flaxyolo.search.expected import finals_seconds
@@ -84,10 +85,7 @@ def hand_over(task: Task) -> None:
 
 def write_task(folder: Path, task: object) -> None:
     """Write what the workers of a folder are to do."""
-    path = workers_folder(folder) / TASK_FILE
-    partial_path = path.with_suffix(f".{os.getpid()}")
-    partial_path.write_bytes(pickle.dumps(task))
-    partial_path.replace(path)
+    replace_file(workers_folder(folder) / TASK_FILE, pickle.dumps(task))
 
 
 def read_task(folder: Path) -> Any:
@@ -292,9 +290,7 @@ class Reporter:
 
 def note(path: Path, number: int | None, stage: Stage) -> None:
     """Write down what a worker does, where its parent reads it."""
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps({"trial": number, **stage._asdict()}))
-    partial_path.replace(path)
+    replace_file(path, json.dumps({"trial": number, **stage._asdict()}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
