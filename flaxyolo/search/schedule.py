@@ -46,6 +46,11 @@ class Done(NamedTuple):
 Job = GoOn | Propose | AddFinals | Close | Wait | Done
 
 
+def wants_more(found: Sequence[TrialResult], spending: Spending) -> bool:
+    """Whether there are fewer candidates than are to be tried."""
+    return sum(each.stage == CHEAP for each in found) < spending.trials
+
+
 def next_job(
     found: Sequence[TrialResult],
     spending: Spending,
@@ -64,7 +69,7 @@ def next_job(
     fresh = [each for each in cheap if each.state == "waiting" and each.paused is None]
     running = any(each.state == "running" for each in cheap)
     paused = [each for each in cheap if each.state == "waiting" and each.paused is not None]
-    more = len(cheap) < spending.trials and not exhausted
+    more = wants_more(found, spending) and not exhausted
     if not closing:
         ahead = promotable(cheap, spending.rungs, last_chance=not (more or fresh or running))
         if ahead is not None:

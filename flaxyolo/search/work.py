@@ -37,10 +37,19 @@ from flaxyolo.search.leases import (
 )
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import TrialResult, results
-from flaxyolo.search.schedule import AddFinals, Close, Done, GoOn, Propose, Wait, next_job
+from flaxyolo.search.schedule import (
+    AddFinals,
+    Close,
+    Done,
+    GoOn,
+    Propose,
+    Wait,
+    next_job,
+    wants_more,
+)
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import load_space, suggest_detector, with_image_sizes
-from flaxyolo.search.spending import FINAL
+from flaxyolo.search.spending import FINAL, Spending
 from flaxyolo.search.storage import open_study
 from flaxyolo.search.study import OutOfTimeError, PausedError, Stage, Surroundings, run_trial
 from flaxyolo.search.workers import attach
@@ -129,7 +138,7 @@ def run_worker(folder: Path, index: int) -> None:
                         log.warning("every detector of the space was tried; no more candidates")
                         study.set_user_attr(EXHAUSTED, True)
                     else:
-                        add(study, *proposal)
+                        add_wanted(study, sweep.spending, *proposal)
                 case AddFinals(runs):
                     for number, seed in runs:
                         add_final(study, found[number], seed, sweep)
@@ -240,6 +249,14 @@ def add(study: optuna.Study, params: dict[str, Any], attrs: dict[str, Any]) -> N
             state=TrialState.WAITING, system_attrs={"fixed_params": params}, user_attrs=attrs
         )
     )
+
+
+def add_wanted(
+    study: optuna.Study, spending: Spending, params: dict[str, Any], attrs: dict[str, Any]
+) -> None:
+    """Add a proposed candidate, unless another worker has added the last one in the meantime."""
+    if wants_more(results(study), spending):
+        add(study, params, attrs)
 
 
 def add_final(study: optuna.Study, candidate: TrialResult, seed: int, sweep: Sweep) -> None:

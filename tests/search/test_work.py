@@ -1,6 +1,7 @@
 """What becomes of a claimed trial, and of what its training raises."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -126,6 +127,13 @@ def test_a_candidate_that_is_behind_is_ended_with_its_constraints(study, sweep):
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["reason"] == "behind after 3 of 24 epochs"
     assert trial.constraints == pytest.approx({"latency_ms": -0.07})
+
+
+def test_two_workers_do_not_add_more_candidates_than_were_asked_for(study, sweep):
+    spending = replace(sweep.spending, trials=1)
+    for _ in range(2):
+        work.add_wanted(study, spending, {"x": 1}, {})
+    assert len(study.trials) == 1
 
 
 def test_the_same_detector_is_not_trained_twice(study):
