@@ -228,7 +228,7 @@ def run_sweep(flags: Flags) -> None:
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, sizes, workers, deadline))
-        watch(study, sweep, workers, flags.storage, began)
+        watch(study, sweep, workers, flags.storage, began, deadline)
         finish(study, sweep)
 
 

@@ -58,13 +58,21 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
 
 
 def watch(
-    study: optuna.Study, sweep: Sweep, workers: int, storage: str | None, began: float
+    study: optuna.Study,
+    sweep: Sweep,
+    workers: int,
+    storage: str | None,
+    began: float,
+    deadline: float,
 ) -> None:
-    """Run the workers to their end; every output is up to date after each change."""
+    """Run the workers to their end; every output is up to date after each change.
+
+    Both times are in seconds since 1970.
+    """
     gate = Gate(device_key())
     command = worker_command("flaxyolo.search.work", sweep.folder, workers, storage)
     found, known = results(study), state_of(study)
-    display = Display(sweep, found, workers, began)
+    display = Display(sweep, found, workers, began, deadline)
     with Crew(sweep.folder, command, workers) as crew, display.bars:
         update_outputs(found, sweep, gate)
         while not crew.done:

@@ -22,9 +22,16 @@ log = logging.getLogger(__name__)
 class Display:
     """Which stage of the funnel, what each worker does, the best so far, and the time left."""
 
-    def __init__(self, sweep: Sweep, found: Sequence[TrialResult], workers: int, began: float):
+    def __init__(
+        self,
+        sweep: Sweep,
+        found: Sequence[TrialResult],
+        workers: int,
+        began: float,
+        deadline: float,
+    ):
         self.sweep, self.workers = sweep, workers
-        self.began = began
+        self.began, self.deadline = began, deadline
         self.seen = {each.number: _mark(each) for each in found}
         self.scored = any(each.history for each in found)
         self.bars = Bars(sweep.folder, workers, (TextColumn("{task.fields[best]}"),))
@@ -79,7 +86,8 @@ class Display:
         left = seconds_left(found, self.sweep.spending)
         if left is None or left < 1:
             return ""
-        return f"{before}about {cli.duration(left / self.workers)} left"
+        left = max(0.0, min(left / self.workers, self.deadline - time.time()))
+        return f"{before}about {cli.duration(left)} left"
 
 
 def best_line(found: Sequence[TrialResult]) -> str:
