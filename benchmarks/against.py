@@ -132,14 +132,13 @@ def family(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
     classes, budget = len(runner.sweep.data.class_names), runner.sweep.budget
     for size in sizes:
         for depth in DEPTHS:
-            # Latency grows with the width: halve the interval.
-            low, high = 0, 8
-            while high - low > 1:
-                middle = (low + high) // 2
-                cost = runner.measured(scaled(8 * middle, depth, size, classes))
-                low, high = (middle, high) if budget.allows(cost) else (low, middle)
-            if low:
-                yield scaled(8 * low, depth, size, classes)
+            low = 0
+            while budget.allows(runner.measured(scaled(8 * (low + 1), depth, size, classes))):
+                low += 1
+            if not low:
+                # Deeper ones are slower still.
+                break
+            yield scaled(8 * low, depth, size, classes)
 
 
 def drawn(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
@@ -169,13 +168,14 @@ def best_of(runner: Runner, name: str, specs: Iterator[DetectorSpec], limit: flo
         log.info("%s %d: %d px, %.3f GFLOPs", name, len(first), spec.image_size, count_gflops(spec))
         done = runner.trained(spec, seeds[0])
         spent += done.seconds["train"]
-        if done.state != "complete":
+        if done.state == "complete":
+            first.append(done)
+            log.info("%s %d: %.3f", name, len(first) - 1, done.objective)
+        else:
             log.info("%s: over the budget once trained; left out", name)
-            continue
-        first.append(done)
-        log.info("%s %d: %.3f; trained %.0f s", name, len(first) - 1, done.objective, spent)
-        best = max(first, key=lambda each: each.objective or 0.0)
-        if spent + (len(seeds) - 1) * best.seconds["train"] >= limit:
+        log.info("%s: trained %.0f s", name, spent)
+        best = max(first, key=lambda each: each.objective or 0.0, default=done)
+        if first and spent + (len(seeds) - 1) * best.seconds["train"] >= limit:
             break
     if not first:
         raise SystemExit(f"{name}: nothing keeps the budget")
