@@ -97,7 +97,7 @@ class Verdict(NamedTuple):
 def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> list[Verdict]:
     """Every advised candidate against what it is compared with, one training run each.
 
-    Advice that no two of them differ in alone is named as not tested.
+    Advice that no two of them differ in alone is named as not tested, in one entry.
 
     The advised network should beat the baseline, and its variants should not beat it; of two that
     were not trained to the same epoch the last epoch counts that both were scored after.
@@ -107,7 +107,8 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
         if result.stage != CHEAP or (result.state == "waiting" and not result.history):
             continue
         for name in (result.origin or "").split(" = "):
-            if name:
+            # The funnel's own candidates are no advice.
+            if name == BASELINE or name.startswith(ADVISED):
                 # An interrupted trial is followed by the one that took it up.
                 by_name[name] = result
     told = []
@@ -117,13 +118,10 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
         other = BASELINE if name == ADVISED else ADVISED
         if other in by_name:
             told.append(_compare(name, result, other, by_name[other], found))
-    if told:
-        why = "no two candidates differ in it alone"
-        told += [
-            Verdict(f"{each.key} {each.value}", None, why)
-            for each in advice
-            if each.key not in TESTED_BY_CANDIDATES
-        ]
+    rest = [f"{each.key} {each.value}" for each in advice if each.key not in TESTED_BY_CANDIDATES]
+    if told and rest:
+        why = "no two candidates differ in one of these alone"
+        told.append(Verdict(", ".join(rest), None, why))
     return told
 
 

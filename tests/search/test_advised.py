@@ -103,9 +103,16 @@ def test_advice_that_no_candidate_tests_alone_is_named(study):
     lines = [verdict.line() for verdict in verdicts(results(study), ADVICE)]
     assert lines[0].startswith("advised beats the baseline: held; trial 1 has 0.900")
     assert lines[1:] == [
-        f"{told}: not tested; no two candidates differ in it alone"
-        for told in ("neck.kind pan", "slots.boxes 32")
+        "neck.kind pan, slots.boxes 32: not tested; no two candidates differ in one of these alone"
     ]
+
+
+def test_the_funnels_own_candidates_are_no_advice():
+    found = [
+        result(number, "complete", [(3, 0.5)], origin=origin)
+        for number, origin in enumerate((BASELINE, "advised", "explore", "surrogate"))
+    ]
+    assert len(verdicts(found)) == 1
 
 
 def test_full_runs_count_before_the_short_ones():

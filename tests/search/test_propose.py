@@ -94,7 +94,7 @@ def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
 def test_the_surrogate_takes_over_and_finds_what_scores(tmp_path, monkeypatch):
     proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
     found = []
-    for number in range(12):
+    for number in range(16):
         params, attrs = proposer.propose(found)
         spec = suggest_detector(FixedTrial(params))
         # Here the only thing that counts is the kind of neck.
