@@ -6,16 +6,18 @@ Run it after a sweep, on the same device:
 
 All are trained by the sweep's full schedule and keep its budget. The family is YOLOv8n scaled in
 width, at each input size and depth as wide as the budget allows; random search trains what it
-draws from the default space, whole runs of one seed, for as many seconds as the sweep trained in
-all, those of its best's further seeds included. Each way's best by its first seed, and the sweep's
-by its finals, has the sweep's seeds. The same command goes on where it was interrupted.
+draws from the default space, whole runs of one seed, until it has trained as much as the sweep in
+all, its best's further seeds included. How much is counted in GFLOPs times epochs, which other work
+on the machine does not change, or in seconds (`--count seconds`); both are reported. Each way's
+best by its first seed, and the sweep's by its finals, has the sweep's seeds. The same command goes
+on where it was interrupted.
 """
 
 import argparse
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -64,6 +66,7 @@ class Way:
     latency_ms: float
     candidates: int
     train_seconds: float
+    train_gflop_epochs: float
 
 
 def scaled(width: int, depth: float, image_size: int, classes: int) -> DetectorSpec:
@@ -159,23 +162,40 @@ def drawn(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
             over += 1
 
 
-def best_of(runner: Runner, name: str, specs: Iterator[DetectorSpec], limit: float) -> Way:
-    """Train one seed of each until `limit` seconds less those of the best's other seeds."""
+def seconds_of(run: TrialResult) -> float:
+    """Seconds of its training."""
+    return run.seconds.get("train", 0.0)
+
+
+def work_of(run: TrialResult) -> float:
+    """GFLOPs of an image times epochs; none of a final that is a candidate's own run."""
+    return run.cost.gflops * run.epochs if run.cost and seconds_of(run) else 0.0
+
+
+def best_of(
+    runner: Runner,
+    name: str,
+    specs: Iterator[DetectorSpec],
+    limit: float,
+    count: Callable[[TrialResult], float],
+) -> Way:
+    """Train one seed of each until `limit`, less what the best's other seeds will take."""
     seeds = runner.sweep.spending.seeds
     first: list[TrialResult] = []
-    spent = 0.0
+    every: list[TrialResult] = []
     for spec in specs:
         log.info("%s %d: %d px, %.3f GFLOPs", name, len(first), spec.image_size, count_gflops(spec))
         done = runner.trained(spec, seeds[0])
-        spent += done.seconds["train"]
+        every.append(done)
         if done.state == "complete":
             first.append(done)
             log.info("%s %d: %.3f", name, len(first) - 1, done.objective)
         else:
             log.info("%s: over the budget once trained; left out", name)
-        log.info("%s: trained %.0f s", name, spent)
+        spent = sum(map(count, every))
+        log.info("%s: trained %.1f of %.1f", name, spent, limit)
         best = max(first, key=lambda each: each.objective or 0.0, default=done)
-        if first and spent + (len(seeds) - 1) * best.seconds["train"] >= limit:
+        if first and spent + (len(seeds) - 1) * count(best) >= limit:
             break
     if not first:
         raise SystemExit(f"{name}: nothing keeps the budget")
@@ -184,13 +204,15 @@ def best_of(runner: Runner, name: str, specs: Iterator[DetectorSpec], limit: flo
     runs = [best]
     for seed in seeds[1:]:
         again = runner.trained(best.spec, seed)
-        spent += again.seconds["train"]
+        every.append(again)
         if again.state == "complete":
             runs.append(again)
-    return way(name, runs, len(first), spent)
+    return way(name, runs, len(first), every)
 
 
-def way(name: str, runs: Sequence[TrialResult], candidates: int, trained: float) -> Way:
+def way(
+    name: str, runs: Sequence[TrialResult], candidates: int, trained: Sequence[TrialResult]
+) -> Way:
     """The figures of one way from its best's runs."""
     spec = runs[0].spec
     assert spec is not None, "a complete run has its spec"
@@ -201,7 +223,8 @@ def way(name: str, runs: Sequence[TrialResult], candidates: int, trained: float)
         tuple(dict(run.scores or {}) for run in runs),
         float(np.mean([run.cost.latency_ms_p50 for run in runs if run.cost])),
         candidates,
-        trained,
+        sum(map(seconds_of, trained)),
+        sum(map(work_of, trained)),
     )
 
 
@@ -225,6 +248,7 @@ def compared(ways: Sequence[Way]) -> list[dict[str, Any]]:
             "image_size": each.spec.image_size,
             "candidates": each.candidates,
             "train_seconds": round(each.train_seconds, 1),
+            "train_gflop_epochs": round(each.train_gflop_epochs, 2),
             "spec": to_dict(each.spec),
         }
         if each is not ways[0]:
@@ -234,11 +258,15 @@ def compared(ways: Sequence[Way]) -> list[dict[str, Any]]:
     return rows
 
 
+COUNTS = {"gflop-epochs": work_of, "seconds": seconds_of}
+
+
 def main() -> None:
     """Train the others, and print and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="folder of a finished sweep of the default space")
     parser.add_argument("--json", type=Path, help="also write the result there")
+    parser.add_argument("--count", choices=COUNTS, default="gflop-epochs")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
@@ -268,14 +296,15 @@ def main() -> None:
     keep_compiled(others)
     longest = max(max(example.height, example.width) for example in data.train)
     sizes = image_sizes_for(longest, budget.latency_ms, "cpu")
-    trained = sum(each.seconds.get("train", 0.0) for each in found)
+    count = COUNTS[arguments.count]
+    trained = sum(map(count, found))
     candidates = sum(each.stage != FINAL and each.cost is not None for each in found)
-    ways = [way("flaxyolo", pick.runs, candidates, trained)]
-    log.info("the sweep trained %.0f s; its winner %.3f", trained, pick.mean)
+    ways = [way("flaxyolo", pick.runs, candidates, found)]
+    log.info("the sweep trained %.1f %s; its winner %.3f", trained, arguments.count, pick.mean)
     runner = Runner(others / "yolov8", sweep)
-    ways.append(best_of(runner, "yolov8", family(runner, (*SMALLER, *sizes)), math.inf))
+    ways.append(best_of(runner, "yolov8", family(runner, (*SMALLER, *sizes)), math.inf, count))
     runner = Runner(others / "random", sweep)
-    ways.append(best_of(runner, "random", drawn(runner, sizes), trained))
+    ways.append(best_of(runner, "random", drawn(runner, sizes), trained, count))
     rows = compared(ways)
     for row in rows:
         lead = f"; lead {row['lead']:+.3f} ± {row['lead_half_width']:.3f}" if "lead" in row else ""
@@ -292,6 +321,7 @@ def main() -> None:
             "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optuna")},
             "date": date.today().isoformat(),
             "seeds": list(seeds),
+            "count": arguments.count,
             "ways": rows,
         }
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
