@@ -81,7 +81,7 @@ def summary(
 def error_table(errors: ErrorKinds) -> Table:
     """AP that each kind of error costs and how many there are, in all and by size."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("error")
+    table.add_column("error", no_wrap=True)
     for heading in ("AP50 cost", "count", *SIZES):
         table.add_column(heading, justify="right")
     special = {"false positives": errors.false_positives, "false negatives": errors.false_negatives}

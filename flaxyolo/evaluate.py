@@ -311,6 +311,7 @@ def _run(flags: Flags) -> None:
         print(json.dumps(scores.to_dict() | more, indent=1))
         return
     console = Console(highlight=False, markup=False)  # names may hold brackets
+    console.width = max(console.width, 0 if console.is_terminal else 120)
     console.print(judged.title, soft_wrap=True)
     for table in tables(scores):
         console.print(table)

@@ -6,14 +6,12 @@ Run by the command `ablate`, as `python -m flaxyolo.ablation.work FOLDER INDEX`.
 import os
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
-from flaxyolo import cli
 from flaxyolo.ablation.study import Ablation, open_trials, run_arm
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.devices import device_key
@@ -21,8 +19,15 @@ from flaxyolo.search.gate import Gate
 from flaxyolo.search.leases import Lease, Worker, at_work, claim, take_up, workers_folder
 from flaxyolo.search.storage import open_study
 from flaxyolo.search.study import Stage
-from flaxyolo.search.work import STORAGE, WAIT_S, carry_out, note, read_task, surroundings
-from flaxyolo.search.workers import attach
+from flaxyolo.search.work import (
+    STORAGE,
+    WAIT_S,
+    carry_out,
+    main,
+    note,
+    read_task,
+    surroundings,
+)
 
 
 def run_worker(folder: Path, index: int) -> None:
@@ -58,12 +63,5 @@ def claim_next(study: optuna.Study, ablation: Ablation, worker: Worker) -> Lease
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the worker."""
-    folder, index = sys.argv[1:] if argv is None else argv
-    attach()
-    return cli.run(partial(run_worker, Path(folder), int(index)), output=Path(folder))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], run_worker))

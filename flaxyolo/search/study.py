@@ -24,6 +24,7 @@ from flaxyolo.data.stream import is_streamed, open_pixels
 from flaxyolo.diagnosis import summary
 from flaxyolo.errors import InputError
 from flaxyolo.evaluate import detection_rows, run_detector
+from flaxyolo.files import replace_file
 from flaxyolo.loss import LossTerms
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.plan import plan_run
@@ -186,7 +187,7 @@ def run_trial(
         raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
     facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
     save_detector(run_dir / "detector", detector, facts)
-    (run_dir / ERRORS_FILE).write_text(json.dumps(summary(truth, rows), indent=1) + "\n")
+    replace_file(run_dir / ERRORS_FILE, json.dumps(summary(truth, rows), indent=1) + "\n")
     return sweep.objective.value(scores)
 
 

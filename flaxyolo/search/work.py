@@ -310,12 +310,12 @@ def note(path: Path, number: int | None, stage: Stage) -> None:
     replace_file(path, json.dumps({"trial": number, **stage._asdict()}))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the worker."""
-    folder, index = sys.argv[1:] if argv is None else argv
+def main(argv: Sequence[str], run: Callable[[Path, int], None] = run_worker) -> int:
+    """Run a worker, given its folder and its index."""
+    folder, index = argv
     attach()
-    return cli.run(partial(run_worker, Path(folder), int(index)), output=Path(folder))
+    return cli.run(partial(run, Path(folder), int(index)), output=Path(folder))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
