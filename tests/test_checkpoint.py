@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,6 +86,29 @@ def test_a_crash_between_the_two_renames_is_mended(tmp_path):
     state, facts = load_state(tmp_path / "state", {"x": np.arange(3)})
     np.testing.assert_array_equal(state["x"], np.arange(3))
     assert facts == {"epoch": 1}
+
+
+def test_a_state_comes_back_whole_and_only_for_its_own_network(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    state = {
+        "step": jnp.int32(7),
+        "none": jnp.zeros((0, 3)),
+        "kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32),
+        "half": jnp.asarray(rng.normal(size=(4,)), jnp.bfloat16),
+        "bias": jnp.asarray(rng.normal(size=(5,)), jnp.float32),
+    }
+    save_state(tmp_path / "state", state, {"epoch": 3})
+    found, facts = load_state(tmp_path / "state", jax.eval_shape(lambda: state))
+    assert facts == {"epoch": 3}
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, state)
+
+    wider = {**state, "bias": jnp.zeros(6)}
+    with pytest.raises(InputError, match="expected the training state of this network"):
+        load_state(tmp_path / "state", wider)
+    monkeypatch.setattr(checkpoint, "STATE_FORMAT", 3)
+    with pytest.raises(InputError, match="of format 3, found 2"):
+        load_state(tmp_path / "state", state)
 
 
 def test_what_is_no_checkpoint_is_said_so(tmp_path):

@@ -15,12 +15,12 @@ from flaxyolo.search.schedule import (
 from flaxyolo.search.spending import Spending
 from tests.search.made import final, result
 
-SPENDING = Spending(trials=6, short_epochs=9, epochs=27, finalists=2, seeds=(0, 1))
-"""Rungs at 1, 3 and 9."""
+SPENDING = Spending(trials=6, short_epochs=27, epochs=81, finalists=2, seeds=(0, 1))
+"""Rungs at 3, 9 and 27."""
 
 
 def paused(number, *values):
-    rungs = (1, 3, 9)[: len(values)]
+    rungs = (3, 9, 27)[: len(values)]
     scores = list(zip(rungs, values, strict=True))
     return result(number, "waiting", scores, paused=rungs[-1])
 
@@ -32,51 +32,51 @@ def over(number):
 def test_candidates_are_proposed_one_after_the_other():
     assert next_job([], SPENDING) == Propose()
     assert next_job([over(0)], SPENDING) == Propose()
-    assert next_job([result(0, "waiting")], SPENDING) == GoOn(0, 1)
+    assert next_job([result(0, "waiting")], SPENDING) == GoOn(0, 3)
     assert next_job([result(0, "running")], SPENDING) == Propose()
 
 
 def test_what_was_interrupted_goes_on_before_what_has_not_begun():
-    begun = result(1, "waiting", [(1, 0.2)])
-    assert next_job([result(0, "waiting"), begun], SPENDING) == GoOn(1, 3)
+    begun = result(1, "waiting", [(3, 0.2)])
+    assert next_job([result(0, "waiting"), begun], SPENDING) == GoOn(1, 9)
 
 
 def test_one_of_three_goes_on_from_its_rung():
     two = [paused(0, 0.2), paused(1, 0.3)]
     assert next_job(two, SPENDING) == Propose()
-    assert next_job([*two, paused(2, 0.1)], SPENDING) == GoOn(1, 3)
+    assert next_job([*two, paused(2, 0.1)], SPENDING) == GoOn(1, 9)
 
 
 def test_a_score_over_all_others_goes_on_from_the_higher_rung_first():
     found = [paused(0, 0.2), paused(1, 0.3, 0.4), paused(2, 0.1, 0.5), paused(3, 0.4, 0.3)]
     found += [paused(4, 0.1), paused(5, 0.1)]
-    # At rung 3 are three, of which one goes on.
-    assert next_job(found, SPENDING) == GoOn(2, 9)
+    # At rung 9 are three, of which one goes on.
+    assert next_job(found, SPENDING) == GoOn(2, 27)
 
 
 def test_what_nobody_has_learnt_stops_nobody():
-    assert next_job([paused(0, 0.0)], SPENDING) == GoOn(0, 3)
+    assert next_job([paused(0, 0.0)], SPENDING) == GoOn(0, 9)
 
 
 def test_when_no_more_come_the_share_is_rounded_up_and_the_rest_is_closed():
-    few = Spending(trials=2, short_epochs=9, epochs=27, finalists=1, seeds=(0,))
-    assert next_job([paused(0, 0.2), paused(1, 0.3)], few) == GoOn(1, 3)
-    assert next_job([paused(0, 0.2), paused(1, 0.3, 0.4)], few) == GoOn(1, 9)
-    whole = result(1, "complete", [(1, 0.3), (3, 0.4), (9, 0.5)])
+    few = Spending(trials=2, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
+    assert next_job([paused(0, 0.2), paused(1, 0.3)], few) == GoOn(1, 9)
+    assert next_job([paused(0, 0.2), paused(1, 0.3, 0.4)], few) == GoOn(1, 27)
+    whole = result(1, "complete", [(3, 0.3), (9, 0.4), (27, 0.5)])
     assert next_job([paused(0, 0.2), whole], few) == Close((0,))
 
 
 def test_another_that_runs_is_waited_for():
-    few = Spending(trials=2, short_epochs=9, epochs=27, finalists=1, seeds=(0,))
+    few = Spending(trials=2, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
     assert next_job([paused(0, 0.2), result(1, "running")], few) == Wait()
 
 
 def done(number, value):
-    return result(number, "complete", [(1, value), (3, value), (9, value)])
+    return result(number, "complete", [(3, value), (9, value), (27, value)])
 
 
-FEW = Spending(trials=3, short_epochs=9, epochs=27, finalists=2, seeds=(0, 1))
-ENDED = [done(0, 0.2), done(1, 0.5), result(2, "pruned", [(1, 0.1)])]
+FEW = Spending(trials=3, short_epochs=27, epochs=81, finalists=2, seeds=(0, 1))
+ENDED = [done(0, 0.2), done(1, 0.5), result(2, "pruned", [(3, 0.1)])]
 
 
 def test_finalists_are_trained_seed_by_seed():
@@ -88,9 +88,9 @@ def test_finalists_are_trained_seed_by_seed():
         final(3 + place, number, seed, 0.0, state="waiting")
         for place, (number, seed) in enumerate(runs)
     ]
-    assert next_job([*ENDED, *waiting], FEW) == GoOn(3, 27)
+    assert next_job([*ENDED, *waiting], FEW) == GoOn(3, 81)
     begun = [final(3, *runs[0], 0.5), final(4, *runs[1], 0.5, state="running")]
-    assert next_job([*ENDED, *begun, *waiting[2:]], FEW) == GoOn(5, 27)
+    assert next_job([*ENDED, *begun, *waiting[2:]], FEW) == GoOn(5, 81)
     last = [final(5, *runs[2], 0.5), final(6, *runs[3], 0.5)]
     assert next_job([*ENDED, *begun, *last], FEW) == Wait()
     begun[1] = final(4, *runs[1], 0.4)
