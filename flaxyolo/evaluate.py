@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flaxyolo.evaluate")
 
 BATCH_SIZE = 16
+CPU_BATCH_SIZE = 1
+"""On a CPU more images together are no faster, and this is the program that `measure` compiles."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def evaluate(
     class_names: Sequence[str],
     category_ids: Sequence[int],
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Scores:
     """Average precision of a detector in original pixels; `pixels` are the examples' own."""
     found = run_detector(detector, examples, pixels, batch_size=batch_size)
@@ -108,9 +110,12 @@ def run_detector(
     examples: "Sequence[flaxyolo.data.sources.Example]",
     pixels: "flaxyolo.data.cache.Pixels",
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> "list[flaxyolo.nn.detector.Found]":
-    """All detections of each example, from the confidence floor on, in original pixels."""
+    """All detections of each example, from the confidence floor on, in original pixels.
+
+    So many images run together as suits the platform, unless `batch_size` says otherwise.
+    """
     return list(_detect_each(detector, examples, pixels, batch_size))
 
 
@@ -193,13 +198,16 @@ def _detect_each(
     detector: "flaxyolo.nn.detector.TrainedDetector",
     examples: "Sequence[flaxyolo.data.sources.Example]",
     pixels: "flaxyolo.data.cache.Pixels",
-    batch_size: int,
+    batch_size: int | None = None,
 ) -> "Iterator[flaxyolo.nn.detector.Found]":
+    import jax
     import jax.numpy as jnp
 
     from flaxyolo.boxes import letterbox, unletterbox_boxes
     from flaxyolo.nn.detector import Found, detect
 
+    on_cpu = jax.default_backend() == "cpu"
+    batch_size = batch_size or (CPU_BATCH_SIZE if on_cpu else BATCH_SIZE)
     images = pixels.images
     if len(images) != len(examples):
         raise ValueError(f"expected the pixels of {len(examples)} examples, got {len(images)}")
@@ -234,7 +242,7 @@ def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"])
     pixels = open_pixels(dataset, split, detector.spec.image_size)
     logger.info("%s: %d images of %s, split %s", checkpoint, len(examples), data, split)
     each = track(
-        _detect_each(detector, examples, pixels, BATCH_SIZE),
+        _detect_each(detector, examples, pixels),
         description="detecting",
         total=len(examples),
         console=cli.CONSOLE,

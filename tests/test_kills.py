@@ -12,15 +12,7 @@ import pytest
 import flaxyolo
 from flaxyolo.search.results import is_finished, results
 from flaxyolo.search.storage import read_study
-from tests.tiny_data import flags, killable_environment, write_coco
-
-
-def workers_of(parent):
-    """Process ids of the children of a process."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
-    )
-    return [int(line) for line in listed.stdout.split()]
+from tests.tiny_data import flags, killable_environment, workers_of, write_coco
 
 
 def finished(folder):

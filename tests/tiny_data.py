@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -77,6 +78,14 @@ def killable_environment() -> dict[str, str]:
     """Of a sweep that is killed: half a compiled program would be kept for other tests."""
     shared = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return {name: value for name, value in shared.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+
+
+def workers_of(parent: int) -> list[int]:
+    """Process ids of the children of a process."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
+    )
+    return [int(line) for line in listed.stdout.split()]
 
 
 def tiny_command(base: Path) -> list[str]:
