@@ -322,8 +322,10 @@ def main() -> None:
             f"candidates, trained {row['train_seconds']:.0f} s{lead}"
         )
     if arguments.json:
+        kind, _, root = str(facts["data"]).partition(":")
         content = {
-            "study": {key: facts[key] for key in ("data", "budget", "objective", "schedule")},
+            "data": f"{kind}:{Path(root).name}" if root else kind,
+            "study": {key: facts[key] for key in ("budget", "objective", "schedule")},
             "device": facts["device"],
             "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optuna")},
             "date": date.today().isoformat(),
