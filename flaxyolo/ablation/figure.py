@@ -38,7 +38,9 @@ def draw_differences(analysis: Analysis, path: Path, title: str = "") -> None:
             linewidth=1,
             capsize=3.5,
         )
-        axes.plot([100 * compared.low, 100 * compared.high], [row, row], color=colour, linewidth=5)
+        low, high = 100 * compared.low, 100 * compared.high
+        # A line's cap would show a wider interval.
+        axes.plot([low, high], [row, row], color=colour, linewidth=5, solid_capstyle="butt")
         axes.plot(
             100 * compared.difference, row, "o", color="white", markeredgecolor=colour, markersize=7
         )
