@@ -278,7 +278,9 @@ def _doubts(arms: Sequence[Arm], comparisons: Comparisons, scores: np.ndarray) -
     notes = []
     for arm, row in zip(arms[1:], scores[1:], strict=True):
         if (row == scores[0]).all():
-            notes.append(f"{arm.name} equals the baseline with every seed: does its change act?")
+            notes.append(
+                f"{arm.name} equals the baseline with every seed, so its change may not act"
+            )
     if comparisons.doubtful and comparisons.noisiest is not None:
         alone = [
             arm.name
