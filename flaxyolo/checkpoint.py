@@ -88,7 +88,7 @@ def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
     if metadata.get("format") != STATE_FORMAT:
         raise InputError(
             f"{path}: expected a training state of format {STATE_FORMAT}, found "
-            f"{metadata.get('format')}; remove {path.parent} to train from the beginning"
+            f"{metadata.get('format')}; remove {path} to train from the beginning"
         )
     leaves, structure = jax.tree.flatten(abstract)
     sizes: dict[str, int] = {}
@@ -99,7 +99,7 @@ def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
     if found != sizes:
         raise InputError(
             f"{path}: expected the training state of this network ({sizes} values), found {found}; "
-            f"remove {path.parent} to train from the beginning"
+            f"remove {path} to train from the beginning"
         )
     taken, arrays = dict.fromkeys(sizes, 0), []
     for leaf in leaves:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -357,3 +358,22 @@ def test_flags_that_do_not_fit_are_told_in_one_line(result_files, more, says, ca
     err = capsys.readouterr().err
     assert re.match(says, err)
     assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule is for CPUs")
+def test_a_cpu_takes_few_images_one_at_a_time(monkeypatch):
+    seen, detect = [], network.detect
+
+    def counted(spec, fused, images):
+        seen.append(len(images))
+        return detect(spec, fused, images)
+
+    monkeypatch.setattr(network, "detect", counted)
+    few = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
+    assert set(seen) == {1}
+    seen.clear()
+    monkeypatch.setattr(evaluate, "FEW", 0)
+    many = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
+    assert set(seen) == {evaluate.BATCH_SIZE}
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)

@@ -1,8 +1,6 @@
 """A sweep that is killed again and again, at any moment, loses nothing that was finished."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +10,7 @@ import pytest
 import flaxyolo
 from flaxyolo.search.results import is_finished, results
 from flaxyolo.search.storage import read_study
-from tests.tiny_data import flags, killable_environment, workers_of, write_coco
+from tests.tiny_data import flags, kill_something, killable_environment, write_coco
 
 
 def finished(folder):
@@ -73,13 +71,7 @@ def test_kills_lose_no_finished_trial(tmp_path, kills, trials, epochs, finalists
                 killed_parents += 1
                 continue
             time.sleep(drawn.uniform(4, 14))
-            workers = workers_of(process.pid)
-            if drawn.random() < 0.4 or not workers:
-                process.kill()
-                process.wait()
-                killed_parents += 1
-            else:
-                os.kill(drawn.choice(workers), signal.SIGKILL)
+            killed_parents += kill_something(process, drawn, 0.4)
             now = finished(folder)
             assert {number: now.get(number) for number in known} == known, "a trial was lost"
             known = now

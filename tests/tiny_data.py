@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -86,6 +88,20 @@ def workers_of(parent: int) -> list[int]:
         ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
     )
     return [int(line) for line in listed.stdout.split()]
+
+
+def kill_something(process: subprocess.Popen, drawn: random.Random, parents: float) -> bool:
+    """SIGKILL to the parent, with this probability or where it has no worker, or to one of those.
+
+    Returns whether it was the parent.
+    """
+    workers = workers_of(process.pid)
+    if workers and drawn.random() >= parents:
+        os.kill(drawn.choice(workers), signal.SIGKILL)
+        return False
+    process.kill()
+    process.wait()
+    return True
 
 
 def tiny_command(base: Path) -> list[str]:

@@ -1,8 +1,6 @@
 """An ablation by two workers that are killed at any moment ends as one that nobody disturbed."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ from flaxyolo.checkpoint import has_state
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.search.storage import read_study
 from tests.small import tiny_spec
-from tests.tiny_data import killable_environment, workers_of, write_coco
+from tests.tiny_data import kill_something, killable_environment, write_coco
 
 EPOCHS = 4
 KILLS = 5
@@ -56,14 +54,7 @@ def test_kills_change_no_result(tmp_path):
                 assert process is None or process.returncode != 0, "done before it was killed"
                 process = subprocess.Popen(run("killed", "2"), cwd=tmp_path, env=environment)
             time.sleep(drawn.uniform(4, 12))
-            workers = workers_of(process.pid)
-            if workers and drawn.random() < 0.6:
-                os.kill(drawn.choice(workers), signal.SIGKILL)
-                killed["worker"] += 1
-            else:
-                process.kill()
-                process.wait()
-                killed["parent"] += 1
+            killed["parent" if kill_something(process, drawn, 0.4) else "worker"] += 1
             now = finished(folder)
             assert {key: now.get(key) for key in known} == known, "a run was lost"
             known = now
