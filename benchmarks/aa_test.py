@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxyolo.ablation.analysis import BETTER, NO_EVIDENCE, judge
-from flaxyolo.ablation.bootstrap import draw_weights, interval
 from flaxyolo.ablation.statistics import compare
+from flaxyolo.scoring.bootstrap import draw_weights, interval
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 

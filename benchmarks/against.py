@@ -29,20 +29,20 @@ import optuna
 from scipy import stats
 
 from flaxyolo.config import read_config
-from flaxyolo.cost import Budget, Measurement, count_gflops
+from flaxyolo.cost.measure import Budget, Measurement, count_gflops
+from flaxyolo.cost.step_memory import measure_for
+from flaxyolo.crew.storage import open_study, read_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import open_pixels
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.finalists import recommended, standings
-from flaxyolo.search.limits import measure_for
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import TrialResult, results
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import image_sizes_for, suggest_detector
 from flaxyolo.search.spending import FINAL, Spending
-from flaxyolo.search.storage import open_study, read_study
-from flaxyolo.search.study import MEASURED_IMAGES, run_trial
 from flaxyolo.spec import DetectorSpec, to_dict
+from flaxyolo.trials.trial import MEASURED_IMAGES, run_trial
 
 log = logging.getLogger("against")
 

@@ -169,9 +169,9 @@ def compare(folder: Path) -> list[dict[str, Any]]:
 
     from flaxyolo.config import read_config
     from flaxyolo.convert import convert
-    from flaxyolo.families import FAMILIES
     from flaxyolo.nn.detector import fuse, predict, run_network
-    from flaxyolo.state_dicts import read_arrays
+    from flaxyolo.weights.families import FAMILIES
+    from flaxyolo.weights.state_dicts import read_arrays
 
     about = json.loads((folder / "about.json").read_text())
     name = about["name"]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxyolo.config import read_config
-from flaxyolo.cost import count_gflops, count_params
+from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.nn.detector import fused_graph
 
 CONFIGS = Path(__file__).parents[1] / "configs"

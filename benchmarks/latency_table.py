@@ -23,11 +23,11 @@ import jax
 import numpy as np
 from scipy.stats import spearmanr
 
-from flaxyolo import cli
-from flaxyolo.cost import device_name, measure, versions
-from flaxyolo.search.latency import LatencyTable, Prediction
-from flaxyolo.search.latency_file import network_key
-from flaxyolo.search.latency_pieces import pieces
+from flaxyolo.base import cli
+from flaxyolo.cost.measure import device_name, measure, versions
+from flaxyolo.cost.table.file import network_key
+from flaxyolo.cost.table.pieces import pieces
+from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.search.screen import draw, judge
 from flaxyolo.search.space import load_space
 from flaxyolo.spec import DetectorSpec

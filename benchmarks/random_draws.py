@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import optuna
 
 from flaxyolo.config import Augmentation, TrainConfig
-from flaxyolo.cost import count_gflops, count_params, device_name, versions
+from flaxyolo.cost.measure import count_gflops, count_params, device_name, versions
 from flaxyolo.data.batches import epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.plan import plan_run
 from flaxyolo.search.space import load_space
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training import compile_step, start
+from flaxyolo.training.loop import compile_step, start
+from flaxyolo.training.plan import plan_run
 
 
 def time_draw(spec: DetectorSpec, steps: int) -> dict[str, float]:

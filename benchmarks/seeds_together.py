@@ -24,16 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 import optuna
 
-from flaxyolo.cost import device_name, versions
+from flaxyolo.cost.measure import device_name, versions
 from flaxyolo.data.batches import DevicePixels, epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset
+from flaxyolo.machine.devices import SHARED_MEMORY
 from flaxyolo.nn.compiling import compile_ahead
-from flaxyolo.plan import Plan, plan_run
-from flaxyolo.search.devices import SHARED_MEMORY
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import load_space, reference_params
-from flaxyolo.training import TrainState, compile_step, start, train_step
+from flaxyolo.training.loop import TrainState, compile_step, start, train_step
+from flaxyolo.training.plan import Plan, plan_run
 
 COMPARED_STEPS = 5
 

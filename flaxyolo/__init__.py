@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flaxyolo.checkpoint import load_detector as load
+    from flaxyolo.weights.checkpoint import load_detector as load
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -12,7 +12,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Lazy: `python -m flaxyolo.x` warns where the package has imported x already.
     if name == "load":
-        from flaxyolo.checkpoint import load_detector
+        from flaxyolo.weights.checkpoint import load_detector
 
         return load_detector
     raise AttributeError(f"module 'flaxyolo' has no attribute {name!r}")

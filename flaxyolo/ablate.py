@@ -11,7 +11,6 @@ from typing import Annotated
 import optuna
 import tyro
 
-from flaxyolo import cli
 from flaxyolo.ablation.around import around_plan, read_winner, write_around
 from flaxyolo.ablation.outcome import LEAST_SEEDS, conclude, remove_states, title
 from flaxyolo.ablation.plan import AblationPlan, read_plan
@@ -24,21 +23,22 @@ from flaxyolo.ablation.study import (
     trials_of,
 )
 from flaxyolo.ablation.table import markdown
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, fitted, write_config
-from flaxyolo.cost import device_name
+from flaxyolo.cost.measure import device_name
+from flaxyolo.crew.leases import take_up
+from flaxyolo.crew.processes import Crew
+from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
-from flaxyolo.errors import InputError
+from flaxyolo.machine.devices import default_workers, device_key
+from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.preflight import preflight, require
-from flaxyolo.search.devices import default_workers, device_key
-from flaxyolo.search.gate import Gate
-from flaxyolo.search.leases import take_up
-from flaxyolo.search.storage import claim, locked, open_study
-from flaxyolo.search.work import write_task
-from flaxyolo.search.workers import Crew
 from flaxyolo.spec import describe
-from flaxyolo.sweep_run import POLL_S, bury_dead, spare_memory, state_of, worker_command
+from flaxyolo.trials.run import POLL_S, bury_dead, spare_memory, state_of, worker_command
+from flaxyolo.trials.work import write_task
 
 log = logging.getLogger("flaxyolo.ablate")
 

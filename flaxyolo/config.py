@@ -8,8 +8,8 @@ import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from flaxyolo.errors import InputError
-from flaxyolo.files import comment, read_yaml, replace_file
+from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import comment, read_yaml, replace_file
 from flaxyolo.spec import STRICT, DetectorSpec, Rate, parse, to_dict
 
 Share = Annotated[float, Field(ge=0, le=1)]

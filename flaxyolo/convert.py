@@ -12,15 +12,15 @@ import jax
 import numpy as np
 import tyro
 
-from flaxyolo import cli
-from flaxyolo.checkpoint import read_metadata, save_detector
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
-from flaxyolo.errors import InputError
-from flaxyolo.families import FAMILIES, Family, ImageForm, their_names
 from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.nn.norm import BatchNorm
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.state_dicts import Arrays, listed, read_arrays
+from flaxyolo.weights.checkpoint import read_metadata, save_detector
+from flaxyolo.weights.families import FAMILIES, Family, ImageForm, their_names
+from flaxyolo.weights.state_dicts import Arrays, listed, read_arrays
 
 log = logging.getLogger("flaxyolo.convert")
 

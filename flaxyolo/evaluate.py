@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from flaxyolo import cli
-from flaxyolo.average_precision import Scores, coco_scores, ground_truth, xyxy_to_xywh
-from flaxyolo.diagnosis import Diagnosis, diagnose
-from flaxyolo.errors import InputError
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
+from flaxyolo.scoring.average_precision import Scores, coco_scores, ground_truth, xyxy_to_xywh
+from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
 
 if TYPE_CHECKING:
     # Only for types: scoring a result file must not wait for JAX and the network to be imported.
@@ -205,7 +205,7 @@ def _detect_each(
     import jax
     import jax.numpy as jnp
 
-    from flaxyolo.boxes import letterbox, unletterbox_boxes
+    from flaxyolo.base.boxes import letterbox, unletterbox_boxes
     from flaxyolo.nn.detector import Found, detect
 
     images = pixels.images
@@ -228,9 +228,9 @@ def _detect_each(
 
 
 def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Judged:
-    from flaxyolo.checkpoint import load_detector
     from flaxyolo.data.sources import read_dataset
     from flaxyolo.data.stream import open_pixels
+    from flaxyolo.weights.checkpoint import load_detector
 
     detector = load_detector(checkpoint)
     dataset = read_dataset(data)
@@ -311,7 +311,7 @@ def _run(flags: Flags) -> None:
     scores = judged.scores()
     diagnosis = judged.diagnosis(flags) if flags.errors or flags.show_errors else None
     if diagnosis is not None and flags.show_errors:
-        from flaxyolo.error_charts import draw_errors
+        from flaxyolo.scoring.error_charts import draw_errors
 
         folder = flags.out or judged.folder
         what = diagnosis.case, diagnosis.single, flags.show_errors

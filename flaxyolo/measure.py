@@ -18,22 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flaxyolo import cli
-from flaxyolo.checkpoint import load_detector
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig, read_config
-from flaxyolo.cost import (
-    Measurement,
-    count_gflops,
-    count_params,
-    measure,
-    tree_bytes,
-    versions,
-)
-from flaxyolo.errors import InputError
-from flaxyolo.nn.detector import Weights, abstract_weights, compute_dtype
-from flaxyolo.search.limits import nominal_step
-from flaxyolo.spec import DetectorSpec, describe
-from flaxyolo.target import (
+from flaxyolo.cost.gpu import (
     DTYPE,
     NOT_COUNTED,
     Target,
@@ -41,7 +29,19 @@ from flaxyolo.target import (
     require_packages,
     target_memory,
 )
-from flaxyolo.training import compile_step, start
+from flaxyolo.cost.measure import (
+    Measurement,
+    count_gflops,
+    count_params,
+    measure,
+    tree_bytes,
+    versions,
+)
+from flaxyolo.cost.step_memory import nominal_step
+from flaxyolo.nn.detector import Weights, abstract_weights, compute_dtype
+from flaxyolo.spec import DetectorSpec, describe
+from flaxyolo.training.loop import compile_step, start
+from flaxyolo.weights.checkpoint import load_detector
 
 log = logging.getLogger("flaxyolo.measure")
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxyolo import cli
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.labels import check_labels, check_objects
 from flaxyolo.checks.network import check_gradients, check_shapes
@@ -30,11 +31,10 @@ from flaxyolo.config import Config, TrainConfig, fitted, read_config
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset, Example, read_dataset
 from flaxyolo.data.stream import is_streamed, open_pixels
-from flaxyolo.errors import InputError
-from flaxyolo.memory import available_mib
+from flaxyolo.machine.memory import available_mib
 from flaxyolo.nn.detector import abstract_weights
-from flaxyolo.plan import plan_run
 from flaxyolo.spec import DetectorSpec, describe
+from flaxyolo.training.plan import plan_run
 
 log = logging.getLogger("flaxyolo.preflight")
 

@@ -22,8 +22,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flaxyolo import cli
-from flaxyolo.errors import InputError
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
 from flaxyolo.search.known import Known, read_table
 from flaxyolo.search.strategies import STRATEGIES, Search
 

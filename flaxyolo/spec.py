@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
 
 T = TypeVar("T")
 

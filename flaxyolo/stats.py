@@ -14,14 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flaxyolo import cli
-from flaxyolo.data.advice import Advice, advise, candidates
-from flaxyolo.data.columns import columns_of, percent
-from flaxyolo.data.resolution import suitable_image_sizes
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.data.statistics import SplitStatistics, Statistics, statistics
-from flaxyolo.errors import InputError
-from flaxyolo.stats_page import resolution_rows, shown_value, write_page
+from flaxyolo.statistics.advice import Advice, advise, candidates
+from flaxyolo.statistics.columns import columns_of, percent
+from flaxyolo.statistics.page import resolution_rows, shown_value, write_page
+from flaxyolo.statistics.resolution import suitable_image_sizes
+from flaxyolo.statistics.summary import SplitStatistics, Statistics, statistics
 
 log = logging.getLogger("flaxyolo.stats")
 

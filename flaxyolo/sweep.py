@@ -16,17 +16,19 @@ import optuna
 import tyro
 from optuna.trial import FixedTrial
 
-from flaxyolo import cli
-from flaxyolo.cost import Budget, device_name
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
+from flaxyolo.cost.gpu import read_target, require_packages
+from flaxyolo.cost.measure import Budget, device_name
+from flaxyolo.crew.leases import take_up
+from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
-from flaxyolo.errors import InputError
+from flaxyolo.machine.devices import default_workers, device_key
+from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.preflight import preflight, require
 from flaxyolo.search.advised import enqueue_opening, learn
-from flaxyolo.search.devices import default_workers, device_key
-from flaxyolo.search.gate import Gate
-from flaxyolo.search.leases import take_up
 from flaxyolo.search.objective import DEFAULT, Objective
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.search.space import (
@@ -36,12 +38,10 @@ from flaxyolo.search.space import (
     with_image_sizes,
 )
 from flaxyolo.search.spending import Spending, short_schedule
-from flaxyolo.search.storage import claim, locked, open_study
-from flaxyolo.search.work import Task, hand_over
 from flaxyolo.spec import to_dict
-from flaxyolo.sweep_run import finish, spare_memory, tell_plan, watch
-from flaxyolo.target import read_target, require_packages
-from flaxyolo.transfer import read_source
+from flaxyolo.trials.run import finish, spare_memory, tell_plan, watch
+from flaxyolo.trials.work import Task, hand_over
+from flaxyolo.weights.transfer import read_source
 
 log = logging.getLogger("flaxyolo.sweep")
 

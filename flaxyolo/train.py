@@ -13,19 +13,19 @@ from typing import Annotated, Any
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flaxyolo import cli
-from flaxyolo.checkpoint import has_state, save_detector
+from flaxyolo.base import cli
+from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import replace_file
 from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
-from flaxyolo.errors import InputError
 from flaxyolo.evaluate import evaluate, shown
-from flaxyolo.files import replace_file
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.preflight import preflight, require
 from flaxyolo.spec import describe
-from flaxyolo.training import DivergedError, StepReport, train
-from flaxyolo.transfer import read_source, weights_from
+from flaxyolo.training.loop import DivergedError, StepReport, train
+from flaxyolo.weights.checkpoint import has_state, save_detector
+from flaxyolo.weights.transfer import read_source, weights_from
 
 log = logging.getLogger("flaxyolo.train")
 

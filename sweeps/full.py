@@ -10,7 +10,6 @@ from typing import Any, get_args, get_type_hints
 
 from optuna.trial import BaseTrial
 
-from flaxyolo.growth import multiple
 from flaxyolo.nn.attention import ATTENTIONS
 from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.nn.context import CONTEXTS
@@ -18,6 +17,7 @@ from flaxyolo.nn.downsample import DOWNSAMPLES
 from flaxyolo.nn.neck import NECKS
 from flaxyolo.nn.norm import NORMS
 from flaxyolo.nn.stem import STEMS
+from flaxyolo.search.growth import multiple
 from flaxyolo.search.space import SMALL_IMAGE_SIZES, choose, whole, whole_cells
 from flaxyolo.spec import (
     LEVEL_STRIDES,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from optuna.trial import BaseTrial
 
-from flaxyolo.growth import regnet_stages
 from flaxyolo.nn.attention import ATTENTIONS
+from flaxyolo.search.growth import regnet_stages
 from flaxyolo.search.space import FIRST_LATE_LEVEL, PLANS, SMALL_IMAGE_SIZES, choose, whole
 from flaxyolo.spec import BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageSpec
 

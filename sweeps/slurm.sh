@@ -11,7 +11,7 @@
 #    or a gRPC server in front of any database, on a node that the tasks reach
 #    (pip install "flaxyolo[grpc]"; it asks for no password). It is Optuna's
 #    optuna.storages.run_grpc_proxy_server:
-#      python -c "from flaxyolo.search.databases import serve; serve('sqlite:///studies.db')"
+#      python -c "from flaxyolo.crew.databases import serve; serve('sqlite:///studies.db')"
 #      FLAXYOLO_STORAGE=grpc://node1:13000
 # 2. A shared folder for --out, where a trial's checkpoint is found by whoever goes on with it.
 #

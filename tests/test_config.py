@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
-from flaxyolo.errors import InputError
 from tests.small import tiny_spec
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 
 import flaxyolo
-from flaxyolo.checkpoint import read_metadata
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
 from flaxyolo.convert import convert, main
-from flaxyolo.errors import InputError
-from flaxyolo.families import FAMILIES, their_names
 from flaxyolo.nn.detector import abstract_weights, graph
+from flaxyolo.weights.checkpoint import read_metadata
+from flaxyolo.weights.families import FAMILIES, their_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NORM = ("weight", "bias", "running_mean", "running_var")

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 import flaxyolo
-from flaxyolo import checkpoint, evaluate
-from flaxyolo.average_precision import KEYS
-from flaxyolo.boxes import letterbox, letterbox_boxes
+from flaxyolo import evaluate
+from flaxyolo.base.boxes import letterbox, letterbox_boxes
+from flaxyolo.base.errors import InputError
 from flaxyolo.data import sources, stream
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset, Example
-from flaxyolo.errors import InputError
 from flaxyolo.nn import detector as network
 from flaxyolo.nn.detector import Detections, TrainedDetector, initial_weights
+from flaxyolo.scoring.average_precision import KEYS
 from flaxyolo.spec import BackboneSpec, DetectorSpec, StageSpec
+from flaxyolo.weights import checkpoint
 
 SIZE = 64
 SLOTS = 5

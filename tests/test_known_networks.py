@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.known_networks import CONFIGS, REFERENCES, compare, main, table
 from flaxyolo.config import read_config
-from flaxyolo.cost import count_gflops
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.nn.detector import abstract_weights
 
 counted = cache(compare)

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from flaxyolo import cost, measure, target
-from flaxyolo.checkpoint import save_detector
+from flaxyolo import measure
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
+from flaxyolo.cost import gpu as target
+from flaxyolo.cost import measure as cost
+from flaxyolo.cost.gpu import TargetMemory, read_target
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
-from flaxyolo.target import TargetMemory, read_target
+from flaxyolo.weights.checkpoint import save_detector
 from tests.small import tiny_spec
 
 KEYS = (

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from flaxyolo import assign, preflight
+from flaxyolo import preflight
+from flaxyolo.base.errors import InputError
 from flaxyolo.checks import transforms
 from flaxyolo.data import augment, cache
-from flaxyolo.errors import InputError
 from flaxyolo.nn import head
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.preflight import CHECKS, main, require
+from flaxyolo.training import assign
 from tests.checks.scenes import CONFIG, NAMES, SIZE, pixels_of, scenes, with_boxes
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
@@ -109,7 +110,7 @@ def class_ids_from_minus_one(monkeypatch, dataset):
 
 def class_off_by_one_in_the_loss(monkeypatch, dataset):
     """Each object is learnt as the class after its own."""
-    from flaxyolo import loss
+    from flaxyolo.training import loss
 
     real = assign.assign
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
-from flaxyolo.errors import InputError
 from flaxyolo.spec import (
     BackboneSpec,
     DetectorSpec,

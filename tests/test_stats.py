@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from flaxyolo import stats, stats_page
-from flaxyolo.data.advice import advise
-from flaxyolo.data.statistics import statistics, statistics_from_dict
-from flaxyolo.stats_figures import FIGURES, INK
-from tests.data.test_statistics import dataset, example, scattered
+from flaxyolo import stats
+from flaxyolo.statistics import page as stats_page
+from flaxyolo.statistics.advice import advise
+from flaxyolo.statistics.figures import FIGURES, INK
+from flaxyolo.statistics.summary import statistics, statistics_from_dict
+from tests.statistics.test_summary import dataset, example, scattered
 from tests.tiny_data import write_coco
 
 

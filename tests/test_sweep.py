@@ -7,11 +7,11 @@ import pytest
 
 import flaxyolo
 from flaxyolo import sweep
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
-from flaxyolo.errors import InputError
+from flaxyolo.crew.storage import read_study
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
-from flaxyolo.search.storage import read_study
 from flaxyolo.spec import to_dict
 from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
 

@@ -10,9 +10,9 @@ import pytest
 from flaxyolo.checks.steps import compilations
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.data.batches import to_device
-from flaxyolo.plan import plan_run
 from flaxyolo.train import Record, main
-from flaxyolo.training import DivergedError, compile_step, start, train
+from flaxyolo.training.loop import DivergedError, compile_step, start, train
+from flaxyolo.training.plan import plan_run
 from tests.small import tiny_pixels, tiny_spec
 
 NAMES = ("red", "green", "blue")

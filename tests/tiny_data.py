@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from flaxyolo.checkpoint import save_detector
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from flaxyolo.weights.checkpoint import save_detector
 from tests.small import tiny_spec
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flaxyolo.ablation import bootstrap
 from flaxyolo.ablation.results import Arm, Run, load_detections
 from flaxyolo.ablation.statistics import (
     LEVEL,
@@ -19,7 +18,8 @@ from flaxyolo.ablation.statistics import (
     residuals,
     spread,
 )
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
+from flaxyolo.scoring import bootstrap
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from optuna.trial import FixedTrial, FrozenTrial
 from flaxyolo.ablation.paths import changed, differences
 from flaxyolo.ablation.plan import BASELINE, AblationPlan, write_plan
 from flaxyolo.ablation.results import Arm
-from flaxyolo.checkpoint import read_metadata
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, read_config, write_config
-from flaxyolo.errors import InputError
+from flaxyolo.crew.storage import STUDY_FILE, read_study
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
 from flaxyolo.search.space import Suggest, load_space, with_image_sizes
-from flaxyolo.search.storage import STUDY_FILE, read_study
-from flaxyolo.search.work import TASK_FILE, Task, read_task
 from flaxyolo.spec import DetectorSpec, describe
+from flaxyolo.trials.work import TASK_FILE, Task, read_task
+from flaxyolo.weights.checkpoint import read_metadata
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from flaxyolo.ablation.analysis import BETTER, NO_EVIDENCE, WORSE, Analysis
-from flaxyolo.charts import save_figure
+from flaxyolo.base.charts import save_figure
 
 COLOURS = {BETTER: "#2a8f4f", WORSE: "#c8443c", NO_EVIDENCE: "#606162"}
 BAND = "#e4e6ea"

@@ -16,8 +16,8 @@ from flaxyolo.ablation.analysis import Analysis, analyse
 from flaxyolo.ablation.figure import draw_differences
 from flaxyolo.ablation.results import Run
 from flaxyolo.ablation.study import Ablation, failures, read_runs, trials_of, whole_seeds
-from flaxyolo.average_precision import ground_truth
-from flaxyolo.error_kinds import error_kinds
+from flaxyolo.scoring.average_precision import ground_truth
+from flaxyolo.scoring.error_kinds import error_kinds
 
 log = logging.getLogger("flaxyolo.ablate")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config
-from flaxyolo.errors import InputError
 from flaxyolo.nn.tables import entry
 from flaxyolo.search.space import PLANS
 from flaxyolo.spec import STEM_STRIDES, describe, detector_from_dict, to_dict

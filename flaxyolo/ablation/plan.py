@@ -9,9 +9,9 @@ import yaml
 
 from flaxyolo.ablation.paths import changed, variables
 from flaxyolo.ablation.results import Arm
+from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import comment, read_yaml, replace_file
 from flaxyolo.config import Config, read_config
-from flaxyolo.errors import InputError
-from flaxyolo.files import comment, read_yaml, replace_file
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.spec import describe
 

@@ -7,11 +7,11 @@ from functools import cache
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from flaxyolo import cli
 from flaxyolo.ablation.paths import told
 from flaxyolo.ablation.study import Ablation, Key, trials_of
-from flaxyolo.cost import count_gflops
-from flaxyolo.search.bars import Bars
+from flaxyolo.base import cli
+from flaxyolo.cost.measure import count_gflops
+from flaxyolo.crew.bars import Bars
 from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger("flaxyolo.ablate")

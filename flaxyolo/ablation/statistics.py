@@ -20,7 +20,7 @@ from jaxtyping import Float
 from scipy import special
 from scipy.optimize import root_scalar
 
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
 
 LEVEL = 0.05
 """Share of ablations without any effect in which some arm may be called different."""

@@ -12,20 +12,20 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flaxyolo.ablation.paths import fields
 from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
-from flaxyolo.average_precision import coco_scores, ground_truth
-from flaxyolo.checkpoint import save_detector
 from flaxyolo.config import Config
-from flaxyolo.cost import measure
+from flaxyolo.cost.measure import measure
+from flaxyolo.cost.step_memory import with_training_memory
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.evaluate import detection_rows, evaluate, run_detector
 from flaxyolo.nn.detector import Weights, initial_weights
-from flaxyolo.search.limits import with_training_memory
+from flaxyolo.scoring.average_precision import coco_scores, ground_truth
 from flaxyolo.search.objective import Objective
-from flaxyolo.search.study import ALONE, MEASURED_IMAGES, Record, Stage, Surroundings, epochs
-from flaxyolo.training import Epoch
-from flaxyolo.transfer import Source, path_text
+from flaxyolo.training.loop import Epoch
+from flaxyolo.trials.trial import ALONE, MEASURED_IMAGES, Record, Stage, Surroundings, epochs
+from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.transfer import Source, path_text
 
 Key = tuple[str, int]
 """A run: the name of its arm, and its seed."""

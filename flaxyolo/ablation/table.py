@@ -17,7 +17,7 @@ from flaxyolo.ablation.analysis import (
     ArmAnalysis,
     Spread,
 )
-from flaxyolo.files import replace_file
+from flaxyolo.base.files import replace_file
 
 
 def markdown(analysis: Analysis, title: str = "Ablation") -> str:

@@ -13,21 +13,13 @@ import optuna
 from optuna.trial import TrialState
 
 from flaxyolo.ablation.study import Ablation, open_trials, run_arm
+from flaxyolo.crew.leases import Lease, Worker, at_work, claim, take_up, workers_folder
+from flaxyolo.crew.storage import open_study
+from flaxyolo.machine.devices import device_key
+from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.search.devices import device_key
-from flaxyolo.search.gate import Gate
-from flaxyolo.search.leases import Lease, Worker, at_work, claim, take_up, workers_folder
-from flaxyolo.search.storage import open_study
-from flaxyolo.search.study import Stage
-from flaxyolo.search.work import (
-    STORAGE,
-    WAIT_S,
-    carry_out,
-    main,
-    note,
-    read_task,
-    surroundings,
-)
+from flaxyolo.trials.trial import Stage
+from flaxyolo.trials.work import STORAGE, WAIT_S, carry_out, main, note, read_task, surroundings
 
 
 def run_worker(folder: Path, index: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxyolo.boxes import anchor_points
+from flaxyolo.base.boxes import anchor_points
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.labels import all_boxes
 from flaxyolo.checks.probe import Programs, as_arrays, batch_of, fresh_probe
@@ -18,7 +18,7 @@ from flaxyolo.data.batches import Batch
 from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.detector import Detector, Weights, abstract_weights, graph
 from flaxyolo.nn.regularize import randomness
-from flaxyolo.plan import Plan
+from flaxyolo.training.plan import Plan
 
 MOST_UNREACHED = 0.1
 """Share of boxes with sides beyond the bins of the coarsest level that is borne."""

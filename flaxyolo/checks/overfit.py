@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from flaxyolo.boxes import anchor_points
+from flaxyolo.base.boxes import anchor_points
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.probe import (
     PROBE_RATE,
@@ -24,7 +24,7 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Example
 from flaxyolo.evaluate import score
 from flaxyolo.nn.detector import Detections, Found
-from flaxyolo.plan import Plan
+from flaxyolo.training.plan import Plan
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Float32
 from flaxyolo.config import TrainConfig
 from flaxyolo.data.batches import Batch, box_slots, plain_batch, to_device
 from flaxyolo.data.cache import Pixels
-from flaxyolo.loss import LossTerms
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import (
     Detections,
@@ -27,9 +26,10 @@ from flaxyolo.nn.detector import (
 )
 from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.regularize import randomness
-from flaxyolo.plan import Plan
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training import total_loss
+from flaxyolo.training.loop import total_loss
+from flaxyolo.training.loss import LossTerms
+from flaxyolo.training.plan import Plan
 
 PROBED = 4
 """Images of the batch whose gradients are looked at, and of the one that is learnt by heart."""

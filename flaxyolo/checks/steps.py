@@ -12,13 +12,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxyolo.checks.check import Check
-from flaxyolo.cost import memory_mib
+from flaxyolo.cost.measure import memory_mib
 from flaxyolo.data.batches import Picked, resident_batches, to_device
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.stream import batch_shapes, streamed_batches
-from flaxyolo.loss import LossTerms
-from flaxyolo.plan import Plan
-from flaxyolo.training import TrainState, compile_step, start, training_mesh
+from flaxyolo.training.loop import TrainState, compile_step, start, training_mesh
+from flaxyolo.training.loss import LossTerms
+from flaxyolo.training.plan import Plan
 
 STEPS_SEEN = 3
 """Real steps: after the first, none may need a new program."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from flaxyolo import boxes as geometry
+from flaxyolo.base import boxes as geometry
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.labels import readings
 from flaxyolo.config import Augmentation

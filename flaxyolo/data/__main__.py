@@ -12,13 +12,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flaxyolo import cli
-from flaxyolo.charts import draw_examples
+from flaxyolo.base import cli
+from flaxyolo.base.charts import draw_examples
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.export import Form, convert
-from flaxyolo.data.findings import Audit, stop_if_poisoned
 from flaxyolo.data.images import decode, name_of
+from flaxyolo.data.labels.findings import Audit, stop_if_poisoned
 from flaxyolo.data.sources import Example, audit_source, read_dataset
-from flaxyolo.errors import InputError
 
 log = logging.getLogger("flaxyolo.data")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PRNGKeyArray, UInt8
 
-from flaxyolo.boxes import GREY
+from flaxyolo.base.boxes import GREY
 from flaxyolo.config import Augmentation
 from flaxyolo.data.colour import jitter
 

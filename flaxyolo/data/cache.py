@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
-from flaxyolo.boxes import letterbox, letterbox_boxes, letterbox_image
+from flaxyolo.base.boxes import letterbox, letterbox_boxes, letterbox_image
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import cache_root, decode, name_of
 from flaxyolo.data.sources import Dataset, Example
-from flaxyolo.errors import InputError
 
 logger = logging.getLogger(__name__)
 

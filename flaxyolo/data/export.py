@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.exif import SIDEWAYS
 from flaxyolo.data.images import ImageFacts, decode
-from flaxyolo.data.listing import progress
+from flaxyolo.data.readers.listing import progress
+from flaxyolo.data.readers.tfds import CLASSES, Record
 from flaxyolo.data.sources import Dataset, Example
-from flaxyolo.data.tfds import CLASSES, Record
-from flaxyolo.errors import InputError
 
 logger = logging.getLogger(__name__)
 

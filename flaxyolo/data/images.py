@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
 from flaxyolo.data.records import Encoded, Image
-from flaxyolo.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -15,19 +15,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from flaxyolo.data.audit import audit
-from flaxyolo.data.checked import Checked
-from flaxyolo.data.coco import read_coco
-from flaxyolo.data.digits import read_digits
-from flaxyolo.data.findings import Audit, stop_if_poisoned
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import ImageFacts, image_facts, no_facts, pick_facts
+from flaxyolo.data.labels.audit import audit
+from flaxyolo.data.labels.checked import Checked
+from flaxyolo.data.labels.findings import Audit, stop_if_poisoned
+from flaxyolo.data.labels.repair import write_repaired
+from flaxyolo.data.labels.splits import own_split
+from flaxyolo.data.readers.coco import read_coco
+from flaxyolo.data.readers.digits import read_digits
+from flaxyolo.data.readers.tfds import read_tfds
+from flaxyolo.data.readers.voc import read_voc
+from flaxyolo.data.readers.yolo import read_yolo
 from flaxyolo.data.records import Image, Source
-from flaxyolo.data.repair import write_repaired
-from flaxyolo.data.splits import own_split
-from flaxyolo.data.tfds import read_tfds
-from flaxyolo.data.voc import read_voc
-from flaxyolo.data.yolo import read_yolo
-from flaxyolo.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from flaxyolo.data.cache import (
 )
 from flaxyolo.data.images import cache_root
 from flaxyolo.data.sources import Dataset, Example
-from flaxyolo.memory import MIB, available_mib
+from flaxyolo.machine.memory import MIB, available_mib
 
 log = logging.getLogger(__name__)
 

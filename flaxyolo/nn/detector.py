@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from flaxyolo.boxes import letterbox, letterbox_image, unletterbox_boxes
+from flaxyolo.base.boxes import letterbox, letterbox_image, unletterbox_boxes
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.fuse import fuse_network

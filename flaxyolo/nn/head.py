@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from flaxyolo.boxes import anchor_points, ltrb_to_xyxy
+from flaxyolo.base.boxes import anchor_points, ltrb_to_xyxy
 from flaxyolo.nn.attention import ATTENTIONS
 from flaxyolo.nn.conv import Conv
 from flaxyolo.nn.fuse import fuse_network

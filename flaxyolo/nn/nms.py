@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from flaxyolo.boxes import area, intersection
+from flaxyolo.base.boxes import area, intersection
 
 CANDIDATES = 1024
 """Most box-class pairs that enter suppression, best scores first."""

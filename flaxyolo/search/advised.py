@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from flaxyolo.data.advice import advise, candidates
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import cache_root
-from flaxyolo.data.rules import Advice
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.statistics import statistics, statistics_from_dict
-from flaxyolo.errors import InputError
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.space import Suggest, reference_params
 from flaxyolo.search.spending import CHEAP
+from flaxyolo.statistics.advice import advise, candidates
+from flaxyolo.statistics.rules import Advice
+from flaxyolo.statistics.summary import statistics, statistics_from_dict
 
 log = logging.getLogger(__name__)
 

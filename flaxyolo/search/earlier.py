@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
+from flaxyolo.crew.storage import STUDY_FILE, read_study
 from flaxyolo.search.funnel import Runs
 from flaxyolo.search.results import TrialResult, results
 from flaxyolo.search.spending import CHEAP
-from flaxyolo.search.storage import STUDY_FILE, read_study
 
 log = logging.getLogger(__name__)
 

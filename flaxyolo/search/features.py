@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flaxyolo.growth import Number
 from flaxyolo.nn.blocks import BLOCKS, Repeat
+from flaxyolo.search.growth import Number
 from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, DetectorSpec
 
 FAMILIES = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
 
 log = logging.getLogger("flaxyolo.search.known")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flaxyolo.average_precision import KEYS, Scores
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
+from flaxyolo.scoring.average_precision import KEYS, Scores
 
 DEFAULT = "map_small + map_medium + map_large"
 MAX_LENGTH = 500

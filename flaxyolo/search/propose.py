@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import optuna
 
-from flaxyolo.cost import Measurement
+from flaxyolo.cost.measure import Measurement
+from flaxyolo.cost.step_memory import cheap_excess
+from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.machine.gate import Gate
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
 from flaxyolo.search.features import features, matrix
 from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
-from flaxyolo.search.gate import Gate
-from flaxyolo.search.latency import LatencyTable
-from flaxyolo.search.limits import cheap_excess
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.scout import Scout
 from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours

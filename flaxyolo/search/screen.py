@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from flaxyolo.growth import Number
-from flaxyolo.search.latency import LatencyTable, Prediction
+from flaxyolo.cost.table.table import LatencyTable, Prediction
+from flaxyolo.search.growth import Number
 from flaxyolo.search.space import Suggest
 from flaxyolo.spec import DetectorSpec, describe
 

@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flaxyolo.config import Augmentation, TrainConfig
-from flaxyolo.cost import Budget
-from flaxyolo.data.rules import Advice
+from flaxyolo.cost.gpu import Target
+from flaxyolo.cost.measure import Budget
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import Keep
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import Suggest
 from flaxyolo.search.spending import Spending
-from flaxyolo.target import Target
-from flaxyolo.transfer import Source
+from flaxyolo.statistics.rules import Advice
+from flaxyolo.weights.transfer import Source
 
 BATCH_SIZE = 16
 LEARNING_RATE = 0.006

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, cast
 import optuna
 from optuna.trial import BaseTrial
 
-from flaxyolo.errors import InputError
-from flaxyolo.growth import Number, constant_ratio, multiple
+from flaxyolo.base.errors import InputError
+from flaxyolo.search.growth import Number, constant_ratio, multiple
 from flaxyolo.spec import (
     LEVEL_STRIDES,
     BackboneSpec,

@@ -24,9 +24,9 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.compiling import compiler_options
 from flaxyolo.nn.detector import Weights, abstract_weights, graph, initial_weights
 from flaxyolo.nn.layers import activations_seen
-from flaxyolo.plan import Plan
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training import total_loss
+from flaxyolo.training.loop import total_loss
+from flaxyolo.training.plan import Plan
 
 BATCHES = 4
 """Of two batches ZiCo's ratio has the tail of a Cauchy distribution, and the score of one network

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
-from flaxyolo.average_precision import coco_scores
+from flaxyolo.scoring.average_precision import coco_scores
 from tests.ablation.made import made_rows, made_truth
 
 COST = {

@@ -6,7 +6,7 @@ import pytest
 from flaxyolo.ablation.analysis import BETTER, NO_EVIDENCE, WORSE, analyse, judge, mean_of
 from flaxyolo.ablation.results import Arm
 from flaxyolo.ablation.statistics import compare
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
 from tests.ablation.runs import made_ablation, renamed
 
 SKILLS = {"baseline": 0.5, "same": 0.5, "good": 1.0, "bad": 0.1}

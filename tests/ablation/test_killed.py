@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from flaxyolo.ablation.results import load_detections
-from flaxyolo.checkpoint import has_state
 from flaxyolo.config import Config, TrainConfig, write_config
-from flaxyolo.search.storage import read_study
+from flaxyolo.crew.storage import read_study
+from flaxyolo.weights.checkpoint import has_state
 from tests.small import tiny_spec
 from tests.tiny_data import kill_something, killable_environment, write_coco
 

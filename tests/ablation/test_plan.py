@@ -10,8 +10,8 @@ import yaml
 from flaxyolo.ablation.paths import changed, differences, fields
 from flaxyolo.ablation.plan import AblationPlan, read_plan, write_plan
 from flaxyolo.ablation.results import Arm
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, TrainConfig, fitted, write_config
-from flaxyolo.errors import InputError
 from flaxyolo.spec import DetectorSpec, HeadSpec, NeckSpec, to_dict
 from tests.small import tiny_spec
 

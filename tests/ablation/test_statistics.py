@@ -9,7 +9,7 @@ from flaxyolo.ablation.statistics import (
     residuals,
     spread,
 )
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
 
 
 def test_one_arm_is_the_plain_paired_t_test():

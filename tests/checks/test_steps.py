@@ -18,9 +18,9 @@ from flaxyolo.checks.steps import (
     compile_run,
 )
 from flaxyolo.data.batches import resident_batches, to_device
-from flaxyolo.memory import available_mib
-from flaxyolo.plan import plan_run
-from flaxyolo.training import start
+from flaxyolo.machine.memory import available_mib
+from flaxyolo.training.loop import start
+from flaxyolo.training.plan import plan_run
 from tests.checks.scenes import CONFIG
 from tests.small import tiny_pixels, tiny_spec
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxyolo.boxes import letterbox
+from flaxyolo.base.boxes import letterbox
 from flaxyolo.checks import transforms
 from flaxyolo.checks.transforms import (
     check_augmentation,

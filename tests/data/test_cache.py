@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from flaxyolo.boxes import letterbox, unletterbox_boxes
+from flaxyolo.base.boxes import letterbox, unletterbox_boxes
+from flaxyolo.base.errors import InputError
 from flaxyolo.data import cache
 from flaxyolo.data.cache import Pixels, load_pixels, load_square
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Dataset, Example, read_dataset
-from flaxyolo.errors import InputError
 from tests.data.coco_folder import turned
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from flaxyolo.data import digits, export
+from flaxyolo.base.errors import InputError
+from flaxyolo.data import export
 from flaxyolo.data.export import convert, file_names
 from flaxyolo.data.images import decode
+from flaxyolo.data.readers import digits
 from flaxyolo.data.sources import Dataset, read_dataset
-from flaxyolo.errors import InputError
 from tests.tiny_data import write_coco
 
 

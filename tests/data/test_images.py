@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.data import images
 from flaxyolo.data.images import MISSING, decode, image_facts, name_of, pick_facts
-from flaxyolo.errors import InputError
 from tests.data.coco_folder import turned, write_image
 
 

@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from flaxyolo.charts import draw_examples
-from flaxyolo.data import digits
+from flaxyolo.base.charts import draw_examples
 from flaxyolo.data.__main__ import choose_examples, main
+from flaxyolo.data.readers import digits
 from flaxyolo.data.sources import Example, read_dataset
 from tests.tiny_data import write_coco
 

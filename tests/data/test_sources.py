@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from flaxyolo.data import digits
+from flaxyolo.base.errors import InputError
+from flaxyolo.data.readers import digits
 from flaxyolo.data.sources import SOURCES, read_dataset
-from flaxyolo.errors import InputError
 from tests.data.coco_folder import coco, write
 
 

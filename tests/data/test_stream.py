@@ -20,7 +20,7 @@ from flaxyolo.data.stream import (
     places,
     streamed_batches,
 )
-from flaxyolo.training import train
+from flaxyolo.training.loop import train
 from tests.data.test_batches import pixels_with
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxyolo.cost import count_gflops
-from flaxyolo.flops import multiply_adds
+from flaxyolo.cost.flops import multiply_adds
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.nn.attention import (
     ATTENTIONS,
     area_tile,

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxyolo.boxes import anchor_points, letterbox_image
+from flaxyolo.base.boxes import anchor_points, letterbox_image
 from flaxyolo.config import read_config
-from flaxyolo.cost import count_gflops
-from flaxyolo.loss import detection_loss
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.nn.detector import (
     TrainedDetector,
     Weights,
@@ -27,6 +26,7 @@ from flaxyolo.nn.detector import (
     run_network,
 )
 from flaxyolo.spec import BackboneSpec, HeadSpec, NeckSpec, StageSpec
+from flaxyolo.training.loss import detection_loss
 from tests.small import tiny_spec
 
 YOLOV8N = read_config(Path(__file__).parents[2] / "configs/yolov8n.yaml").detector

@@ -3,12 +3,12 @@
 import optuna
 import pytest
 
-from flaxyolo.data.rules import Advice
+from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.advised import BASELINE, enqueue_opening, learn, opening, verdicts
 from flaxyolo.search.results import results
 from flaxyolo.search.space import REFERENCE, suggest_detector
-from flaxyolo.search.storage import open_study
+from flaxyolo.statistics.rules import Advice
 from tests.search.made import final, result
 from tests.tiny_data import write_coco
 

@@ -1,6 +1,6 @@
 import pytest
 
-from flaxyolo.growth import Growth, constant_ratio, multiple, regnet, regnet_stages
+from flaxyolo.search.growth import Growth, constant_ratio, multiple, regnet, regnet_stages
 
 # arXiv 2003.13678, the table of the RegNetX models: d, w_0, w_a, w_m and group width; then the
 # stages' widths and depths.

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from flaxyolo.average_precision import KEYS, Scores
-from flaxyolo.errors import InputError
+from flaxyolo.base.errors import InputError
+from flaxyolo.scoring.average_precision import KEYS, Scores
 from flaxyolo.search.objective import DEFAULT, Objective
 
 SCORES = Scores(**{key: (i + 1) / 16 for i, key in enumerate(KEYS)}, per_class=())

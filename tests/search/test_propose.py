@@ -6,13 +6,13 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 
-from flaxyolo.cost import Budget, count_gflops
+from flaxyolo.cost.measure import Budget, count_gflops
+from flaxyolo.cost.table.file import Count
+from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.data.sources import read_dataset
+from flaxyolo.machine.gate import Gate
 from flaxyolo.search import propose
 from flaxyolo.search.features import features
-from flaxyolo.search.gate import Gate
-from flaxyolo.search.latency import LatencyTable, Prediction
-from flaxyolo.search.latency_file import Count
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import load_space, suggest_detector
@@ -128,7 +128,7 @@ def test_a_space_that_was_tried_whole_has_no_proposal(tmp_path, monkeypatch):
 
 
 def test_results_of_an_earlier_study_of_the_same_data_count(tmp_path, monkeypatch):
-    from flaxyolo.search.storage import open_study
+    from flaxyolo.crew.storage import open_study
 
     proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
     sweep = proposer.sweep

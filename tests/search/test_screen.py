@@ -8,12 +8,12 @@ from pathlib import Path
 import optuna
 import pytest
 
-from flaxyolo.cost import count_gflops, count_params
-from flaxyolo.search import latency
-from flaxyolo.search.latency import LatencyTable
+from flaxyolo.cost.measure import count_gflops, count_params
+from flaxyolo.cost.table import table as latency
+from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.search.screen import Drawn, RandomTrial, draw, judge, neighbours
 from flaxyolo.search.space import load_space, reference_params, suggest_detector
-from tests.search.test_latency import law
+from tests.cost.table.test_table import law
 from tests.small import tiny_spec
 
 SPACES = sorted((Path(__file__).parents[2] / "sweeps").glob("*.py"))

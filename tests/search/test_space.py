@@ -3,7 +3,7 @@ from functools import partial
 import optuna
 import pytest
 
-from flaxyolo.cost import count_gflops, count_params
+from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.nn.attention import ATTENTIONS
 from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.nn.neck import NECKS

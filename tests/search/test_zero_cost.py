@@ -12,7 +12,6 @@ from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.nn.detector import graph, initial_weights
 from flaxyolo.nn.layers import ACTIVATIONS, activations_seen
 from flaxyolo.nn.norm import NORMS
-from flaxyolo.plan import Plan
 from flaxyolo.search.zero_cost import (
     code_agreements,
     draw_batches,
@@ -25,6 +24,7 @@ from flaxyolo.search.zero_cost import (
     zico,
 )
 from flaxyolo.spec import HeadSpec
+from flaxyolo.training.plan import Plan
 from tests.small import tiny_pixels, tiny_spec
 
 

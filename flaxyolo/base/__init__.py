@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, boxes, charts and what commands share."""

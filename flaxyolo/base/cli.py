@@ -1,0 +1,154 @@
+"""What every command shares: flags, the one line for bad input, exit codes, and logs on stderr."""
+
+import errno
+import logging
+import os
+import re
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+from flaxyolo.base.errors import InputError
+
+T = TypeVar("T")
+
+CONSOLE = Console(stderr=True, highlight=False)
+"""Logs and progress bars share it, so that a log line does not tear a bar."""
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+
+
+def parse(kind: type[T], argv: Sequence[str] | None, *, prog: str, description: str) -> T:
+    """Read flags into a frozen dataclass; a wrong flag is named and ends the process with 2.
+
+    A field marked `tyro.conf.Positional` is an argument without a flag, a bool is a flag
+    without a value, and the docstring under a field is its help.
+    """
+    return tyro.cli(
+        kind,
+        args=sys.argv[1:] if argv is None else list(argv),
+        prog=prog,
+        description=description,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def run(command: Callable[[], object], *, output: Path | None = None, resumes: bool = False) -> int:
+    """Run a command's body and return the exit code; what a user can mend is said in one line.
+
+    `output` is the folder to name when a disk is full, and `resumes` says that the same command
+    goes on where an interrupted one stopped.
+    """
+    log_to_stderr()
+    try:
+        command()
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on where it stopped" if resumes else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python flushes stdout once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except Exception as error:
+        line = storage_failure(error, output)
+        if line is None:
+            raise
+        goes_on = ", then the same command goes on" if resumes else ""
+        return _fail(f"{line}{goes_on}")
+    return 0
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as 45 s, 12 min or 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def storage_failure(error: BaseException, output: Path | None = None) -> str | None:
+    """One line if a full or read-only disk is behind `error` or in its chain, otherwise None."""
+    for cause in _chain(error):
+        text = str(cause)
+        if isinstance(cause, OSError):
+            problem = DISK_PROBLEMS.get(cause.errno or 0)
+        else:
+            # Writers in C++ and SQLite report the disk in the text of exceptions of their own.
+            problem = next((why for mark, why in DISK_MARKS.items() if mark in text), None)
+            if isinstance(cause, sqlite3.OperationalError) and "readonly" in text:
+                problem = DISK_PROBLEMS[errno.EROFS]
+        if problem is not None:
+            return f"{_path_of(cause) or output or 'the output folder'}: {problem}"
+    return None
+
+
+def log_to_stderr() -> None:
+    """Show this package's log from INFO on, on stderr; calling it again changes nothing."""
+    logger = logging.getLogger("flaxyolo")
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(_ConsoleHandler())
+        logger.setLevel(logging.INFO)
+        # absl, imported by Orbax, gives the root logger a handler, which would print lines again.
+        logger.propagate = False
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log lines above a running progress bar, unwrapped, so that paths can be copied."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        CONSOLE.print(prefix + self.format(record), style=style, markup=False, soft_wrap=True)
+
+
+def _fail(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, what it was raised from, and so on; each once."""
+    seen, todo = set(), [error]
+    while todo:
+        current = todo.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        todo += [cause for cause in (current.__cause__, current.__context__) if cause is not None]
+        if isinstance(current, BaseExceptionGroup):
+            todo += current.exceptions
+
+
+def _path_of(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return None if error.filename is None else str(error.filename)
+    quoted = re.search(r"""["'](?:file://)?(/[^"']+)["']""", str(error))
+    return quoted and quoted[1]
+
+
+_FULL = "the disk is full; free some space"
+
+DISK_PROBLEMS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EROFS: "cannot write here: read-only; name another folder",
+    errno.EACCES: "permission denied; name another folder or change its permissions",
+    errno.EPERM: "permission denied; name another folder or change its permissions",
+}
+
+DISK_MARKS = {
+    "No space left on device": _FULL,
+    "ENOSPC": _FULL,
+    "database or disk is full": _FULL,
+}

@@ -1,0 +1,40 @@
+"""Files that are never seen half-written, and YAML with its errors in one line."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flaxyolo.base.errors import InputError
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text is UTF-8."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path, what: str, loader: Any = yaml.SafeLoader) -> Any:
+    """The content of a YAML file; InputError in one line names the file, and the line if known."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the {what}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected a YAML {what} in UTF-8, got other bytes") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
+        ) from None
+
+
+def comment(text: str) -> str:
+    """Lines of YAML that say nothing to a program."""
+    return "".join(f"# {line}\n" for line in text.splitlines())

@@ -1,0 +1,130 @@
+"""The file of a latency table: what it holds, for which conditions, and how processes share it."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+import flaxyolo.spec
+from flaxyolo.base.errors import InputError
+from flaxyolo.cost.measure import Measurement, device_name, versions
+from flaxyolo.nn.detector import compute_dtype
+from flaxyolo.spec import STRICT, DetectorSpec, parse, to_dict
+
+log = logging.getLogger(__name__)
+
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Network:
+    """A whole network as it was measured."""
+
+    spec: DetectorSpec
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+
+
+@dataclass(frozen=True, config=STRICT)
+class Count:
+    """What a piece adds to a network's parameters (not folded) and to its multiply-adds."""
+
+    params: Annotated[int, Field(ge=0)]
+    multiply_adds: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Contents:
+    """All that is known on one device: pieces by their key, networks by that of their spec."""
+
+    conditions: dict[str, Any] = field(default_factory=dict)
+    pieces: dict[str, Milliseconds] = field(default_factory=dict)
+    """Milliseconds."""
+    networks: dict[str, Network] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def conditions() -> dict[str, Any]:
+    """What a time depends on beside the network: other conditions, another file."""
+    package = Path(flaxyolo.spec.__file__).parent
+    digest = hashlib.sha256((package / "spec.py").read_bytes())
+    for path in sorted((package / "nn").glob("*.py")):
+        digest.update(path.read_bytes())
+    return {
+        "device": device_name(),
+        "dtype": jnp.dtype(compute_dtype()).name,
+        "versions": versions(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "layers": digest.hexdigest()[:16],
+    }
+
+
+def file_name(of: Mapping[str, Any]) -> str:
+    """The name of the file for these conditions."""
+    text = json.dumps(of, sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def measured_here(measurement: Measurement) -> bool:
+    """Whether it is one of this device, dtype and versions."""
+    here = conditions()
+    return (measurement.device, measurement.dtype, measurement.versions) == (
+        here["device"],
+        here["dtype"],
+        here["versions"],
+    )
+
+
+def network_key(spec: DetectorSpec) -> str:
+    """A short name of a spec, the same in every process."""
+    return hashlib.sha256(json.dumps(to_dict(spec), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_contents(path: Path) -> Contents:
+    """What the file holds; nothing, said in the log, where it is damaged."""
+    try:
+        return parse(Contents, json.loads(path.read_bytes()), str(path))
+    except FileNotFoundError:
+        return Contents()
+    except (InputError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        if len(reason) > 120:
+            reason = f"{reason[:120]} ..."
+        log.warning("%s: a damaged latency table, which is made again (%s)", path, reason)
+        return Contents()
+
+
+def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
+    """Add to the file what is new in `own`; returns both together.
+
+    Of two times of one piece the first stays, so that all processes believe the same; of two
+    measurements of one network the last.
+    """
+    with open(path.with_suffix(".lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stored = read_contents(path)
+        merged = Contents(
+            dict(of),
+            own.pieces | stored.pieces,
+            stored.networks | own.networks,
+            stored.counts | own.counts,
+        )
+        text = json.dumps(asdict(merged), separators=(",", ":"))
+        partial = path.with_suffix(".partial")
+        with open(partial, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    return merged

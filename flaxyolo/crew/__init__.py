@@ -1,0 +1,1 @@
+"""Workers: their processes, leases, storage and records, for sweeps and ablations."""

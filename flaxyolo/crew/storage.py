@@ -1,0 +1,121 @@
+"""Where a study is kept: its file or database, what it is about, and the lock on its folder."""
+
+import fcntl
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from flaxyolo.base.errors import InputError
+from flaxyolo.crew.databases import open_journal, open_url
+
+STUDY_FILE = "study.log"
+STARTUP_TRIALS = 4
+"""Trials drawn at random before the sampler learns from them; Optuna's 10 is a whole sweep."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the study folder alone; the system lets go of it however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Several machines may share the folder, each with one sweep.
+    with open(folder / f".lock-{socket.gethostname()}", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{folder}: another command is at work here (process {file.read()}); "
+                "wait for it, or give this one another name"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def open_study(folder: Path, *, storage: str | None = None, seed: int = 0) -> optuna.Study:
+    """Open or create the study of a folder, ready to run trials.
+
+    The funnel decides what is tried and what goes on; the sampler draws parameters that it leaves
+    open.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = open_storage(folder, storage)
+    try:
+        study = optuna.create_study(
+            study_name=folder.name,
+            storage=opened,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.NopPruner(),
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{_shown(folder, storage)}: not a study that can be opened: {error}"
+        ) from None
+    # A sampler that goes on must not draw again what it drew at the start.
+    study.sampler = _sampler(seed + 1_000_003 * len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def read_study(folder: Path | str, storage: str | None = None) -> optuna.Study:
+    """Open an existing study to look at it, such as `runs/digits-8ms`."""
+    folder = Path(folder)
+    if storage is None and not (folder / STUDY_FILE).is_file():
+        raise InputError(
+            f"{folder / STUDY_FILE}: expected the study of a sweep, found no such file; "
+            "run python -m flaxyolo.sweep first, or name another folder"
+        )
+    try:
+        return optuna.load_study(study_name=folder.name, storage=open_storage(folder, storage))
+    except (KeyError, ValueError):
+        raise InputError(f"{_shown(folder, storage)}: holds no study {folder.name!r}") from None
+
+
+def open_storage(folder: Path, storage: str | None) -> BaseStorage:
+    """The storage of a URL, or the study file of the folder."""
+    return open_journal(folder / STUDY_FILE) if storage is None else open_url(storage)
+
+
+def claim(study: optuna.Study, facts: Mapping[str, Any], where: str, flag: str = "--study") -> None:
+    """Store what a study is about, or check that it is the very same; `flag` names another."""
+    known = study.user_attrs.get("facts")
+    facts = json.loads(json.dumps(facts))
+    if known is None:
+        study.set_user_attr("facts", facts)
+        return
+    differing = [key for key in facts if known.get(key) != facts[key]]
+    if differing:
+        told = "; ".join(
+            f"{key} was {_brief(known.get(key))}, now {_brief(facts[key])}" for key in differing
+        )
+        raise InputError(f"{where}: the study was begun with other settings: {told}; "
+                         f"name another with {flag}")  # fmt: skip
+
+
+def _sampler(seed: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        # `group` is marked experimental; with it, parameters of one stage are drawn together.
+        warnings.filterwarnings(
+            "ignore", ".*group.*", category=optuna.exceptions.ExperimentalWarning
+        )
+        return optuna.samplers.TPESampler(
+            multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS, seed=seed % 2**32
+        )
+
+
+def _shown(folder: Path, storage: str | None) -> str:
+    return storage or str(folder / STUDY_FILE)
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,1 @@
+"""What is wrong with labels, and what is done about it."""

@@ -1,0 +1,153 @@
+"""What the label audit may find: every kind in words, what is done about it, and the findings."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from flaxyolo.base.errors import InputError
+
+BORDER = 1.0
+"""Pixels by which a box may pass the border of its image: rounding. It is clipped."""
+
+
+class Kind(NamedTuple):
+    """One kind of finding."""
+
+    of: Literal["boxes", "images"]
+    text: str
+    """What is counted."""
+    done: str
+    """What is done about it; for a kind that stops, what `--repair` does."""
+    stops: bool = False
+    """Whether it would poison training."""
+    changes: bool = True
+    """Whether a repaired copy says something else."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All records of one split in which the audit has found the same."""
+
+    kind: str
+    """A key of `KINDS`."""
+    split: str
+    """train, val, or all where the source has no validation split."""
+    count: int
+    first: tuple[str, ...]
+    """File and record of the first few."""
+    text: str
+    done: str
+    stops: bool
+    images_out: int
+    """Images that are not used because of it."""
+    boxes_out: int
+    """Boxes that are not used because of it, those of its images included."""
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """What a split listed, and what of it is used."""
+
+    listed_images: int
+    images: int
+    listed_boxes: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything that the audit has found in a data set."""
+
+    findings: tuple[Finding, ...] = ()
+    splits: tuple[tuple[str, SplitCount], ...] = ()
+
+    @property
+    def stops(self) -> tuple[Finding, ...]:
+        """The findings that would poison training."""
+        return tuple(finding for finding in self.findings if finding.stops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict, ready for JSON."""
+        return {
+            "findings": [asdict(finding) for finding in self.findings],
+            "splits": {split: asdict(counts) for split, counts in self.splits},
+        }
+
+    def lines(self) -> list[str]:
+        """One line for each finding, for a log."""
+        return [
+            f"{finding.split}: {finding.count} {finding.text}: "
+            f"{'stops the run; with --repair: ' if finding.stops else ''}{finding.done}; first: "
+            + "; ".join(finding.first)
+            for finding in self.findings
+        ]
+
+
+def stop_if_poisoned(audit: Audit, name: str) -> None:
+    """Refuse data with faults that would poison training: one line that names every kind."""
+    if not audit.stops:
+        return
+    told = "; ".join(
+        f"{finding.split}: {finding.count} {finding.text} (first: {finding.first[0]})"
+        for finding in audit.stops
+    )
+    raise InputError(
+        f"{name}: expected labels without faults, found {told}; correct them, or have "
+        "`--repair` (train, sweep) or `python -m flaxyolo.data audit "
+        f"{name} --repair DIR` write a repaired copy of the annotations"
+    )
+
+
+def one_line(text: str) -> str:
+    """The text with everything escaped that would break a line or cannot be printed."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+KINDS: dict[str, Kind] = {
+    "missing": Kind("images", "images listed but missing", "left out", True),
+    "undecodable": Kind("images", "images that do not decode", "left out", True),
+    "image_id": Kind(
+        "images",
+        "images with an id that is used before",
+        "of the same file the first is kept; other files are left out with the first, as nothing "
+        "tells whose the boxes are",
+        True,
+    ),
+    "file_twice": Kind("images", "images listed twice", "their boxes go to the first"),
+    "size": Kind("images", "images of another size than their file", "the file's is taken", True),
+    "size_text": Kind("images", "images whose size is no size", "the file's is taken", True),
+    "no_size": Kind("images", "images without a size", "the file's is taken"),
+    "exif_applied": Kind(
+        "images",
+        "images labelled as rotated by their file (EXIF)",
+        "the rotation is applied",
+        changes=False,
+    ),
+    "exif_ignored": Kind(
+        "images",
+        "images with a rotation in their file (EXIF), labelled as stored",
+        "the rotation is ignored",
+        changes=False,
+    ),
+    "both_splits": Kind("images", "images of train that are in val too", "left out of train"),
+    "empty": Kind("images", "images without boxes", "kept as background", changes=False),
+    "unknown_image": Kind("boxes", "boxes of an image that is not listed", "left out", True),
+    "not_numbers": Kind("boxes", "boxes that are not four finite numbers", "left out", True),
+    "negative": Kind("boxes", "boxes of negative width or height", "left out", True),
+    "class": Kind("boxes", "boxes of a class that is not listed", "left out", True),
+    "outside": Kind("boxes", "boxes wholly outside their image", "left out", True),
+    "beyond": Kind("boxes", "boxes partly outside their image", "clipped", True),
+    "clipped": Kind("boxes", f"boxes up to {BORDER:g} pixel outside their image", "clipped"),
+    "zero_area": Kind("boxes", "boxes without width or height", "left out"),
+    "duplicate": Kind("boxes", "boxes that repeat another of their image", "left out"),
+    "double_key": Kind("boxes", "boxes that say a key twice", "the last one counts", True),
+    "crowd_text": Kind("boxes", "boxes whose iscrowd is not 0 or 1", "taken as 0", True),
+    "box_id": Kind(
+        "boxes", "boxes without an id of their own", "kept: it is not needed", changes=False
+    ),
+    "area": Kind("boxes", "boxes whose 'area' is not above 0", "that of the box is taken"),
+    "no_area": Kind("boxes", "boxes without 'area'", "that of the box is taken"),
+    "crowd": Kind("boxes", "boxes of crowds", "kept for the score, not learnt from", changes=False),
+}
+"""Every kind of finding, in words that follow a count."""

@@ -1,0 +1,1 @@
+"""This machine: its processes, its clock, its devices, and locks."""

@@ -1,0 +1,1 @@
+"""Detections against truth: average precision, kinds of errors, calibration."""

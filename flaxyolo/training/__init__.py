@@ -1,0 +1,1 @@
+"""How a detector is trained: plan, assignment, loss, loop and state."""

@@ -1,0 +1,311 @@
+"""The training loop: one compiled step, and a generator of epochs. The caller decides the rest."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key
+
+from flaxyolo.base.boxes import anchor_points
+from flaxyolo.config import TrainConfig
+from flaxyolo.data.batches import (
+    Batch,
+    DevicePixels,
+    Picked,
+    make_batch,
+    resident_batches,
+    to_device,
+)
+from flaxyolo.data.cache import Pixels
+from flaxyolo.data.stream import batch_shapes, places, streamed_batches
+from flaxyolo.nn.compiling import compile_ahead
+from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
+from flaxyolo.nn.norm import (
+    averaged_over_devices,
+    devices_along,
+    own_key,
+    summed_over_devices,
+)
+from flaxyolo.nn.regularize import randomness
+from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.loss import LossTerms, detection_loss
+from flaxyolo.training.plan import Plan, make_optimizer, plan_run
+from flaxyolo.weights.checkpoint import has_state, load_state, save_state
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+DEVICES = "devices"
+"""Axis of the mesh that a batch is split over."""
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from step to step; saved whole, so a run resumes bit for bit."""
+
+    step: Int[Array, ""]
+    weights: Weights
+    optimizer: Any
+    ema: Weights
+
+
+class StepReport(NamedTuple):
+    """Where a run stands; `loss` is the mean of the epoch so far, before gains."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: LossTerms
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What one finished epoch leaves: EMA weights as a detector, mean losses, seconds."""
+
+    number: int
+    detector: TrainedDetector
+    loss: LossTerms
+    seconds: float
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more."""
+
+
+def start(plan: Plan, initial: Weights | None = None) -> TrainState:
+    """A fresh state, the same for a seed on every backend, or one with the `initial` weights."""
+    if initial is None:
+        weights = initial_weights(plan.spec, plan.config.seed)
+    else:
+        weights = jax.tree.map(jnp.copy, initial)
+    optimizer = make_optimizer(plan).init(weights.params)
+    # Copies: donated buffers must not be shared.
+    return TrainState(jnp.int32(0), weights, optimizer, jax.tree.map(jnp.copy, weights))
+
+
+def total_loss(
+    params: Any, stats: Any, batch: Batch, plan: Plan, key: Key[Array, ""]
+) -> tuple[Float[Array, ""], tuple[LossTerms, Any]]:
+    """The loss of a batch, times the batch size, with its terms and the new batch statistics.
+
+    `key` is for the layers that drop something. Where devices share the step, `batch` is this
+    one's part: their losses and terms sum to the whole batch's, the statistics are the mean.
+    """
+    config, spec = plan.config, plan.spec
+    network = nnx.merge(graph(spec, train=True, dtype=plan.dtype), params, stats)
+    with randomness(own_key(key)):
+        predictions = network(batch.images)
+    points, strides = anchor_points(spec.image_size, spec.strides)
+    terms = detection_loss(
+        predictions,
+        jnp.asarray(points),
+        jnp.asarray(strides),
+        batch.boxes,
+        batch.labels,
+        batch.valid,
+        topk=config.tal_topk,
+        alpha=config.tal_alpha,
+        beta=config.tal_beta,
+    )
+    mean = config.box_gain * terms.box + config.class_gain * terms.cls + config.dfl_gain * terms.dfl
+    stats = averaged_over_devices(nnx.as_pure(nnx.state(network, nnx.BatchStat)))
+    return mean * config.batch_size, (terms, stats)
+
+
+@partial(jax.jit, static_argnames=("plan", "mesh", "streamed"), donate_argnames="state")
+def train_step(
+    plan: Plan,
+    state: TrainState,
+    pixels: DevicePixels,
+    indices: Int[Array, " b"],
+    seed: Int[Array, ""],
+    mesh: Mesh | None = None,
+    streamed: bool = False,
+) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
+    """One step: batch and augmentation, loss, gradients, optimizer, EMA.
+
+    Returns the new state, the loss terms and the number of boxes that found no slot. With `mesh`
+    its devices share the batch, each has the state and the pixels, and all come to the same state.
+    If `streamed`, `pixels` holds what the batch reads instead of all the data (`data.stream`), and
+    devices share that too. The seed is `seed`, whatever the plan's.
+    """
+    if mesh is None:
+        return _step(plan, streamed, state, pixels, indices, seed)
+    whole, split = P(), P(DEVICES)
+    # Unchecked: the gradients are summed by hand, and those of `conv2d` know of no mesh.
+    step = jax.shard_map(
+        partial(_step, plan, streamed),
+        mesh=mesh,
+        in_specs=(whole, split if streamed else whole, split, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
+    with devices_along(DEVICES):
+        return step(state, pixels, indices, seed)
+
+
+def _step(
+    plan: Plan,
+    streamed: bool,
+    state: TrainState,
+    pixels: DevicePixels,
+    indices: Int[Array, " b"],
+    seed: Int[Array, ""],
+) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
+    config = plan.config
+    epoch = state.step // plan.steps_per_epoch
+    mosaic = epoch < config.epochs - config.augmentation.close_mosaic_epochs
+    batch = make_batch(
+        pixels,
+        indices,
+        seed=seed,
+        epoch=epoch,
+        config=config.augmentation,
+        mosaic=mosaic,
+        slots=plan.slots,
+        sources=jnp.asarray(places(len(indices))) if streamed else None,
+    )
+    gradient = jax.value_and_grad(total_loss, has_aux=True)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (_, (terms, stats)), grads = gradient(*state.weights, batch, plan, key)
+    terms, grads = summed_over_devices((terms, grads))
+    updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
+    weights = Weights(optax.apply_updates(state.weights.params, updates), stats)
+    ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
+    ema: Any = optax.incremental_update(weights, state.ema, 1 - config.ema_decay * ramp)
+    dropped = summed_over_devices(batch.dropped)
+    return TrainState(state.step + 1, weights, optimizer, ema), terms, dropped
+
+
+def train(
+    spec: DetectorSpec,
+    pixels: Pixels,
+    class_names: tuple[str, ...],
+    config: TrainConfig,
+    *,
+    run_dir: Path | None = None,
+    report: Callable[[StepReport], None] | None = None,
+    initial: Weights | None = None,
+    streamed: bool = False,
+) -> Iterator[Epoch]:
+    """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
+
+    The pixels are copied to the device, or, if `streamed`, read from where they are batch by
+    batch, which gives the same weights.
+
+    A run that does not go on begins with `initial`, or with fresh weights. The state is saved
+    under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch may be
+    done again after a crash, but is never lost.
+    """
+    plan = plan_run(spec, config, pixels)
+    state = start(plan, initial)
+    state_path = run_dir / "state" if run_dir else None
+    if state_path and has_state(state_path):
+        state, _ = load_state(state_path, jax.eval_shape(lambda: state))
+        log.info(
+            "going on after epoch %d of %d", int(state.step) // plan.steps_per_epoch, config.epochs
+        )
+    mesh = training_mesh(config.batch_size)
+    if mesh is not None:
+        state = jax.device_put(state, NamedSharding(mesh, P()))
+    first = int(state.step) // plan.steps_per_epoch
+    if streamed:
+        batches = streamed_batches(pixels, config, first)
+        step = compile_step(plan, state, batch_shapes(pixels, config.batch_size), mesh, True)
+    else:
+        device_pixels = to_device(pixels, None if mesh is None else NamedSharding(mesh, P()))
+        batches = resident_batches(device_pixels, config, first)
+        step = compile_step(plan, state, device_pixels, mesh)
+    for epoch in range(first, config.epochs):
+        began = time.perf_counter()
+        state, loss, dropped = run_epoch(step, plan, state, batches, epoch, report)
+        if dropped:
+            log.warning("epoch %d: %d boxes found no slot of %d", epoch + 1, dropped, plan.slots)
+        if state_path:
+            save_state(state_path, _on_one(state), {"epoch": epoch + 1, "loss": loss._asdict()})
+        seconds = time.perf_counter() - began
+        # A copy: the state's own buffers are donated to the next step.
+        ema = jax.tree.map(jnp.copy, _on_one(state.ema))
+        yield Epoch(epoch + 1, TrainedDetector(spec, ema, class_names), loss, seconds)
+
+
+def training_mesh(batch_size: int) -> Mesh | None:
+    """This process's devices in a row; None where it has one, or the batch does not divide."""
+    devices = jax.local_devices()
+    count = len(devices)
+    if count == 1:
+        return None
+    if batch_size % count:
+        log.warning(
+            "training on 1 of %d devices: a batch of %d does not divide by them", count, batch_size
+        )
+        return None
+    log.info("training on %d devices, %d images of each batch on each", count, batch_size // count)
+    return jax.make_mesh((count,), (DEVICES,), (AxisType.Auto,), devices=devices)
+
+
+def _on_one(tree: T) -> T:
+    """Arrays that every device of a mesh holds, on the first one alone."""
+    return jax.tree.map(lambda x: x if len(x.devices()) == 1 else x.addressable_data(0), tree)
+
+
+def compile_step(
+    plan: Plan, state: Any, pixels: Any, mesh: Mesh | None = None, streamed: bool = False
+) -> jax.stages.Compiled:
+    """The one compiled step of a run, from arrays or their shapes; arrays lie on the mesh."""
+    split = None if mesh is None else NamedSharding(mesh, P(DEVICES))
+    indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32, sharding=split)
+    if mesh is None:
+        # Where an array lies is part of a program's name: by shapes alone, whoever compiles a step
+        # (for its memory, its training, or to go on from a checkpoint) finds the same one.
+        state, pixels = jax.eval_shape(lambda: (state, pixels))
+    if streamed and split is not None:
+        pixels = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), pixels
+        )
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
+    # Every seed's plan has the same step.
+    plan = replace(plan, config=replace(plan.config, seed=0))
+    return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, streamed)
+
+
+def run_epoch(
+    step: jax.stages.Compiled,
+    plan: Plan,
+    state: TrainState,
+    batches: Iterator[Picked],
+    epoch: int,
+    report: Callable[[StepReport], None] | None,
+) -> tuple[TrainState, LossTerms, int]:
+    """The next epoch of `batches`; the new state, mean losses, and boxes without a slot."""
+    steps = plan.steps_per_epoch
+    total, dropped, counted = np.zeros(3), 0, 0
+    pending = []
+    for number, batch in enumerate(islice(batches, steps), 1):
+        state, terms, lost = step(state, *batch)
+        pending.append((number, terms, lost))
+        # Read the step before, so that an accelerator never waits for Python.
+        while len(pending) > (1 if number < steps else 0):
+            ready, terms, lost = pending.pop(0)
+            values = np.array([float(term) for term in terms])
+            if not np.isfinite(values).all():
+                raise DivergedError(
+                    f"epoch {epoch + 1}, step {ready} of {steps}: the loss is not finite "
+                    f"(box {values[0]}, cls {values[1]}, dfl {values[2]})"
+                )
+            total, dropped, counted = total + values, dropped + int(lost), ready
+        if report and counted:
+            report(StepReport(epoch + 1, number, steps, LossTerms(*(total / counted))))
+    return state, LossTerms(*(total / steps)), dropped

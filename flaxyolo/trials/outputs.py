@@ -1,0 +1,134 @@
+"""What lies in a study's folder beside the study: tables, pictures, and the best detector."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from flaxyolo.base.charts import draw_detections, trial_scatter
+from flaxyolo.config import Config, write_config
+from flaxyolo.data.images import decode
+from flaxyolo.data.sources import Example
+from flaxyolo.data.stream import open_pixels
+from flaxyolo.evaluate import run_detector
+from flaxyolo.machine.gate import Gate
+from flaxyolo.nn.detector import Found, TrainedDetector
+from flaxyolo.search.advised import verdicts
+from flaxyolo.search.finalists import chosen, verdict
+from flaxyolo.search.results import TrialResult
+from flaxyolo.search.setting import Sweep
+from flaxyolo.trials import pareto
+from flaxyolo.trials import table as report
+from flaxyolo.trials.account import front_line, funnel_line, inside_line, seconds_line
+from flaxyolo.trials.trial import ERRORS_FILE
+from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
+
+log = logging.getLogger(__name__)
+
+DRAWN_IMAGES = 12
+"""Validation images in `detections.png`."""
+DRAWN_SCORE = 0.25
+"""Least score of a box that is drawn."""
+
+
+def sweep_report(found: Sequence[TrialResult], sweep: Sweep) -> report.Report:
+    """The results with what they are about."""
+    told = [funnel_line(found, sweep.spending)]
+    told += [f"Finalists: {line}" for line in verdict(found)]
+    front = pareto.front_rows(report.flat_rows(found), f"latency_ms_{sweep.budget.latency_stat}")
+    told += [front_line(front, sweep.budget.latency_stat)] if front else []
+    told += [f"Advice: {each.line()}" for each in verdicts(found, sweep.advice)]
+    told += [line for line in (inside_line(found), seconds_line(found)) if line]
+    return report.Report(tuple(found), sweep.source, sweep.budget.describe(), tuple(told))
+
+
+def update_outputs(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
+    """Bring the tables, the pictures and the best detector in line with the study."""
+    if any(result.cost for result in found):
+        told = sweep_report(found, sweep)
+        report.write(told, sweep.folder)
+        flat = report.flat_rows(found)
+        trial_scatter(flat, sweep.budget.latency_ms, sweep.folder / "trials.png")
+        best = chosen(found)
+        pareto.draw_front(
+            flat,
+            sweep.folder / "pareto.png",
+            latency=f"latency_ms_{sweep.budget.latency_stat}",
+            budget_ms=sweep.budget.latency_ms,
+            objective=sweep.objective.text,
+            winner=None if best is None else best.number,
+        )
+    keep_best(found, sweep, gate)
+
+
+def remove_states(sweep: Sweep) -> None:
+    """Remove what only serves to go on with a training run; of a sweep that is complete."""
+    for path in sweep.runs.glob("*/state"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_best(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
+    """Make `best/`, `best.yaml` and `detections.png` those of the best run of the study."""
+    here = [r for r in found if r.run is None or (sweep.runs / r.run / "detector").is_dir()]
+    best, missing = chosen(here), chosen(found)
+    if missing is not None and missing is not best:
+        log.warning(
+            "trial %d is the best, but its weights are not under %s; it ran elsewhere",
+            missing.number,
+            sweep.runs,
+        )
+    if best is None or best.spec is None or best.run is None:
+        return
+    kept = sweep.folder / "best"
+    if kept.is_dir() and read_metadata(kept)["facts"].get("trial") == best.number:
+        return
+    path = sweep.runs / best.run / "detector"
+    detector = load_detector(path)
+    line = f"Best of study {sweep.folder.name}: trial {best.number}, {report.outcome(best)}"
+    training = sweep.short if best.seed is None else sweep.full(best.seed)
+    write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
+    if (errors := sweep.runs / best.run / ERRORS_FILE).exists():
+        shutil.copyfile(errors, sweep.folder / ERRORS_FILE)
+    with gate.training():
+        draw_best(detector, sweep, f"Trial {best.number} of {sweep.folder.name}")
+    # Last: it tells which trial the three belong to.
+    save_detector(kept, detector, read_metadata(path)["facts"] | {"trial": best.number})
+
+
+def error_line(sweep: Sweep) -> str | None:
+    """What the best detector's errors cost, most first; None where they are not known."""
+    path = sweep.folder / ERRORS_FILE
+    if not path.exists():
+        return None
+    kinds = json.loads(path.read_text())["errors"]["kinds"]
+    costs = {name: kind["cost"] for name, kind in kinds.items() if kind["cost"] is not None}
+    order = sorted(costs, key=lambda name: -costs[name])
+    told = ", ".join(f"{name} {100 * costs[name]:.1f}" for name in order) or "no object to find"
+    return (
+        f"Errors, and the points of AP50 that each kind costs: {told}; more: "
+        f"python -m flaxyolo.evaluate {sweep.folder / 'best'} --data {sweep.source} --errors"
+    )
+
+
+def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
+    """Draw what a detector finds on a dozen validation images, from first to last."""
+    pixels = open_pixels(sweep.data, "val", detector.spec.image_size, keep=sweep.keep)
+    count = len(sweep.data.val)
+    chosen = np.unique(np.linspace(0, count - 1, min(DRAWN_IMAGES, count)).round().astype(int))
+    examples = [sweep.data.val[i] for i in chosen]
+    some = pixels._replace(images=np.asarray(pixels.images[chosen]))
+    found = [_confident(each) for each in run_detector(detector, examples, some)]
+    images = [_picture(example) for example in examples]
+    names = sweep.data.class_names
+    draw_detections(images, found, examples, names, sweep.folder / "detections.png", title=title)
+
+
+def _confident(found: Found) -> Found:
+    keep = found.scores >= DRAWN_SCORE
+    return Found(found.boxes[keep], found.scores[keep], found.labels[keep])
+
+
+def _picture(example: Example) -> np.ndarray:
+    return decode(example.image, oriented=example.oriented)

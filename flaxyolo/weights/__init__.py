@@ -1,0 +1,1 @@
+"""Weights: checkpoints, those of another detector, those from elsewhere."""

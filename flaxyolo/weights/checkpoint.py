@@ -1,0 +1,168 @@
+"""A detector stored with its spec, and a run that can go on. Orbax only, no pickle."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from flaxyolo.base.errors import InputError
+from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
+from flaxyolo.spec import detector_from_dict, to_dict
+
+T = TypeVar("T")
+FORMAT = 1
+STATE_FORMAT = 2
+
+# What Orbax's threads log as errors, with tracebacks, is raised to us as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any]) -> None:
+    """Write a detector's folder: Orbax weights with the spec, class names and `facts` beside them.
+
+    The folder is complete or it is not there: it is written under another name and renamed.
+    """
+    metadata = {
+        "format": FORMAT,
+        "spec": to_dict(detector.spec),
+        "class_names": list(detector.class_names),
+        "facts": dict(facts),
+    }
+    _replace(path, detector.weights._asdict(), json.loads(json.dumps(metadata)))
+
+
+def load_detector(path: Path) -> TrainedDetector:
+    """Read a detector's folder; InputError where it is not one."""
+    metadata = read_metadata(path)
+    spec = detector_from_dict(metadata["spec"], f"{path}: spec")
+    weights = Weights(**_load(path, abstract_weights(spec)._asdict()))
+    return TrainedDetector(spec, weights, tuple(metadata["class_names"]))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The format, spec, class names and facts stored with a detector."""
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
+    try:
+        metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
+    except (ocp.errors.InvalidLayoutError, FileNotFoundError):
+        raise InputError(
+            f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
+        ) from None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "spec" not in metadata:
+        raise InputError(
+            f"{path}: expected a detector's checkpoint of format {FORMAT}, found another Orbax "
+            "checkpoint; a run keeps its detectors in `best` and `last`"
+        )
+    return metadata
+
+
+def save_state(path: Path, state: Any, facts: Mapping[str, Any]) -> None:
+    """Write a whole training state, so that a run can go on bit for bit.
+
+    Its arrays are written end to end, one for each dtype: a state has hundreds, and Orbax takes
+    about 5 ms for each, more than the training of a short epoch.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for leaf in jax.tree.leaves(jax.device_get(state)):
+        parts.setdefault(leaf.dtype.name, []).append(leaf.ravel())
+    metadata = {"format": STATE_FORMAT, "facts": json.loads(json.dumps(dict(facts)))}
+    _replace(path, {name: np.concatenate(arrays) for name, arrays in parts.items()}, metadata)
+
+
+def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
+    """The state and facts that `save_state` wrote; `abstract` gives structure and shapes.
+
+    InputError where it was written for other shapes, or by another version.
+    """
+    metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
+    if metadata.get("format") != STATE_FORMAT:
+        raise InputError(
+            f"{path}: expected a training state of format {STATE_FORMAT}, found "
+            f"{metadata.get('format')}; remove {path} to train from the beginning"
+        )
+    leaves, structure = jax.tree.flatten(abstract)
+    sizes: dict[str, int] = {}
+    for leaf in leaves:
+        sizes[leaf.dtype.name] = sizes.get(leaf.dtype.name, 0) + math.prod(leaf.shape)
+    packed = ocp.load(str(path.resolve()))
+    found = {name: array.size for name, array in packed.items()}
+    if found != sizes:
+        raise InputError(
+            f"{path}: expected the training state of this network ({sizes} values), found {found}; "
+            f"remove {path} to train from the beginning"
+        )
+    taken, arrays = dict.fromkeys(sizes, 0), []
+    for leaf in leaves:
+        name = leaf.dtype.name
+        begin, taken[name] = taken[name], taken[name] + math.prod(leaf.shape)
+        arrays.append(np.asarray(packed[name][begin : taken[name]]).reshape(leaf.shape))
+    device = jax.local_devices()[0]
+    return jax.device_put(jax.tree.unflatten(structure, arrays), device), dict(metadata["facts"])
+
+
+def has_state(path: Path) -> bool:
+    """Whether a training state can be read there, after finishing an interrupted replacement."""
+    _finish_replace(path)
+    return path.is_dir() and ocp.is_orbax_checkpoint(str(path.resolve()))
+
+
+def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
+    """Save beside `path`, then swap, so that a crash at any moment leaves a complete folder."""
+    path = path.resolve()  # Orbax writes to absolute paths only
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = _beside(path, "new"), _beside(path, "old")
+    for leftover in path.parent.glob(f".{path.name}.new*"):
+        shutil.rmtree(leftover)
+    try:
+        ocp.save(str(fresh), state, custom_metadata=metadata)
+    except BaseException:
+        _discard(path)
+        raise
+    _finish_replace(path)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(fresh, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _discard(path: Path) -> None:
+    """Remove what a failed save left; Orbax's threads may go on writing for a moment."""
+    for _ in range(20):
+        left = list(path.parent.glob(f".{path.name}.new*"))
+        if not left:
+            return
+        for partial in left:
+            shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(0.1)
+
+
+def _finish_replace(path: Path) -> None:
+    """After a crash between the two renames the complete folder lies beside its place."""
+    old = _beside(path, "old")
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, path)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}")
+
+
+def _load(path: Path, abstract: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
+    )
+    return ocp.load(str(path.resolve()), target)

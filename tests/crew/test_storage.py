@@ -1,0 +1,140 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import optuna
+import pytest
+
+from flaxyolo.base.errors import InputError
+from flaxyolo.crew.storage import claim, locked, open_study, read_study
+from flaxyolo.search.results import count_finished, importances, merit, results
+from flaxyolo.search.space import REFERENCE, suggest_detector
+from flaxyolo.spec import to_dict
+from tests.search.made import COST
+
+
+@pytest.fixture
+def study(tmp_path):
+    return open_study(tmp_path / "s")
+
+
+def run(study, objective, trials):
+    while count_finished(study) < trials:
+        trial = study.ask()
+        study.tell(trial, objective(trial))
+
+
+def test_a_sampler_that_goes_on_does_not_repeat_its_first_draws(tmp_path):
+    drawn = []
+    for _ in range(4):
+        study = open_study(tmp_path / "s")
+        run(
+            study,
+            lambda trial: float(trial.suggest_int("x", 0, 10**6)),
+            count_finished(study) + 1,
+        )
+        drawn.append(study.trials[-1].params["x"])
+    assert len(set(drawn)) == 4
+
+
+def test_a_final_that_two_workers_copied_counts_once(study):
+    for seed in (0, 0, 1):
+        attrs = {"stage": "final", "finalist": 7, "seed": seed}
+        study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=attrs))
+    assert [each.duplicate_of for each in results(study)] == [None, 0, None]
+
+
+def test_results_come_from_the_storage_alone(study, tmp_path):
+    spec = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
+
+    def objective(trial):
+        trial.set_user_attr("spec", to_dict(spec))
+        trial.set_user_attr("cost", COST.to_dict())
+        history = [{"epoch": 10, "objective": 0.5 + trial.number, "map": 0.2}]
+        trial.set_user_attr("history", history)
+        trial.set_constraint("latency_ms", -0.1)
+        return 0.5 + trial.number
+
+    run(study, objective, 2)
+    found = results(read_study(tmp_path / "s"))
+    best = min(found, key=merit)
+    assert (best.number, best.objective, best.epochs, best.cost) == (1, 1.5, 10, COST)
+    assert best.spec == spec
+    assert not best.over_budget
+    quicker = replace(COST, latency_ms_p95=COST.latency_ms_p95 / 2)
+    equal_but_faster = replace(best, number=7, cost=quicker)
+    assert min([best, equal_but_faster], key=merit) is equal_but_faster
+
+
+def test_importances_need_a_few_complete_trials(study):
+    def objective(trial):
+        trial.suggest_float("idle", 0, 1)
+        return trial.suggest_float("x", 0, 1)
+
+    run(study, objective, 3)
+    assert importances(study) == {}
+    run(study, objective, 20)
+    shares = importances(study)
+    assert next(iter(shares)) == "x"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_study_is_about_one_thing(study):
+    claim(study, {"budget": 8, "sizes": (1, 2)}, "runs/s")
+    claim(study, {"budget": 8, "sizes": (1, 2)}, "runs/s")
+    with pytest.raises(InputError, match=r"^runs/s: .*budget was 8, now 9; name another with --s"):
+        claim(study, {"budget": 9, "sizes": (1, 2)}, "runs/s")
+
+
+def test_a_torn_line_is_dropped_and_the_study_goes_on(study, tmp_path):
+    run(study, lambda trial: 1.0, 2)
+    path = tmp_path / "s" / "study.log"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code": 4, "wor')
+    again = open_study(tmp_path / "s")
+    run(again, lambda trial: 1.0, 3)
+    assert len(read_study(tmp_path / "s").trials) == 3
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
+    code = (
+        "import sys, os, signal\nfrom pathlib import Path\n"
+        "from flaxyolo.crew.storage import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(InputError, match=f"another command .*process {process.pid}"),
+            locked(tmp_path),
+        ):
+            pass
+        process.kill()
+        process.wait()
+        with locked(tmp_path):
+            pass
+
+
+def test_a_missing_study_and_a_bad_database_are_named(tmp_path):
+    with pytest.raises(InputError, match="expected the study of a sweep, found no such file"):
+        read_study(tmp_path / "nothing")
+    with pytest.raises(InputError, match="--storage no-url: expected a URL"):
+        open_study(tmp_path / "s", storage="no-url")
+
+
+def test_a_study_lives_in_a_database_as_well(tmp_path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = open_study(tmp_path / "s", storage=url)
+    run(study, lambda trial: 1.0, 1)
+    assert json.dumps(read_study(tmp_path / "s", url).best_value) == "1.0"
+    assert not (tmp_path / "s" / "study.log").exists()

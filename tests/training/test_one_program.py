@@ -1,0 +1,30 @@
+"""A step is compiled once: for its memory, its training, each part of it and every seed."""
+
+from dataclasses import replace
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from flaxyolo.config import TrainConfig
+from flaxyolo.cost.step_memory import with_training_memory
+from flaxyolo.training.loop import train
+from tests.search.made import COST
+from tests.small import tiny_pixels, tiny_spec
+
+
+def test_memory_and_training_of_every_seed_have_one_program(tmp_path):
+    pixels, config = tiny_pixels(8), TrainConfig(epochs=2, batch_size=4)
+    names, run_dir = ("a", "b", "c"), tmp_path / "run"
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert with_training_memory(COST, tiny_spec(), config, pixels).train_vram_mib > 0
+        next(train(tiny_spec(), pixels, names, config, run_dir=run_dir))
+        (again,) = train(tiny_spec(), pixels, names, config, run_dir=run_dir)
+        assert again.number == 2
+        next(train(tiny_spec(), pixels, names, replace(config, seed=1)))
+    finally:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert len(list(tmp_path.glob("jit_train_step-*-cache"))) == 1
