@@ -29,8 +29,11 @@ import optuna
 from scipy import stats
 
 from flaxyolo.config import read_config
-from flaxyolo.cost.measure import Budget, Measurement, count_gflops
-from flaxyolo.cost.step_memory import measure_for
+from flaxyolo.cost.again import measure_for
+from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import count_gflops
+from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.record import MEASURED_IMAGES
 from flaxyolo.crew.storage import open_study, read_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import open_pixels
@@ -42,7 +45,7 @@ from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import image_sizes_for, suggest_detector
 from flaxyolo.search.spending import FINAL, Spending
 from flaxyolo.spec import DetectorSpec, to_dict
-from flaxyolo.trials.trial import MEASURED_IMAGES, run_trial
+from flaxyolo.trials.trial import run_trial
 
 log = logging.getLogger("against")
 

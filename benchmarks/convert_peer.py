@@ -168,8 +168,8 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     import jax.numpy as jnp
 
     from flaxyolo.config import read_config
-    from flaxyolo.convert import convert
     from flaxyolo.nn.detector import fuse, predict, run_network
+    from flaxyolo.weights.conversion import convert
     from flaxyolo.weights.families import FAMILIES
     from flaxyolo.weights.state_dicts import read_arrays
 

@@ -24,7 +24,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from flaxyolo.base import cli
-from flaxyolo.cost.measure import device_name, measure, versions
+from flaxyolo.cost.measure import measure
+from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.pieces import pieces
 from flaxyolo.cost.table.table import LatencyTable, Prediction

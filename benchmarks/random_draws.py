@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import optuna
 
 from flaxyolo.config import Augmentation, TrainConfig
-from flaxyolo.cost.measure import count_gflops, count_params, device_name, versions
+from flaxyolo.cost.measure import count_gflops, count_params
+from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.batches import epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset

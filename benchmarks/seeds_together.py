@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optuna
 
-from flaxyolo.cost.measure import device_name, versions
+from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.batches import DevicePixels, epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset

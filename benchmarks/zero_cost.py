@@ -20,7 +20,8 @@ import numpy as np
 import optuna
 from scipy.stats import kendalltau
 
-from flaxyolo.cost.measure import count_gflops, count_params, device_name, versions
+from flaxyolo.cost.measure import count_gflops, count_params
+from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.cache import load_pixels
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.space import load_space

@@ -25,20 +25,20 @@ from flaxyolo.ablation.study import (
 from flaxyolo.ablation.table import markdown
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
-from flaxyolo.cost.measure import device_name
+from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.processes import Crew
 from flaxyolo.crew.storage import claim, locked, open_study
+from flaxyolo.crew.supervise import POLL_S, bury_dead, spare_memory, state_of, worker_command
+from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.machine.devices import default_workers, device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.preflight import preflight, require
 from flaxyolo.spec import describe
-from flaxyolo.trials.run import POLL_S, bury_dead, spare_memory, state_of, worker_command
-from flaxyolo.trials.work import write_task
 
 log = logging.getLogger("flaxyolo.ablate")
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -29,18 +28,11 @@ from flaxyolo.cost.gpu import (
     require_packages,
     target_memory,
 )
-from flaxyolo.cost.measure import (
-    Measurement,
-    count_gflops,
-    count_params,
-    measure,
-    tree_bytes,
-    versions,
-)
-from flaxyolo.cost.step_memory import nominal_step
-from flaxyolo.nn.detector import Weights, abstract_weights, compute_dtype
+from flaxyolo.cost.measure import count_gflops, count_params, measure
+from flaxyolo.cost.measurement import Measurement, versions
+from flaxyolo.cost.step_memory import compile_nominal_step
+from flaxyolo.nn.detector import Weights, abstract_weights
 from flaxyolo.spec import DetectorSpec, describe
-from flaxyolo.training.loop import compile_step, start
 from flaxyolo.weights.checkpoint import load_detector
 
 log = logging.getLogger("flaxyolo.measure")
@@ -94,15 +86,6 @@ def measure_detector(
         data_bytes=data_bytes,
         paced=paced,
     )
-
-
-def compile_nominal_step(
-    spec: DetectorSpec, config: TrainConfig
-) -> tuple[jax.stages.Compiled, int]:
-    """The training step for a made-up data set of one batch, and the bytes of that data set."""
-    plan, pixels = nominal_step(spec, config, compute_dtype())
-    state = jax.eval_shape(lambda: start(plan))
-    return compile_step(plan, state, pixels), tree_bytes(pixels)
 
 
 def read_images(path: Path, size: int) -> UInt8[np.ndarray, "n s s 3"]:

@@ -4,9 +4,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,29 +15,14 @@ import tyro
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.checks.check import Check
-from flaxyolo.checks.labels import check_labels, check_objects
-from flaxyolo.checks.network import check_gradients, check_shapes
-from flaxyolo.checks.overfit import check_overfit
-from flaxyolo.checks.probe import Programs, compile_probe, probe_plan
-from flaxyolo.checks.steps import (
-    Run,
-    check_memory,
-    check_recompilation,
-    compile_run,
-)
-from flaxyolo.checks.transforms import check_transforms
-from flaxyolo.config import Config, TrainConfig, fitted, read_config
-from flaxyolo.data.cache import Pixels
-from flaxyolo.data.sources import Dataset, Example, read_dataset
+from flaxyolo.checks.run import log_check, preflight, require
+from flaxyolo.config import Config, fitted, read_config
+from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import is_streamed, open_pixels
-from flaxyolo.machine.memory import available_mib
 from flaxyolo.nn.detector import abstract_weights
-from flaxyolo.spec import DetectorSpec, describe
-from flaxyolo.training.plan import plan_run
+from flaxyolo.spec import describe
 
 log = logging.getLogger("flaxyolo.preflight")
-
-Report = Callable[[Check], None]
 
 
 @dataclass(frozen=True)
@@ -55,86 +39,6 @@ class Flags:
     """Instead of the config's."""
     json: bool = False
     """Print the checks as JSON."""
-
-
-def log_check(check: Check) -> None:
-    """Into the log, in one line."""
-    log.info("pre-flight, %s", check.line())
-
-
-def preflight(
-    spec: DetectorSpec,
-    pixels: Pixels,
-    examples: Sequence[Example],
-    class_names: Sequence[str],
-    config: TrainConfig,
-    *,
-    streamed: bool = False,
-    skip: Collection[str] = (),
-    report: Report = log_check,
-) -> tuple[Check, ...]:
-    """Run the checks, cheap ones first, up to the first that fails, which is the last returned.
-
-    `pixels` are the training images of `examples`, `streamed` as in `train`. `skip` names checks
-    that are left out; their programs are not compiled either.
-    """
-    unknown = set(skip) - set(CHECKS)
-    if unknown:
-        raise ValueError(f"no such check: {', '.join(sorted(unknown))}; there are {CHECKS}")
-    done: list[Check] = []
-
-    def passed(name: str, check: Callable[[], Check]) -> bool:
-        if name in skip:
-            return True
-        began = time.perf_counter()
-        made = check()
-        done.append(replace(made, seconds=round(time.perf_counter() - began, 2)))
-        report(done[-1])
-        return made.passed
-
-    available = available_mib()
-    plan, quick = plan_run(spec, config, pixels), probe_plan(spec, config, pixels)
-    cheap: dict[str, Callable[[], Check]] = {
-        "labels": lambda: check_labels(pixels, examples, class_names, spec.num_classes),
-        "objects": lambda: check_objects(pixels),
-        "transforms": lambda: check_transforms(pixels, examples, config.augmentation),
-        "shapes": lambda: check_shapes(quick, pixels),
-    }
-    if not all(passed(name, check) for name, check in cheap.items()):
-        return tuple(done)
-    wanted = set(COSTLY) - set(skip)
-    if not wanted:
-        return tuple(done)
-    log.info("pre-flight, compiling the training step; a minute or less for a small network")
-    # Side by side: the compiler leaves cores idle in parts of its work.
-    pool = ThreadPoolExecutor(2)
-    programs: Future[Programs] = Future()
-    run: Future[Run] = Future()
-    try:
-        if wanted & {"gradients", "overfit"}:
-            programs = pool.submit(compile_probe, quick)
-        if wanted & {"memory", "recompilation"}:
-            run = pool.submit(compile_run, plan, pixels, streamed)
-        costly: dict[str, Callable[[], Check]] = {
-            "gradients": lambda: check_gradients(pixels, quick, programs.result()),
-            "memory": lambda: check_memory(run.result().step, config.batch_size, available),
-            "recompilation": lambda: check_recompilation(run.result(), plan, streamed),
-            "overfit": lambda: check_overfit(pixels, quick, programs.result(), class_names),
-        }
-        all(passed(name, check) for name, check in costly.items())
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return tuple(done)
-
-
-def require(done: Sequence[Check]) -> Sequence[Check]:
-    """The checks themselves; InputError in one line if one of them has failed."""
-    failed = next((check for check in done if not check.passed), None)
-    if failed is not None:
-        raise InputError(
-            f"pre-flight, {failed.name}: {failed.measured}; likely cause: {failed.cause}"
-        )
-    return done
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:
@@ -200,11 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     return cli.run(partial(run_preflight, flags))
 
-
-COSTLY = ("gradients", "memory", "recompilation", "overfit")
-"""Checks that need compiled programs, in their order."""
-CHECKS = ("labels", "objects", "transforms", "shapes", *COSTLY)
-"""Names of all checks, in their order."""
 
 if __name__ == "__main__":
     sys.exit(main())

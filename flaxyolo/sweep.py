@@ -18,19 +18,21 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.checks.run import preflight, require
+from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
-from flaxyolo.cost.measure import Budget, device_name
+from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, locked, open_study
+from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.machine.devices import default_workers, device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.preflight import preflight, require
 from flaxyolo.search.advised import enqueue_opening, learn
 from flaxyolo.search.objective import DEFAULT, Objective
-from flaxyolo.search.setting import BATCH_SIZE, Sweep
+from flaxyolo.search.setting import BATCH_SIZE, Sweep, Task, hand_over
 from flaxyolo.search.space import (
     image_sizes_for,
     load_space,
@@ -39,8 +41,7 @@ from flaxyolo.search.space import (
 )
 from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import to_dict
-from flaxyolo.trials.run import finish, spare_memory, tell_plan, watch
-from flaxyolo.trials.work import Task, hand_over
+from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
 
 log = logging.getLogger("flaxyolo.sweep")

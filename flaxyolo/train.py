@@ -16,15 +16,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import replace_file
+from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
-from flaxyolo.evaluate import evaluate, shown
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.preflight import preflight, require
+from flaxyolo.scoring.detect import evaluate, shown
 from flaxyolo.spec import describe
 from flaxyolo.training.loop import DivergedError, StepReport, train
-from flaxyolo.weights.checkpoint import has_state, save_detector
+from flaxyolo.training.state import has_state
+from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import read_source, weights_from
 
 log = logging.getLogger("flaxyolo.train")

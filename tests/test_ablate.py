@@ -17,13 +17,13 @@ from flaxyolo.ablation.results import Arm, Run, load_detections
 from flaxyolo.ablation.study import Ablation
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew.storage import open_study, read_study
+from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import initial_weights
 from flaxyolo.search.results import results
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
-from flaxyolo.trials.work import write_task
 from flaxyolo.weights.checkpoint import load_detector
 from flaxyolo.weights.transfer import weights_from
 from tests.search.made import COST

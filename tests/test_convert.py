@@ -12,9 +12,10 @@ from flax import nnx
 import flaxyolo
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
-from flaxyolo.convert import convert, main
+from flaxyolo.convert import main
 from flaxyolo.nn.detector import abstract_weights, graph
 from flaxyolo.weights.checkpoint import read_metadata
+from flaxyolo.weights.conversion import convert
 from flaxyolo.weights.families import FAMILIES, their_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -11,10 +11,11 @@ from jax import lax
 from flaxyolo import preflight
 from flaxyolo.base.errors import InputError
 from flaxyolo.checks import transforms
+from flaxyolo.checks.run import CHECKS, require
 from flaxyolo.data import augment, cache
 from flaxyolo.nn import head
 from flaxyolo.nn.backbone import Backbone
-from flaxyolo.preflight import CHECKS, main, require
+from flaxyolo.preflight import main
 from flaxyolo.training import assign
 from tests.checks.scenes import CONFIG, NAMES, SIZE, pixels_of, scenes, with_boxes
 from tests.small import tiny_spec

@@ -17,11 +17,12 @@ from flaxyolo.ablation.results import Arm
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, read_config, write_config
 from flaxyolo.crew.storage import STUDY_FILE, read_study
+from flaxyolo.crew.worker import TASK_FILE, read_task
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
+from flaxyolo.search.setting import Task
 from flaxyolo.search.space import Suggest, load_space, with_image_sizes
 from flaxyolo.spec import DetectorSpec, describe
-from flaxyolo.trials.work import TASK_FILE, Task, read_task
 from flaxyolo.weights.checkpoint import read_metadata
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from flaxyolo.ablation.study import Ablation, failures, read_runs, trials_of, wh
 from flaxyolo.scoring.average_precision import ground_truth
 from flaxyolo.scoring.error_kinds import error_kinds
 
-log = logging.getLogger("flaxyolo.ablate")
+log = logging.getLogger(__name__)
 
 LEAST_SEEDS = 2
 """One seed cannot tell a difference from luck."""

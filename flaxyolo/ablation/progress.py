@@ -14,7 +14,7 @@ from flaxyolo.cost.measure import count_gflops
 from flaxyolo.crew.bars import Bars
 from flaxyolo.spec import DetectorSpec
 
-log = logging.getLogger("flaxyolo.ablate")
+log = logging.getLogger(__name__)
 
 
 def tell_plan(ablation: Ablation) -> None:

@@ -15,15 +15,14 @@ from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
 from flaxyolo.config import Config
 from flaxyolo.cost.measure import measure
 from flaxyolo.cost.step_memory import with_training_memory
+from flaxyolo.crew.record import ALONE, MEASURED_IMAGES, Record, Stage, Surroundings, epochs
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
-from flaxyolo.evaluate import detection_rows, evaluate, run_detector
 from flaxyolo.nn.detector import Weights, initial_weights
 from flaxyolo.scoring.average_precision import coco_scores, ground_truth
-from flaxyolo.search.objective import Objective
+from flaxyolo.scoring.detect import detection_rows, evaluate, run_detector
 from flaxyolo.training.loop import Epoch
-from flaxyolo.trials.trial import ALONE, MEASURED_IMAGES, Record, Stage, Surroundings, epochs
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source, path_text
 
@@ -138,7 +137,7 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
     arm, seed = trial.user_attrs["arm"], trial.user_attrs["seed"]
     config, data = ablation.config(arm, seed), ablation.data
     spec, training = config.detector, config.training
-    folder, record = ablation.run_folder(arm, seed), Record(trial, Objective())
+    folder, record = ablation.run_folder(arm, seed), Record(trial)
     pixels, val = (
         open_pixels(data, split, spec.image_size, keep=ablation.keep) for split in ("train", "val")
     )

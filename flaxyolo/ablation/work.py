@@ -14,12 +14,12 @@ from optuna.trial import TrialState
 
 from flaxyolo.ablation.study import Ablation, open_trials, run_arm
 from flaxyolo.crew.leases import Lease, Worker, at_work, claim, take_up, workers_folder
+from flaxyolo.crew.record import Stage
 from flaxyolo.crew.storage import open_study
+from flaxyolo.crew.worker import STORAGE, WAIT_S, carry_out, main, note, read_task, surroundings
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.trials.trial import Stage
-from flaxyolo.trials.work import STORAGE, WAIT_S, carry_out, main, note, read_task, surroundings
 
 
 def run_worker(folder: Path, index: int) -> None:

@@ -38,3 +38,17 @@ def read_yaml(path: Path, what: str, loader: Any = yaml.SafeLoader) -> Any:
 def comment(text: str) -> str:
     """Lines of YAML that say nothing to a program."""
     return "".join(f"# {line}\n" for line in text.splitlines())
+
+
+def cache_root(cache_dir: Path | None) -> Path:
+    """The folder of all caches: `cache_dir`, or $FLAXYOLO_CACHE, or ~/.cache/flaxyolo."""
+    root = cache_dir or Path(os.environ.get("FLAXYOLO_CACHE") or "~/.cache/flaxyolo")
+    root = root.expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{root}: expected a folder for the cache that can be written, got: "
+            f"{error.strerror}; name another one in FLAXYOLO_CACHE"
+        ) from None
+    return root

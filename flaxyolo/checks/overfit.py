@@ -22,8 +22,8 @@ from flaxyolo.checks.probe import (
 from flaxyolo.data.batches import Batch
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Example
-from flaxyolo.evaluate import score
 from flaxyolo.nn.detector import Detections, Found
+from flaxyolo.scoring.detect import score
 from flaxyolo.training.plan import Plan
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
-from flaxyolo.cost.measure import Measurement, memory_mib, tree_bytes
+from flaxyolo.cost.measure import memory_mib, tree_bytes
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import nominal_step
 from flaxyolo.machine.child import run_module
 from flaxyolo.machine.memory import MIB

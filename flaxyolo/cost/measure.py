@@ -1,23 +1,21 @@
 """What a detector costs: latency, memory, parameters, GFLOPs; and the budget it must keep."""
 
-import os
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import version
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxyolo import __version__
+from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
-from flaxyolo.base.errors import InputError
 from flaxyolo.cost.flops import multiply_adds
+from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.machine.clock import device_lock, quietest, time_calls
 from flaxyolo.machine.memory import MIB
 from flaxyolo.nn.compiling import compile_ahead
@@ -31,134 +29,11 @@ from flaxyolo.nn.detector import (
     initial_weights,
     run_network,
 )
-from flaxyolo.spec import DetectorSpec, parse
+from flaxyolo.spec import DetectorSpec
+from flaxyolo.weights.checkpoint import load_detector
 
 PACED_GAP_S = 0.2
 """Pause before each call of the paced mode, in which the device falls out of its fast state."""
-VERSIONS_OF = ("jax", "jaxlib", "flax")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a detector costs, and under which conditions.
-
-    Latency is that of `detect`, one image on the device in, boxes on the device out; the memory
-    of training leaves out the data set, and is None where no training step was compiled.
-    """
-
-    latency_ms_p50: float
-    latency_ms_p95: float
-    network_ms_p50: float
-    """Without NMS."""
-    fps: float
-    """Images per second at the median latency."""
-    vram_mib: float
-    train_vram_mib: float | None
-    params: int
-    gflops: float
-    device: str
-    dtype: str
-    image_size: int
-    batch_size: int
-    """Images per call of the latencies, FPS, GFLOPs and `vram_mib`: 1."""
-    train_batch_size: int | None
-    versions: dict[str, str]
-    latency_paced_ms_p50: float | None = None
-    """With a pause of 200 ms before every call, as a camera at 5 images per second has it."""
-    latency_paced_ms_p95: float | None = None
-    memory_device: str | None = None
-    """What the memory is for, where that is not the device of the latencies."""
-
-    def conditions(self) -> str:
-        """One line that belongs under every figure."""
-        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        size = f"{self.image_size}x{self.image_size}"
-        beside = f"; memory for {self.memory_device}" if self.memory_device else ""
-        return f"{self.device}, {self.dtype}, {size}, batch {self.batch_size}, {versions}{beside}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: object, where: str = "measurement") -> "Measurement":
-        """The inverse of `to_dict`."""
-        return parse(cls, data, where)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of a `Measurement`; None is no limit."""
-
-    latency_ms: float | None = None
-    """Of the statistic `latency_stat`."""
-    vram_mib: float | None = None
-    train_vram_mib: float | None = None
-    """Of a training step at the batch size of the training, without the data set."""
-    params: float | None = None
-    gflops: float | None = None
-    latency_stat: Literal["p95", "p50"] = "p95"
-
-    def __post_init__(self):
-        for name, limit in self.limits.items():
-            if not (isfinite(limit) and limit > 0):
-                raise InputError(f"budget {name}: expected a number above 0, got {limit}")
-        if self.latency_stat not in ("p95", "p50"):
-            raise InputError(f"budget latency_stat: expected p95 or p50, got {self.latency_stat!r}")
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """The limits that are set, by what they limit."""
-        limits = {name: getattr(self, name) for name in LIMITS}
-        return {name: float(limit) for name, limit in limits.items() if limit is not None}
-
-    def latency_of(self, cost: Measurement) -> float:
-        """The latency that is limited, in ms."""
-        return cost.latency_ms_p50 if self.latency_stat == "p50" else cost.latency_ms_p95
-
-    def known(self, cost: Measurement) -> dict[str, float]:
-        """What is limited and known: the memory of training only once its step is compiled."""
-        values = cost.to_dict() | {"latency_ms": self.latency_of(cost)}
-        return {name: float(values[name]) for name in self.limits if values[name] is not None}
-
-    def excess(self, cost: Measurement) -> dict[str, float]:
-        """How far each limit is overstepped, as a share of it; zero or less is inside.
-
-        A limit of what is not known of the cost is left out.
-        """
-        return self.shares(self.known(cost))
-
-    def shares(self, values: Mapping[str, float]) -> dict[str, float]:
-        """`excess` of bare values, by the name of their limit."""
-        limits = self.limits
-        return {
-            name: (value - limits[name]) / limits[name]
-            for name, value in values.items()
-            if name in limits
-        }
-
-    def allows(self, cost: Measurement) -> bool:
-        """Whether every limit of what is known is kept."""
-        return all(share <= 0 for share in self.excess(cost).values())
-
-    def describe(self) -> str:
-        """The limits in words, such as `at most 8 ms (p95), 500 MiB`."""
-        told = []
-        for name, limit in self.limits.items():
-            size, unit, _ = LIMITS[name]
-            stat = f" ({self.latency_stat})" if name == "latency_ms" else ""
-            told.append(f"{limit / size:g} {unit}{stat}")
-        return f"at most {', '.join(told)}" if told else "no limit"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: latency and memory of inference always, the rest where it is set."""
-        stat = {} if self.latency_stat == "p95" else {"latency_stat": self.latency_stat}
-        return {"latency_ms": self.latency_ms, "vram_mib": self.vram_mib} | self.limits | stat
-
-    @classmethod
-    def from_dict(cls, data: object, where: str = "budget") -> "Budget":
-        """The inverse of `to_dict`."""
-        return parse(cls, data, where)
 
 
 def measure(
@@ -280,31 +155,17 @@ def photographs(size: int) -> np.ndarray:
     return np.stack([letterbox_image(picture, size) for picture in pictures])
 
 
-@lru_cache(maxsize=1)
-def device_name() -> str:
-    """The default device as a person would name it, such as `NVIDIA H100 80GB HBM3`."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+def main(argv: Sequence[str]) -> int:
+    """Print as JSON what a detector's folder costs on the images of a .npy file."""
+    folder, images = map(Path, argv)
+
+    def command() -> None:
+        detector = load_detector(folder)
+        cost = measure(detector.spec, weights=detector.weights, images=np.load(images))
+        print(json.dumps(cost.to_dict()))
+
+    return cli.run(command)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides a latency, this package's first."""
-    return {"flaxyolo": __version__} | {name: version(name) for name in VERSIONS_OF}
-
-
-LIMITS = {
-    "latency_ms": (1, "ms", 2),
-    "vram_mib": (1, "MiB", 1),
-    "train_vram_mib": (1, "MiB in training", 1),
-    "params": (1e6, "M parameters", 2),
-    "gflops": (1, "GFLOPs", 2),
-}
-"""What a budget may limit: the size of its unit, the unit, and decimals of an overrun."""
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

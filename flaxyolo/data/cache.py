@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 
 from flaxyolo.base.boxes import letterbox, letterbox_boxes, letterbox_image
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.images import cache_root, decode, name_of
+from flaxyolo.base.files import cache_root
+from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.sources import Dataset, Example
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import cache_root
 from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
 from flaxyolo.data.records import Encoded, Image
 
@@ -156,20 +157,6 @@ def pick_facts(facts: ImageFacts, rows: Int[np.ndarray, " k"]) -> ImageFacts:
 def no_facts() -> ImageFacts:
     """The facts of no image."""
     return _columns([])
-
-
-def cache_root(cache_dir: Path | None) -> Path:
-    """The folder of all caches: `cache_dir`, or $FLAXYOLO_CACHE, or ~/.cache/flaxyolo."""
-    root = cache_dir or Path(os.environ.get("FLAXYOLO_CACHE") or "~/.cache/flaxyolo")
-    root = root.expanduser()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{root}: expected a folder for the cache that can be written, got: "
-            f"{error.strerror}; name another one in FLAXYOLO_CACHE"
-        ) from None
-    return root
 
 
 def file_state(path: Path, folder: Path) -> str:

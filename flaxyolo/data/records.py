@@ -86,3 +86,10 @@ class Source:
     """sha256 of the annotations, and of name, size and time of every image file."""
     mirror: bool = True
     """Whether a mirrored object is still one of its class; a digit is not."""
+
+
+def one_line(text: str) -> str:
+    """The text with everything escaped that would break a line or cannot be printed."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

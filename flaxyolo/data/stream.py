@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from flaxyolo.base.files import cache_root
 from flaxyolo.config import TrainConfig
 from flaxyolo.data.augment import mosaic_sources
 from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices, step_seed
@@ -24,7 +25,6 @@ from flaxyolo.data.cache import (
     load_pixels,
     load_square,
 )
-from flaxyolo.data.images import cache_root
 from flaxyolo.data.sources import Dataset, Example
 from flaxyolo.machine.memory import MIB, available_mib
 

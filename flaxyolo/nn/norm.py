@@ -1,54 +1,17 @@
-"""Normalisation layers, which one suits a batch, and sums over devices that share one."""
+"""Normalisation layers, and which one suits a batch."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TypeVar
+from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-T = TypeVar("T")
+from flaxyolo.nn.mesh import averaged_over_devices, sharing_devices
 
 BATCH_NORM_FROM = 16
 """Images a step from which batch statistics are steady enough (arXiv 1803.08494, figure 1)."""
-
-_device_axis: ContextVar[str | None] = ContextVar("device_axis", default=None)
-
-
-@contextmanager
-def devices_along(axis: str) -> Iterator[None]:
-    """Inside, synchronised norms share their statistics along this axis of a `shard_map`.
-
-    And `summed_over_devices`, `averaged_over_devices` and `own_key` know that there are others.
-    """
-    token = _device_axis.set(axis)
-    try:
-        yield
-    finally:
-        _device_axis.reset(token)
-
-
-def summed_over_devices(values: T) -> T:
-    """The sum of every array over the devices that share a step; one device has its own."""
-    axis = _device_axis.get()
-    return values if axis is None else lax.psum(values, axis)
-
-
-def averaged_over_devices(values: T) -> T:
-    """The mean of every array over the devices that share a step; one device has its own."""
-    axis = _device_axis.get()
-    return values if axis is None else lax.pmean(values, axis)
-
-
-def own_key(key: Key[Array, ""]) -> Key[Array, ""]:
-    """A key that differs between the devices that share a step; one device keeps its own."""
-    axis = _device_axis.get()
-    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
 
 
 def choose_norm(batch_total: int, multi_gpu: bool = False) -> str:
@@ -86,9 +49,8 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            axis = _device_axis.get() if self.synchronised else None
-            mean, var = moments(x, axis)
-            count = x.size // x.shape[-1] * (1 if axis is None else lax.axis_size(axis))
+            mean, var = moments(x, synchronised=self.synchronised)
+            count = x.size // x.shape[-1] * (sharing_devices() if self.synchronised else 1)
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
             unbiased = var * (count / max(count - 1, 1))
@@ -111,16 +73,16 @@ class SyncBatchNorm(BatchNorm):
 
 
 def moments(
-    x: Float[Array, "b h w c"], axis: str | None = None
+    x: Float[Array, "b h w c"], *, synchronised: bool = False
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Mean and variance of each channel over batch, height and width, in float32.
 
-    With `axis`, over all devices along it as well, each of which holds as many values.
+    `synchronised`: over all devices that share the step as well, each with as many values.
     """
     x = x.astype(jnp.float32)
     mean, square = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
-    if axis is not None:
-        mean, square = lax.pmean((mean, square), axis)
+    if synchronised:
+        mean, square = averaged_over_devices((mean, square))
     return mean, jnp.maximum(square - mean * mean, 0)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.images import cache_root
+from flaxyolo.base.files import cache_root
 from flaxyolo.data.sources import Dataset
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.space import Suggest, reference_params

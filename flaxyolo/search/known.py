@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from flaxyolo.base.errors import InputError
 
-log = logging.getLogger("flaxyolo.search.known")
+log = logging.getLogger(__name__)
 
 
 class Known(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from flaxyolo.cost.measure import Measurement
-from flaxyolo.cost.step_memory import cheap_excess
+from flaxyolo.cost.budget import cheap_excess
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates

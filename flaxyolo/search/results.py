@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from flaxyolo.cost.measure import Measurement
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.search.spending import CHEAP, FINAL
 from flaxyolo.spec import DetectorSpec, detector_from_dict
 

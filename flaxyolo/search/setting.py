@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import Target
-from flaxyolo.cost.measure import Budget
+from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import Keep
 from flaxyolo.search.objective import Objective
-from flaxyolo.search.space import Suggest
+from flaxyolo.search.space import Suggest, load_space, suggest_detector, with_image_sizes
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.weights.transfer import Source
@@ -78,4 +79,29 @@ def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainC
             flip=recipe.flip if mirror else 0.0,
         ),
         seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sweep as its parent hands it over; the space is named, because functions do not travel."""
+
+    sweep: Sweep
+    space: Path | None
+    image_sizes: tuple[int, ...]
+    workers: int
+    deadline: float
+    """In seconds since 1970; infinity is none."""
+
+    def restored(self) -> Sweep:
+        """The sweep with its space."""
+        suggest = with_image_sizes(load_space(self.space), self.image_sizes)
+        return replace(self.sweep, suggest=suggest)
+
+
+def hand_over(task: Task) -> None:
+    """Write a task where the workers of its folder find it."""
+    # The default space stands for the one of a file, which cannot be pickled.
+    write_task(
+        task.sweep.folder, replace(task, sweep=replace(task.sweep, suggest=suggest_detector))
     )

@@ -32,17 +32,12 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.data.stream import batch_shapes, places, streamed_batches
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
-from flaxyolo.nn.norm import (
-    averaged_over_devices,
-    devices_along,
-    own_key,
-    summed_over_devices,
-)
+from flaxyolo.nn.mesh import averaged_over_devices, devices_along, own_key, summed_over_devices
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.loss import LossTerms, detection_loss
 from flaxyolo.training.plan import Plan, make_optimizer, plan_run
-from flaxyolo.weights.checkpoint import has_state, load_state, save_state
+from flaxyolo.training.state import has_state, load_state, save_state
 
 T = TypeVar("T")
 

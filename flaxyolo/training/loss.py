@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from flaxyolo.base.boxes import xyxy_to_ltrb
 from flaxyolo.nn.head import Predictions
-from flaxyolo.nn.norm import summed_over_devices
+from flaxyolo.nn.mesh import summed_over_devices
 from flaxyolo.training.assign import Assignment, assign, ciou
 
 LAST_BIN_MARGIN = 0.01

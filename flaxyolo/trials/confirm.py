@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import optuna
 
-from flaxyolo.cost.measure import Measurement
-from flaxyolo.cost.step_memory import keep_memory, measure_in_fresh_process, overrun
+from flaxyolo.cost.again import measure_in_fresh_process
+from flaxyolo.cost.budget import overrun
+from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.step_memory import keep_memory
+from flaxyolo.crew.record import MEASURED_IMAGES
 from flaxyolo.data.stream import open_pixels
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.finalists import chosen
 from flaxyolo.search.results import CONFIRMED, results
 from flaxyolo.search.setting import Sweep
-from flaxyolo.trials.trial import MEASURED_IMAGES
 
 log = logging.getLogger(__name__)
 

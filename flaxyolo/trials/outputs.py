@@ -12,9 +12,9 @@ from flaxyolo.config import Config, write_config
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Example
 from flaxyolo.data.stream import open_pixels
-from flaxyolo.evaluate import run_detector
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import Found, TrainedDetector
+from flaxyolo.scoring.detect import run_detector
 from flaxyolo.search.advised import verdicts
 from flaxyolo.search.finalists import chosen, verdict
 from flaxyolo.search.results import TrialResult

@@ -2,21 +2,17 @@
 
 import logging
 import math
-import os
-import sys
-from collections.abc import Callable, Hashable, Iterable
-from pathlib import Path
 
 import optuna
 from rich.console import Console
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
-from flaxyolo.cost.measure import Budget
-from flaxyolo.crew.leases import bury
-from flaxyolo.crew.processes import Command, Crew, Died, Event
+from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.processes import Crew
 from flaxyolo.crew.storage import STUDY_FILE
-from flaxyolo.machine.devices import device_key, pinned
+from flaxyolo.crew.supervise import POLL_S, bury_dead, state_of, worker_command
+from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.finalists import chosen
 from flaxyolo.search.results import TrialResult, results
@@ -26,23 +22,10 @@ from flaxyolo.trials import table as report
 from flaxyolo.trials.confirm import confirm, confirmed_line
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.progress import Display
-from flaxyolo.trials.work import EXHAUSTED, STORAGE
+from flaxyolo.trials.work import EXHAUSTED
 
-log = logging.getLogger("flaxyolo.sweep")
-
-POLL_S = 1.0
-"""Between two looks at the study."""
-PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
-SPARED = "FLAXYOLO_MEMORY_SPARED"
-"""Environment variable of a parent that leaves an accelerator's memory to its workers."""
+log = logging.getLogger(__name__)
 NO_CANDIDATE = "no candidate met the budget"
-
-
-def spare_memory() -> None:
-    """Let this process take of an accelerator's memory only what it needs; call it before JAX
-    looks for devices. A user's own setting stays."""
-    if PREALLOCATE not in os.environ:
-        os.environ |= {PREALLOCATE: "false", SPARED: "1"}
 
 
 def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
@@ -88,46 +71,6 @@ def watch(
     found = results(study)
     display.update(found)
     update_outputs(found, sweep, gate)
-
-
-def worker_command(
-    module: str, folder: Path, workers: int, storage: str | None
-) -> Callable[[int], Command]:
-    """How each of `workers` is started: a module that takes its folder and its index."""
-
-    def command(index: int) -> Command:
-        environment = pinned(index, workers)
-        if environment.pop(SPARED, None):
-            del environment[PREALLOCATE]
-        if storage is not None:
-            environment[STORAGE] = storage
-        return [sys.executable, "-m", module, str(folder), str(index)], environment
-
-    return command
-
-
-def bury_dead(study: optuna.Study, folder: Path, events: Iterable[Event]) -> None:
-    """Set the trials of workers that have died free, and tell why they did."""
-    for event in events:
-        if not isinstance(event, Died):
-            continue
-        log.warning("a worker ended and is started again: %s; its log is %s",
-                    event.reason, event.log)  # fmt: skip
-        crash = event.reason if event.crashed else None
-        bury(study, folder, event.worker, crash=crash, log_file=event.log)
-
-
-def state_of(study: optuna.Study) -> tuple[Hashable, ...]:
-    """What changes whenever a trial has got further, or has crashed."""
-    return tuple(
-        (
-            trial.state,
-            trial.user_attrs.get("paused"),
-            len(trial.user_attrs.get("history", ())),
-            len(trial.user_attrs.get("crashes", ())),
-        )
-        for trial in study.get_trials(deepcopy=False)
-    )
 
 
 def finish(study: optuna.Study, sweep: Sweep) -> None:

@@ -3,95 +3,46 @@
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optuna
 
-from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig
+from flaxyolo.cost.again import measure_for
+from flaxyolo.cost.budget import cheap_excess, cheap_overrun, overrun
 from flaxyolo.cost.gpu import on_target
-from flaxyolo.cost.measure import Measurement, count_gflops, count_params
-from flaxyolo.cost.step_memory import (
-    cheap_excess,
-    cheap_overrun,
-    keep_memory,
-    measure_for,
-    overrun,
-    with_training_memory,
+from flaxyolo.cost.measure import count_gflops, count_params
+from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.step_memory import keep_memory, with_training_memory
+from flaxyolo.crew.record import (
+    ALONE,
+    MEASURED_IMAGES,
+    OutOfTimeError,
+    PausedError,
+    Record,
+    Stage,
+    Surroundings,
+    epochs,
 )
-from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import is_streamed, open_pixels
-from flaxyolo.evaluate import detection_rows, run_detector
-from flaxyolo.nn.detector import TrainedDetector
-from flaxyolo.scoring.average_precision import Scores, coco_scores, ground_truth
+from flaxyolo.scoring.average_precision import coco_scores, ground_truth
+from flaxyolo.scoring.detect import detection_rows, run_detector
 from flaxyolo.scoring.diagnosis import summary
 from flaxyolo.search.features import features
-from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import is_finished
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.spending import FINAL
 from flaxyolo.spec import DetectorSpec, to_dict
-from flaxyolo.training.loop import Epoch, StepReport, start, train
-from flaxyolo.training.loss import LossTerms
-from flaxyolo.training.plan import plan_run
-from flaxyolo.weights.checkpoint import has_state, load_state, save_detector
-from flaxyolo.weights.transfer import Source, weights_from
+from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.transfer import Source
 
 log = logging.getLogger(__name__)
 
 ERRORS_FILE = "errors.json"
 """In a finished run's folder: kinds of its errors, confusion and calibration."""
-MEASURED_IMAGES = 16
-"""Validation images that a latency is measured on, in turn."""
-
-
-class OutOfTimeError(Exception):
-    """The time of a sweep is up; the trial at work goes on with the next run."""
-
-
-class PausedError(Exception):
-    """The trial has reached its rung, and waits there for the others."""
-
-    def __init__(self, epoch: int):
-        super().__init__(f"paused after epoch {epoch}")
-        self.epoch = epoch
-
-
-class Stage(NamedTuple):
-    """What a trial is doing; while it trains, after `done` of `total` epochs."""
-
-    name: str
-    done: float = 0
-    total: int = 0
-    note: str = ""
-
-
-class Surroundings(NamedTuple):
-    """What a trial minds while it runs; the defaults are those of a process alone."""
-
-    report: Callable[[Stage], None] = lambda stage: None
-    has_time: Callable[[float], bool] = lambda seconds: True
-    """Whether so many seconds more are left to it."""
-    quiet: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Entered to measure: nobody else on this device trains meanwhile."""
-    busy: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Entered to train."""
-    step_aside: Callable[[], object] = lambda: None
-    """Called between steps, waits while another measures."""
-    saved: Callable[[], None] = lambda: None
-    """Called when an epoch is in its checkpoint."""
-
-
-ALONE = Surroundings()
 
 
 def run_trial(
@@ -104,7 +55,7 @@ def run_trial(
     PausedError where `until` is not the end of its schedule, OutOfTimeError where the next score
     would come too late.
     """
-    record, budget, data = Record(trial, sweep.objective), sweep.budget, sweep.data
+    record, budget, data = Record(trial), sweep.budget, sweep.data
     final = trial.user_attrs.get("stage") == FINAL
     config = sweep.full(trial.user_attrs["seed"]) if final else sweep.short
     spec = replace(sweep.suggest(trial), num_classes=len(data.class_names))
@@ -125,7 +76,7 @@ def run_trial(
         around.report(Stage("measuring"))
         with around.quiet(), record.timed("measure"):
             cost = measure_for(budget, spec, shown, None)
-    record.keep_cost(cost, spec)
+    keep_cost(record, cost, spec)
     # Memory on another GPU is known once its program is compiled.
     here = budget if sweep.target is None else replace(budget, vram_mib=None)
     if not here.allows(cost):
@@ -142,7 +93,7 @@ def run_trial(
                     cost = with_training_memory(cost, spec, config, pixels, streamed)
                 else:
                     cost = on_target(cost, spec, config, sweep.target)
-            record.keep_cost(cost, spec)
+            keep_cost(record, cost, spec)
             if not budget.allows(cost):
                 record.constrain(budget.excess(cost))
                 raise optuna.TrialPruned(overrun(budget, cost))
@@ -168,7 +119,7 @@ def run_trial(
                     found = run_detector(detector, data.val, val)
                     rows = detection_rows(found, data.val, data.category_ids)
                     scores = coco_scores(truth, rows)
-                record.keep_scores(epoch, scores)
+                record.keep_scores(epoch, scores, sweep.objective.value(scores))
                 note = f"mAP {scores.map or 0:.3f}, mAP50 {scores.map_50 or 0:.3f}"
                 around.report(Stage("scored", epoch.number, config.epochs, note))
             if epoch.number == until and until < config.epochs:
@@ -181,7 +132,7 @@ def run_trial(
     with around.quiet(), record.timed("measure"):
         trained = measure_for(budget, spec, shown, detector.weights, trained=True)
     cost = keep_memory(trained, cost)
-    record.keep_cost(cost, spec)
+    keep_cost(record, cost, spec)
     record.constrain(budget.excess(cost))
     if not budget.allows(cost):
         raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
@@ -191,46 +142,11 @@ def run_trial(
     return sweep.objective.value(scores)
 
 
-def epochs(
-    spec: DetectorSpec,
-    pixels: Pixels,
-    data: Dataset,
-    config: TrainConfig,
-    run_dir: Path,
-    around: Surroundings,
-    source: Source | None = None,
-    streamed: bool = False,
-) -> Iterator[Epoch]:
-    """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
-
-    def on_step(step: StepReport) -> None:
-        around.report(Stage("training", step.epoch - 1 + (step.step - 1) / step.steps,
-                            config.epochs))  # fmt: skip
-        around.step_aside()
-
-    path, initial = run_dir / "state", None
-    if has_state(path):
-        state = start(plan_run(spec, config, pixels))
-        state, facts = load_state(path, jax.eval_shape(lambda: state))
-        detector = TrainedDetector(spec, state.ema, data.class_names)
-        yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
-        if facts["epoch"] >= config.epochs:
-            return
-    elif source is not None:
-        try:
-            initial = weights_from(source, spec, config.seed)
-        except InputError as error:
-            log.warning("%s; this trial begins with fresh weights", error)
-    yield from train(
-        spec,
-        pixels,
-        data.class_names,
-        config,
-        run_dir=run_dir,
-        report=on_step,
-        initial=initial,
-        streamed=streamed,
-    )
+def keep_cost(record: Record, cost: Measurement, spec: DetectorSpec) -> None:
+    """Store the cost, and what the surrogate sees of the detector."""
+    record.keep_cost(cost)
+    seen = features(spec, latency_ms=cost.latency_ms_p50, params=cost.params, gflops=cost.gflops)
+    record.trial.set_user_attr("features", seen)
 
 
 def run_name(
@@ -266,70 +182,3 @@ def prune_duplicate(trial: optuna.Trial) -> None:
             for epoch, value in twin.intermediate_values.items():
                 trial.report(value, epoch)
         raise optuna.TrialPruned(f"the same detector as trial {twin.number}")
-
-
-class Record:
-    """What a trial stores of itself as it goes; one that goes on begins with what was known."""
-
-    def __init__(self, trial: optuna.Trial, objective: Objective):
-        self.trial, self.objective = trial, objective
-        self.seconds: dict[str, float] = dict(trial.user_attrs.get("seconds", {}))
-        self.history: list[dict[str, Any]] = list(trial.user_attrs.get("history", []))
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to the stage's seconds."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = self.seconds.get(stage, 0.0) + time.perf_counter() - began
-            self.seconds[stage] = round(spent, 3)
-            self.trial.set_user_attr("seconds", self.seconds)
-
-    def timed_each(self, stage: str, items: Iterator[Epoch]) -> Iterator[Epoch]:
-        """The items, with the time that each takes to come added to the stage."""
-        while True:
-            with self.timed(stage):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
-
-    def epochs(self) -> set[int]:
-        """Epochs that were scored."""
-        return {row["epoch"] for row in self.history}
-
-    def cost(self) -> Measurement | None:
-        """The cost, if it was measured before."""
-        cost = self.trial.user_attrs.get("cost")
-        return None if cost is None else Measurement.from_dict(cost)
-
-    def keep_cost(self, cost: Measurement, spec: DetectorSpec) -> None:
-        """Store the cost, and what the surrogate sees of the detector."""
-        self.trial.set_user_attr("cost", cost.to_dict())
-        seen = features(
-            spec, latency_ms=cost.latency_ms_p50, params=cost.params, gflops=cost.gflops
-        )
-        self.trial.set_user_attr("features", seen)
-
-    def constrain(self, excess: dict[str, float]) -> None:
-        """Tell Optuna how far inside (negative) or outside each limit the trial is."""
-        for name, share in excess.items():
-            self.trial.set_constraint(name, share)
-
-    def keep_scores(self, epoch: Epoch, scores: Scores) -> None:
-        """Store an epoch's scores and losses."""
-        value = self.objective.value(scores)
-        loss = {name: float(value) for name, value in epoch.loss._asdict().items()}
-        row = {"epoch": epoch.number, "objective": value, "loss": loss}
-        row |= {"map": scores.map, "map_50": scores.map_50, "epoch_seconds": epoch.seconds}
-        self.history = [old for old in self.history if old["epoch"] != epoch.number] + [row]
-        self.trial.set_user_attr("history", self.history)
-        self.trial.set_user_attr("scores", scores.to_dict())
-        if epoch.number not in _reported(self.trial):
-            self.trial.report(value, epoch.number)
-
-
-def _reported(trial: optuna.Trial) -> dict[int, float]:
-    return trial.storage.get_trial(trial._trial_id).intermediate_values

@@ -1,26 +1,22 @@
-"""A detector stored with its spec, and a run that can go on. Orbax only, no pickle."""
+"""A detector stored with its spec. Orbax only, no pickle."""
 
 import json
 import logging
-import math
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.spec import detector_from_dict, to_dict
 
-T = TypeVar("T")
 FORMAT = 1
-STATE_FORMAT = 2
 
 # What Orbax's threads log as errors, with tracebacks, is raised to us as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -37,7 +33,7 @@ def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any
         "class_names": list(detector.class_names),
         "facts": dict(facts),
     }
-    _replace(path, detector.weights._asdict(), json.loads(json.dumps(metadata)))
+    replace_checkpoint(path, detector.weights._asdict(), json.loads(json.dumps(metadata)))
 
 
 def load_detector(path: Path) -> TrainedDetector:
@@ -66,57 +62,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def save_state(path: Path, state: Any, facts: Mapping[str, Any]) -> None:
-    """Write a whole training state, so that a run can go on bit for bit.
-
-    Its arrays are written end to end, one for each dtype: a state has hundreds, and Orbax takes
-    about 5 ms for each, more than the training of a short epoch.
-    """
-    parts: dict[str, list[np.ndarray]] = {}
-    for leaf in jax.tree.leaves(jax.device_get(state)):
-        parts.setdefault(leaf.dtype.name, []).append(leaf.ravel())
-    metadata = {"format": STATE_FORMAT, "facts": json.loads(json.dumps(dict(facts)))}
-    _replace(path, {name: np.concatenate(arrays) for name, arrays in parts.items()}, metadata)
-
-
-def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
-    """The state and facts that `save_state` wrote; `abstract` gives structure and shapes.
-
-    InputError where it was written for other shapes, or by another version.
-    """
-    metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
-    if metadata.get("format") != STATE_FORMAT:
-        raise InputError(
-            f"{path}: expected a training state of format {STATE_FORMAT}, found "
-            f"{metadata.get('format')}; remove {path} to train from the beginning"
-        )
-    leaves, structure = jax.tree.flatten(abstract)
-    sizes: dict[str, int] = {}
-    for leaf in leaves:
-        sizes[leaf.dtype.name] = sizes.get(leaf.dtype.name, 0) + math.prod(leaf.shape)
-    packed = ocp.load(str(path.resolve()))
-    found = {name: array.size for name, array in packed.items()}
-    if found != sizes:
-        raise InputError(
-            f"{path}: expected the training state of this network ({sizes} values), found {found}; "
-            f"remove {path} to train from the beginning"
-        )
-    taken, arrays = dict.fromkeys(sizes, 0), []
-    for leaf in leaves:
-        name = leaf.dtype.name
-        begin, taken[name] = taken[name], taken[name] + math.prod(leaf.shape)
-        arrays.append(np.asarray(packed[name][begin : taken[name]]).reshape(leaf.shape))
-    device = jax.local_devices()[0]
-    return jax.device_put(jax.tree.unflatten(structure, arrays), device), dict(metadata["facts"])
-
-
-def has_state(path: Path) -> bool:
-    """Whether a training state can be read there, after finishing an interrupted replacement."""
-    _finish_replace(path)
-    return path.is_dir() and ocp.is_orbax_checkpoint(str(path.resolve()))
-
-
-def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
+def replace_checkpoint(path: Path, state: Any, metadata: dict[str, Any]) -> None:
     """Save beside `path`, then swap, so that a crash at any moment leaves a complete folder."""
     path = path.resolve()  # Orbax writes to absolute paths only
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +74,7 @@ def _replace(path: Path, state: Any, metadata: dict[str, Any]) -> None:
     except BaseException:
         _discard(path)
         raise
-    _finish_replace(path)
+    finish_replacing(path)
     if path.exists():
         os.replace(path, old)
     os.replace(fresh, path)
@@ -146,7 +92,7 @@ def _discard(path: Path) -> None:
         time.sleep(0.1)
 
 
-def _finish_replace(path: Path) -> None:
+def finish_replacing(path: Path) -> None:
     """After a crash between the two renames the complete folder lies beside its place."""
     old = _beside(path, "old")
     if old.exists():

@@ -12,7 +12,7 @@ import yaml
 from flaxyolo.ablation.results import load_detections
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew.storage import read_study
-from flaxyolo.weights.checkpoint import has_state
+from flaxyolo.training.state import has_state
 from tests.small import tiny_spec
 from tests.tiny_data import kill_something, killable_environment, write_coco
 

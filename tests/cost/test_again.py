@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.cost import step_memory as limits
-from flaxyolo.cost.measure import Budget, count_params
-from flaxyolo.cost.step_memory import (
-    cheap_excess,
-    cheap_overrun,
-    keep_memory,
-    measure_for,
-    measure_in_fresh_process,
-    overrun,
-)
+from flaxyolo.cost import again
+from flaxyolo.cost.again import measure_for, measure_in_fresh_process
+from flaxyolo.cost.budget import Budget, cheap_excess, cheap_overrun, overrun
+from flaxyolo.cost.measure import count_params
+from flaxyolo.cost.step_memory import keep_memory
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.weights.checkpoint import save_detector
 from tests.search.made import COST as MADE
@@ -83,7 +78,7 @@ def test_a_latency_over_the_budget_is_measured_again_where_that_pays(
         figures = {f"latency_ms_{stat}": latency, f"latency_ms_{other}": float(len(left))}
         return replace(COST, **figures)
 
-    monkeypatch.setattr(limits, "measure", measure)
+    monkeypatch.setattr(again, "measure", measure)
     budget = Budget(8.0, None, latency_stat=stat)
     cost = measure_for(budget, tiny_spec(), IMAGES, None, trained=trained)
     assert budget.latency_of(cost) == expected
@@ -92,7 +87,7 @@ def test_a_latency_over_the_budget_is_measured_again_where_that_pays(
 
 def test_without_a_limit_of_latency_one_measurement_is_enough(monkeypatch):
     calls = []
-    monkeypatch.setattr(limits, "measure", lambda *_, **__: calls.append(1) or COST)
+    monkeypatch.setattr(again, "measure", lambda *_, **__: calls.append(1) or COST)
     assert measure_for(Budget(params=1e6), tiny_spec(), IMAGES, None, trained=True) == COST
     assert len(calls) == 1
 
@@ -117,12 +112,12 @@ def test_a_fresh_process_is_given_the_images_and_the_quietest_counts(tmp_path, m
     latencies, seen = [12.0, 9.5, 11.0, 10.0], []
 
     def child(module, *arguments, **_):
-        seen.append((module, arguments[:3], np.load(arguments[-1]).shape))
+        seen.append((module, arguments[:-1], np.load(arguments[-1]).shape))
         return json.dumps(replace(COST, latency_ms_p95=latencies[len(seen) - 1]).to_dict())
 
-    monkeypatch.setattr(limits, "run_module", child)
+    monkeypatch.setattr(again, "run_module", child)
     assert measure_in_fresh_process(tmp_path, IMAGES, Budget(8.0)).latency_ms_p95 == 9.5
-    expected = ("flaxyolo.measure", (str(tmp_path), "--json", "--no-training"), IMAGES.shape)
+    expected = ("flaxyolo.cost.measure", (str(tmp_path),), IMAGES.shape)
     assert seen == [expected] * 4
 
 

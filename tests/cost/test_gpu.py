@@ -18,7 +18,8 @@ from flaxyolo.cost.gpu import (
     read_target,
     target_memory,
 )
-from flaxyolo.cost.measure import Measurement, count_params, memory_mib, tree_bytes
+from flaxyolo.cost.measure import count_params, memory_mib, tree_bytes
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import nominal_step
 from flaxyolo.nn.detector import compiled_detect, initial_weights
 from flaxyolo.training.loop import compile_step, start

@@ -13,8 +13,10 @@ from jax import lax
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
 from flaxyolo.cost import measure as cost
+from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.measure import Budget, Measurement, measure
+from flaxyolo.cost.measure import measure
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.nn.conv import Conv, conv2d
 from flaxyolo.nn.detector import detect, fuse, initial_weights
 from tests.small import tiny_spec

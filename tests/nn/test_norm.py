@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxyolo.nn.norm import BatchNorm, GroupNorm, SyncBatchNorm, choose_norm, devices_along
+from flaxyolo.nn.mesh import devices_along
+from flaxyolo.nn.norm import BatchNorm, GroupNorm, SyncBatchNorm, choose_norm
 
 
 def normal(*shape):

@@ -1,6 +1,6 @@
 """Trial results made by hand."""
 
-from flaxyolo.cost.measure import Measurement
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.search.results import TrialResult
 
 COST = Measurement(

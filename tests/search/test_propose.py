@@ -6,7 +6,8 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 
-from flaxyolo.cost.measure import Budget, count_gflops
+from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.table.file import Count
 from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.data.sources import read_dataset

@@ -5,7 +5,7 @@ from dataclasses import replace
 import optuna
 from rich.console import Console
 
-from flaxyolo.cost.measure import Measurement
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.search.results import INTERRUPTED
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import detector_from_dict

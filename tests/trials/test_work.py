@@ -9,8 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from flaxyolo.cost.measure import Budget
+from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.leases import at_work, claim
+from flaxyolo.crew.record import ALONE, OutOfTimeError, PausedError, Record, Stage
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate
@@ -26,7 +27,7 @@ from flaxyolo.spec import to_dict
 from flaxyolo.training.loop import DivergedError, Epoch
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.trials import work
-from flaxyolo.trials.trial import ALONE, OutOfTimeError, PausedError, Record, Stage, prune_duplicate
+from flaxyolo.trials.trial import prune_duplicate
 from tests.search.made import COST
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco

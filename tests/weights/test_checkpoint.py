@@ -10,15 +10,9 @@ import pytest
 import flaxyolo
 from flaxyolo.base.errors import InputError
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from flaxyolo.training.state import has_state, load_state, save_state
 from flaxyolo.weights import checkpoint
-from flaxyolo.weights.checkpoint import (
-    has_state,
-    load_detector,
-    load_state,
-    read_metadata,
-    save_detector,
-    save_state,
-)
+from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
 from tests.small import tiny_spec
 
 NAMES = ("a", "b", "ç")

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 import flaxyolo.spec
 from flaxyolo.base.errors import InputError
-from flaxyolo.cost.measure import Measurement, device_name, versions
+from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import STRICT, DetectorSpec, parse, to_dict
 

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from flaxyolo.cost.measure import Measurement
+from flaxyolo.base.files import cache_root
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.correction import Correction, quantile
 from flaxyolo.cost.table.estimate import Estimate, Regression, kind_of, regressions
 from flaxyolo.cost.table.file import (
@@ -29,7 +30,6 @@ from flaxyolo.cost.table.file import (
     read_contents,
 )
 from flaxyolo.cost.table.pieces import KINDS, Piece, count, pieces, time_pieces
-from flaxyolo.data.images import cache_root
 from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger(__name__)

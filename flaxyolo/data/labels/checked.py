@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from flaxyolo.data.labels.findings import KINDS, one_line
-from flaxyolo.data.records import Records
+from flaxyolo.data.labels.findings import KINDS
+from flaxyolo.data.records import Records, one_line
 
 
 class Found(NamedTuple):

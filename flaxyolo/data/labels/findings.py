@@ -97,13 +97,6 @@ def stop_if_poisoned(audit: Audit, name: str) -> None:
     )
 
 
-def one_line(text: str) -> str:
-    """The text with everything escaped that would break a line or cannot be printed."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 KINDS: dict[str, Kind] = {
     "missing": Kind("images", "images listed but missing", "left out", True),
     "undecodable": Kind("images", "images that do not decode", "left out", True),

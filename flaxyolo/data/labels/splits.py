@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.images import ImageFacts, cache_root
+from flaxyolo.base.files import cache_root
+from flaxyolo.data.images import ImageFacts
 from flaxyolo.data.labels.checked import Checked
 from flaxyolo.data.records import Source
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import file_state
-from flaxyolo.data.labels.findings import one_line
 from flaxyolo.data.readers.json_columns import (
     column,
     load,
@@ -29,7 +28,7 @@ from flaxyolo.data.readers.json_columns import (
     shown,
     without_own_id,
 )
-from flaxyolo.data.records import Listed, Noted, Records, Source
+from flaxyolo.data.records import Listed, Noted, Records, Source, one_line
 
 logger = logging.getLogger(__name__)
 

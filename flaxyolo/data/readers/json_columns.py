@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from flaxyolo.data.labels.findings import one_line
+from flaxyolo.data.records import one_line
 
 OUTLINE = re.compile(rb'"segmentation"\s*:\s*\[[][0-9.,eE\s+-]*\]')
 """An outline and its key; in a text the quotes would be escaped."""

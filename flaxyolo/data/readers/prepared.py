@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.labels.findings import one_line
+from flaxyolo.data.records import one_line
 
 logger = logging.getLogger(__name__)
 
