@@ -33,17 +33,19 @@ from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.record import MEASURED_IMAGES
+from flaxyolo.crew.phases import MEASURED_IMAGES
+from flaxyolo.crew.record import FINAL, Entry, Record, read
 from flaxyolo.crew.storage import open_study, read_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.data.stream import open_pixels
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.search.finalists import recommended, standings
+from flaxyolo.scoring.average_precision import Scores
+from flaxyolo.search.finalists import finalists, recommended
 from flaxyolo.search.objective import Objective
-from flaxyolo.search.results import TrialResult, results
+from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import image_sizes_for, suggest_detector
-from flaxyolo.search.spending import FINAL, Spending
+from flaxyolo.search.spending import Spending
 from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.trials.trial import run_trial
 
@@ -65,7 +67,7 @@ class Way:
     spec: DetectorSpec
     values: tuple[float, ...]
     """The objective of each seed."""
-    scores: tuple[dict[str, Any], ...]
+    scores: tuple[Scores, ...]
     latency_ms: float
     candidates: int
     train_seconds: float
@@ -105,28 +107,25 @@ class Runner:
             self.study.set_user_attr("measured", known)
         return Measurement.from_dict(known[key])
 
-    def trained(self, spec: DetectorSpec, seed: int) -> TrialResult:
+    def trained(self, spec: DetectorSpec, seed: int) -> Record:
         """Its full run, from the study where that is done; it may end over the budget."""
         for each in results(self.study):
             if each.is_over and each.spec == spec and each.seed == seed:
                 return each
         sweep = replace(self.sweep, suggest=lambda trial: spec)
+        running = self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
         waiting = [
-            trial
-            for trial in self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-            if trial.user_attrs.get("spec") == to_dict(spec) and trial.user_attrs["seed"] == seed
+            trial for trial in running if (read(trial).spec, read(trial).seed) == (spec, seed)
         ]
         if waiting:
             trial = optuna.Trial(self.study, waiting[0]._trial_id)
         else:
             trial = self.study.ask()
-            trial.set_user_attr("stage", FINAL)
-            trial.set_user_attr("seed", seed)
-            trial.set_user_attr("cost", self.measured(spec).to_dict())
+            Entry(trial).keep(stage=FINAL, seed=seed, cost=self.measured(spec))
         try:
             value = run_trial(trial, sweep=sweep, until=sweep.spending.epochs)
         except optuna.TrialPruned as pruned:
-            trial.set_user_attr("reason", str(pruned))
+            Entry(trial).keep(reason=str(pruned))
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             self.study.tell(trial, value)
@@ -165,12 +164,12 @@ def drawn(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
             over += 1
 
 
-def seconds_of(run: TrialResult) -> float:
+def seconds_of(run: Record) -> float:
     """Seconds of its training."""
     return run.seconds.get("train", 0.0)
 
 
-def work_of(run: TrialResult) -> float:
+def work_of(run: Record) -> float:
     """GFLOPs of an image times epochs; none of a final that is a candidate's own run."""
     return run.cost.gflops * run.epochs if run.cost and seconds_of(run) else 0.0
 
@@ -180,12 +179,12 @@ def best_of(
     name: str,
     specs: Iterator[DetectorSpec],
     limit: float,
-    count: Callable[[TrialResult], float],
+    count: Callable[[Record], float],
 ) -> Way:
     """Train one seed of each until `limit`, less what the best's other seeds will take."""
     seeds = runner.sweep.spending.seeds
-    first: list[TrialResult] = []
-    every: list[TrialResult] = []
+    first: list[Record] = []
+    every: list[Record] = []
     for spec in specs:
         log.info("%s %d: %d px, %.3f GFLOPs", name, len(first), spec.image_size, count_gflops(spec))
         done = runner.trained(spec, seeds[0])
@@ -213,9 +212,7 @@ def best_of(
     return way(name, runs, len(first), every)
 
 
-def way(
-    name: str, runs: Sequence[TrialResult], candidates: int, trained: Sequence[TrialResult]
-) -> Way:
+def way(name: str, runs: Sequence[Record], candidates: int, trained: Sequence[Record]) -> Way:
     """The figures of one way from its best's runs."""
     spec = runs[0].spec
     assert spec is not None, "a complete run has its spec"
@@ -223,7 +220,7 @@ def way(
         name,
         spec,
         tuple(float(run.objective or 0.0) for run in runs),
-        tuple(dict(run.scores or {}) for run in runs),
+        tuple(run.scores for run in runs if run.scores),
         float(np.mean([run.cost.latency_ms_p50 for run in runs if run.cost])),
         candidates,
         sum(map(seconds_of, trained)),
@@ -245,8 +242,8 @@ def compared(ways: Sequence[Way]) -> list[dict[str, Any]]:
             "objective": float(mean),
             "half_width": reach / math.sqrt(count),
             "values": list(each.values),
-            "map": float(np.mean([scores["map"] or 0.0 for scores in each.scores])),
-            "map_50": float(np.mean([scores["map_50"] or 0.0 for scores in each.scores])),
+            "map": float(np.mean([scores.map or 0.0 for scores in each.scores])),
+            "map_50": float(np.mean([scores.map_50 or 0.0 for scores in each.scores])),
             "latency_ms_p50": each.latency_ms,
             "image_size": each.spec.image_size,
             "candidates": each.candidates,
@@ -283,13 +280,14 @@ def main() -> None:
         raise SystemExit(
             f"{arguments.study}: expected a sweep of the default space, without --init"
         )
-    ordered = standings(found)
+    budget = Budget.from_dict(facts["budget"])
+    ordered = finalists(found, budget)
     if not ordered:
         raise SystemExit(f"{arguments.study}: expected a finished sweep, got one without finals")
     winner, faster = ordered[0], recommended(ordered)
     seeds = tuple(sorted(run.seed for run in winner.runs if run.seed is not None))
     schedule = facts["schedule"]
-    budget, data = Budget.from_dict(facts["budget"]), read_dataset(facts["source"])
+    data = read_dataset(facts["source"])
     sweep = Sweep(
         suggest=suggest_detector,
         budget=budget,

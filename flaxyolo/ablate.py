@@ -19,8 +19,8 @@ from flaxyolo.ablation.study import (
     Ablation,
     add_missing,
     facts,
-    open_trials,
-    trials_of,
+    open_runs,
+    records_of,
 )
 from flaxyolo.ablation.table import markdown
 from flaxyolo.base import cli
@@ -29,9 +29,8 @@ from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.processes import Crew
 from flaxyolo.crew.storage import claim, locked, open_study
-from flaxyolo.crew.supervise import POLL_S, bury_dead, spare_memory, state_of, worker_command
+from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
@@ -186,11 +185,11 @@ def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
     left = take_up(study, ablation.folder)
     if left:
         log.info("going on with %d interrupted run%s", len(left), "s" * (len(left) > 1))
-    if not open_trials(study, ablation):
+    if not open_runs(study, ablation):
         log.info("all %d runs are done", len(ablation.wanted))
         return
     workers = flags.workers or default_workers()
-    tell_time(ablation, trials_of(study), workers, step)
+    tell_time(ablation, records_of(study), workers, step)
     write_task(ablation.folder, ablation)
     try:
         watch(study, ablation, workers, flags.storage)
@@ -222,17 +221,16 @@ def clear(ablation: Ablation) -> float | None:
 def watch(study: optuna.Study, ablation: Ablation, workers: int, storage: str | None) -> None:
     """Run the workers to their end."""
     command = worker_command("flaxyolo.ablation.work", ablation.folder, workers, storage)
-    known = state_of(study)
     display = Display(ablation, study, workers)
-    with Crew(ablation.folder, command, workers) as crew, display.bars:
-        while not crew.done:
-            bury_dead(study, ablation.folder, crew.poll(known, wait=POLL_S))
-            before, known = known, state_of(study)
-            # While a worker measures, this process should have nothing to do.
-            if known != before:
-                display.update(trials_of(study))
-            display.draw(trials_of(study))
-        display.update(trials_of(study))
+    with display.bars:
+        supervise(
+            study,
+            ablation.folder,
+            command,
+            workers,
+            changed=lambda: display.update(records_of(study)),
+            draw=lambda: display.draw(records_of(study)),
+        )
 
 
 def finish(study: optuna.Study, ablation: Ablation) -> None:
@@ -240,9 +238,9 @@ def finish(study: optuna.Study, ablation: Ablation) -> None:
     remove_states(study, ablation)
     analysis = conclude(study, ablation)
     if analysis is None:
-        for (arm, seed), trial in trials_of(study).items():
-            if trial.state.is_finished():
-                print(f"{arm}, seed {seed}: {outcome(trial)}, in {ablation.run_folder(arm, seed)}")
+        for (arm, seed), record in records_of(study).items():
+            if record.is_over:
+                print(f"{arm}, seed {seed}: {outcome(record)}, in {ablation.run_folder(arm, seed)}")
         return
     print(markdown(analysis, title(ablation)))
     folder = ablation.folder

@@ -6,6 +6,7 @@ the network is built, so adding an entry there needs no change here.
 """
 
 import dataclasses
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -294,9 +295,15 @@ def to_dict(spec: Any) -> dict[str, Any]:
 def parse(kind: type[T], data: object, where: str) -> T:
     """Validate plain data as `kind`; InputError names every wrong key and value with its path."""
     try:
-        return TypeAdapter(kind).validate_python(data)
+        return _adapter(kind).validate_python(data)
     except ValidationError as error:
         raise InputError(f"{where}: {describe(error)}") from None
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> Any:
+    # Making one takes longer than what it does.
+    return TypeAdapter(kind)
 
 
 def detector_from_dict(data: object, where: str = "detector") -> DetectorSpec:

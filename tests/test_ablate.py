@@ -16,6 +16,7 @@ from flaxyolo.ablation.progress import seconds_left
 from flaxyolo.ablation.results import Arm, Run, load_detections
 from flaxyolo.ablation.study import Ablation
 from flaxyolo.config import Config, TrainConfig, write_config
+from flaxyolo.crew.record import CurvePoint, Record
 from flaxyolo.crew.storage import open_study, read_study
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
@@ -191,9 +192,9 @@ def test_runs_are_wanted_seed_by_seed_and_added_once(tmp_path):
     assert len(found.get_trials()) == 4
     # Another machine may have added a run at the same moment: the first counts.
     found.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"arm": "se", "seed": 1}))
-    numbers = [trial.number for trial in study.open_trials(found, first)]
+    numbers = [trial.number for trial in study.open_runs(found, first)]
     assert numbers == [1, 2, 3, 0]
-    assert [trial.number for trial in study.open_trials(found, replace(first, only="se"))] == [2, 0]
+    assert [trial.number for trial in study.open_runs(found, replace(first, only="se"))] == [2, 0]
 
 
 def test_a_seed_is_whole_when_every_arm_has_it(tmp_path):
@@ -219,10 +220,7 @@ def test_the_time_left_follows_the_work_of_each_arm(tmp_path, monkeypatch):
     assert seconds_left(wanted, {}) is None
     # One epoch each: 1 + 2 + 1 + 2 baseline epochs of 5 s.
     assert seconds_left(wanted, {}, 5.0) == 30
-    done = create_trial(
-        value=0.5,
-        user_attrs={"seconds": {"train": 4.0, "measure": 3.0}, "history": [{"epoch": 1}]},
-    )
+    done = Record(0, "complete", seconds={"train": 4.0, "measure": 3.0}, history=(CurvePoint(1),))
     # 4 s an epoch of the baseline, and 3 s beside each of three runs.
     assert seconds_left(wanted, {("baseline", 0): done}) == 4 * (2 + 1 + 2) + 3 * 3
 

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial
+from optuna.trial import FixedTrial
 
 from flaxyolo.ablation.paths import changed, differences
 from flaxyolo.ablation.plan import BASELINE, AblationPlan, write_plan
 from flaxyolo.ablation.results import Arm
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, read_config, write_config
+from flaxyolo.crew.record import Record
 from flaxyolo.crew.storage import STUDY_FILE, read_study
 from flaxyolo.crew.worker import TASK_FILE, read_task
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
+from flaxyolo.search.results import results
 from flaxyolo.search.setting import Task
 from flaxyolo.search.space import Suggest, load_space, with_image_sizes
 from flaxyolo.spec import DetectorSpec, describe
@@ -55,18 +57,18 @@ def read_winner(best: Path, storage: str | None = None) -> Winner:
     folder = best.resolve().parent
     number = read_metadata(best)["facts"].get("trial")
     study = read_study(folder, None if (folder / STUDY_FILE).is_file() else storage)
-    trials = study.get_trials(deepcopy=False)
-    if not isinstance(number, int) or not 0 <= number < len(trials):
+    records = results(study)
+    if not isinstance(number, int) or not 0 <= number < len(records):
         raise InputError(f"{best}: expected the best detector of a sweep, which names its trial")
-    start = next((each for each in trials if _is_baseline(each)), None)
+    start = next(filter(_is_baseline, records), None)
     if start is None:
         raise InputError(f"{folder}: its study has no baseline to go back to")
     winner = Winner(
         study=folder.name,
         trial=number,
         config=read_config(folder / "best.yaml"),
-        params=_params(trials[number]),
-        baseline=_params(start),
+        params=dict(records[number].params),
+        baseline=dict(start.params),
         suggest=_space(study, folder),
         source=study.user_attrs["facts"]["source"],
     )
@@ -150,12 +152,8 @@ def _drawn(winner: Winner, params: dict[str, Any]) -> DetectorSpec:
     return replace(spec, num_classes=detector.num_classes)
 
 
-def _is_baseline(trial: FrozenTrial) -> bool:
-    return BASELINE_ORIGIN in str(trial.user_attrs.get("origin", "")).split(" = ")
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+def _is_baseline(record: Record) -> bool:
+    return BASELINE_ORIGIN in (record.origin or "").split(" = ")
 
 
 def _space(study: optuna.Study, folder: Path) -> Suggest:

@@ -9,13 +9,12 @@ from typing import Any
 import optuna
 from jaxtyping import Float
 from numpy import ndarray
-from optuna.trial import TrialState
 
 from flaxyolo.ablation import table
 from flaxyolo.ablation.analysis import Analysis, analyse
 from flaxyolo.ablation.figure import draw_differences
 from flaxyolo.ablation.results import Run
-from flaxyolo.ablation.study import Ablation, failures, read_runs, trials_of, whole_seeds
+from flaxyolo.ablation.study import Ablation, failures, read_runs, records_of, whole_seeds
 from flaxyolo.scoring.average_precision import ground_truth
 from flaxyolo.scoring.error_kinds import error_kinds
 
@@ -52,9 +51,9 @@ def conclude(study: optuna.Study, ablation: Ablation) -> Analysis | None:
                  "baseline, an arm, and %d seeds", len(seeds), "" if len(seeds) == 1 else "s",
                  len(arms), " is" if len(arms) == 1 else "s are", LEAST_SEEDS)  # fmt: skip
         return None
-    known = trials_of(study)
-    missing = [key for key in ablation.wanted if key not in known or not known[key].values]
-    missing = [key for key in missing if key not in failed]
+    known = records_of(study)
+    done = {key for key, record in known.items() if record.state == "complete"}
+    missing = [key for key in ablation.wanted if key not in done and key not in failed]
     if missing:
         notes.append(
             f"not finished: {len(missing)} of {len(ablation.wanted)} runs are still to be made; "
@@ -92,8 +91,8 @@ def errors_of(truth: Mapping[str, Any], rows: Float[ndarray, "n 7"]) -> dict[str
 
 def remove_states(study: optuna.Study, ablation: Ablation) -> None:
     """Remove what only serves to go on with training, of runs that are complete."""
-    for (arm, seed), trial in trials_of(study).items():
-        if trial.state == TrialState.COMPLETE:
+    for (arm, seed), record in records_of(study).items():
+        if record.state == "complete":
             shutil.rmtree(ablation.run_folder(arm, seed) / "state", ignore_errors=True)
 
 

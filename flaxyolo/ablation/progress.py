@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from functools import cache
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
 from flaxyolo.ablation.paths import told
-from flaxyolo.ablation.study import Ablation, Key, trials_of
+from flaxyolo.ablation.study import Ablation, Key, records_of
 from flaxyolo.base import cli
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.crew.bars import Bars
+from flaxyolo.crew.record import Record
 from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def tell_plan(ablation: Ablation) -> None:
 
 
 def tell_time(
-    ablation: Ablation, known: Mapping[Key, FrozenTrial], workers: int, step_seconds: float | None
+    ablation: Ablation, known: Mapping[Key, Record], workers: int, step_seconds: float | None
 ) -> None:
     """Log how long the rest is expected to take, as far as that is known."""
     training = ablation.baseline.training
@@ -46,7 +46,7 @@ def tell_time(
 
 
 def seconds_left(
-    ablation: Ablation, known: Mapping[Key, FrozenTrial], pace: float | None = None
+    ablation: Ablation, known: Mapping[Key, Record], pace: float | None = None
 ) -> float | None:
     """Seconds of one worker that the wanted runs still need; None where nothing tells.
 
@@ -55,25 +55,23 @@ def seconds_left(
     """
     seconds = work = beside = 0.0
     whole = 0
-    for (arm, _), trial in known.items():
-        spent = trial.user_attrs.get("seconds", {})
-        trained = len(trial.user_attrs.get("history", ()))
-        if trained:
-            seconds += spent.get("train", 0.0)
-            work += trained * _share(ablation, arm)
-        if trial.state == TrialState.COMPLETE:
+    for (arm, _), record in known.items():
+        if record.history:
+            seconds += record.seconds.get("train", 0.0)
+            work += len(record.history) * _share(ablation, arm)
+        if record.state == "complete":
             whole += 1
-            beside += sum(value for stage, value in spent.items() if stage != "train")
+            beside += sum(spent for phase, spent in record.seconds.items() if phase != "train")
     if work and seconds:
         pace = seconds / work
     total = 0.0
     for key in ablation.wanted:
-        trial = known.get(key)
-        if trial is not None and trial.state.is_finished():
+        record = known.get(key)
+        if record is not None and record.is_over:
             continue
         if pace is None:
             return None
-        done = 0 if trial is None else len(trial.user_attrs.get("history", ()))
+        done = 0 if record is None else len(record.history)
         epochs = ablation.configs[key[0]].training.epochs
         total += (epochs - done) * _share(ablation, key[0]) * pace + beside / max(1, whole)
     return total
@@ -94,40 +92,38 @@ class Display:
 
     def __init__(self, ablation: Ablation, study: optuna.Study, workers: int):
         self.ablation, self.workers = ablation, workers
-        self.ended = {key for key, each in trials_of(study).items() if each.state.is_finished()}
+        self.ended = {key for key, record in records_of(study).items() if record.is_over}
         self.bars = Bars(ablation.folder, workers)
 
-    def update(self, known: Mapping[Key, FrozenTrial]) -> None:
+    def update(self, known: Mapping[Key, Record]) -> None:
         """Log each run that has ended since."""
-        for key, trial in known.items():
-            if key in self.ended or not trial.state.is_finished():
+        for key, record in known.items():
+            if key in self.ended or not record.is_over:
                 continue
             self.ended.add(key)
             done = sum(key in self.ended for key in self.ablation.wanted)
-            log.info("%s, seed %d: %s; %d of %d runs%s", *key, outcome(trial), done,
+            log.info("%s, seed %d: %s; %d of %d runs%s", *key, outcome(record), done,
                      len(self.ablation.wanted), self._left(known, ", "))  # fmt: skip
 
-    def draw(self, known: Mapping[Key, FrozenTrial]) -> None:
+    def draw(self, known: Mapping[Key, Record]) -> None:
         """Bring the bars up to date, on a terminal."""
         if self.bars.hidden:
             return
         wanted = self.ablation.wanted
         done = sum(key in self.ended for key in wanted)
-        names = {trial.number: f"{arm}, seed {seed}" for (arm, seed), trial in known.items()}
+        names = {record.number: f"{arm}, seed {seed}" for (arm, seed), record in known.items()}
         self.bars.draw(
             f"{done} of {len(wanted)} runs", done, len(wanted), names.__getitem__,
             left=self._left(known),
         )  # fmt: skip
 
-    def _left(self, known: Mapping[Key, FrozenTrial], before: str = "") -> str:
+    def _left(self, known: Mapping[Key, Record], before: str = "") -> str:
         left = seconds_left(self.ablation, known)
         return f"{before}about {cli.duration(left / self.workers)} left" if left else ""
 
 
-def outcome(trial: FrozenTrial) -> str:
+def outcome(record: Record) -> str:
     """What became of a run, in words."""
-    attrs = trial.user_attrs
-    if trial.state != TrialState.COMPLETE:
-        return f"failed: {attrs.get('reason', 'no reason is stored')}"
-    score, cost = attrs["scores"], attrs["cost"]
-    return f"mAP {score['map'] or 0:.3f}, {cost['latency_ms_p50']:.2f} ms p50"
+    if record.state != "complete" or record.scores is None or record.cost is None:
+        return f"failed: {record.reason or 'no reason is stored'}"
+    return f"mAP {record.scores.map or 0:.3f}, {record.cost.latency_ms_p50:.2f} ms p50"

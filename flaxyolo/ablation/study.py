@@ -8,21 +8,22 @@ from typing import Any
 import jax
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from flaxyolo.ablation.paths import fields
 from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
-from flaxyolo.config import Config
-from flaxyolo.cost.measure import measure
+from flaxyolo.config import Config, TrainConfig
+from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.step_memory import with_training_memory
-from flaxyolo.crew.record import ALONE, MEASURED_IMAGES, Record, Stage, Surroundings, epochs
+from flaxyolo.crew.phases import Prepared, curve_point, measured, prepared, scored, trained
+from flaxyolo.crew.record import Entry, Record, attributes, read
+from flaxyolo.crew.surroundings import ALONE, Stage, Surroundings
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import Keep, is_streamed, open_pixels
-from flaxyolo.nn.detector import Weights, initial_weights
-from flaxyolo.scoring.average_precision import coco_scores, ground_truth
-from flaxyolo.scoring.detect import detection_rows, evaluate, run_detector
-from flaxyolo.training.loop import Epoch
+from flaxyolo.data.stream import Keep
+from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
+from flaxyolo.scoring.average_precision import Scores
+from flaxyolo.scoring.detect import evaluate
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source, path_text
 
@@ -69,52 +70,59 @@ class Ablation:
         return self.folder / "runs" / arm / f"seed-{seed}"
 
 
-def trials_of(study: optuna.Study) -> dict[Key, FrozenTrial]:
-    """The trial of each run; the first, where two machines have added the same run."""
-    found: dict[Key, FrozenTrial] = {}
+def records_of(study: optuna.Study) -> dict[Key, Record]:
+    """The record of each run; the first, where two machines have added the same run."""
+    found: dict[Key, Record] = {}
     for trial in study.get_trials(deepcopy=False):
-        found.setdefault((trial.user_attrs["arm"], trial.user_attrs["seed"]), trial)
+        record = read(trial)
+        found.setdefault(key_of(record), record)
     return found
+
+
+def key_of(record: Record) -> Key:
+    """Arm and seed of a run."""
+    assert record.arm is not None
+    assert record.seed is not None
+    return record.arm, record.seed
 
 
 def add_missing(study: optuna.Study, ablation: Ablation) -> None:
     """Add the wanted runs that the study does not have, for any worker to claim."""
-    known = trials_of(study)
+    known = records_of(study)
     for arm, seed in ablation.wanted:
         if (arm, seed) not in known:
-            attrs = {"arm": arm, "seed": seed}
-            study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attrs))
+            run = Record(len(known), "waiting", arm=arm, seed=seed)
+            study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes(run)))
 
 
-def open_trials(study: optuna.Study, ablation: Ablation) -> list[FrozenTrial]:
+def open_runs(study: optuna.Study, ablation: Ablation) -> list[Record]:
     """The wanted runs that have no outcome yet, in their order."""
-    known = trials_of(study)
+    known = records_of(study)
     found = [known[key] for key in ablation.wanted if key in known]
-    return [trial for trial in found if not trial.state.is_finished()]
+    return [record for record in found if not record.is_over]
 
 
 def read_runs(study: optuna.Study, ablation: Ablation) -> list[Run]:
     """The complete runs of all arms and seeds, also of earlier commands."""
-    return [
-        Run(
-            arm=arm,
-            seed=seed,
-            scores=trial.user_attrs["scores"],
-            train_scores=trial.user_attrs["train_scores"],
-            cost=trial.user_attrs["cost"],
-            folder=ablation.run_folder(arm, seed),
-        )
-        for (arm, seed), trial in sorted(trials_of(study).items(), key=lambda item: item[0][1])
-        if trial.state == TrialState.COMPLETE
-    ]
+    runs = []
+    for (arm, seed), record in sorted(records_of(study).items(), key=lambda item: item[0][1]):
+        if record.state == "complete" and record.scores and record.train_scores and record.cost:
+            run = Run(
+                arm=arm,
+                seed=seed,
+                scores=record.scores.to_dict(),
+                train_scores=record.train_scores.to_dict(),
+                cost=record.cost.to_dict(),
+                folder=ablation.run_folder(arm, seed),
+            )
+            runs.append(run)
+    return runs
 
 
 def failures(study: optuna.Study) -> dict[Key, str]:
     """Why runs failed, by arm and seed."""
     return {
-        key: trial.user_attrs.get("reason", "")
-        for key, trial in trials_of(study).items()
-        if trial.state == TrialState.FAIL
+        key: record.reason for key, record in records_of(study).items() if record.state == "fail"
     }
 
 
@@ -134,53 +142,60 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
     Everything learnt is stored in the trial and in the run's folder; an interrupted run goes on
     from its last epoch.
     """
-    arm, seed = trial.user_attrs["arm"], trial.user_attrs["seed"]
-    config, data = ablation.config(arm, seed), ablation.data
+    entry = Entry(trial)
+    arm, seed = key_of(entry.record)
+    config = ablation.config(arm, seed)
     spec, training = config.detector, config.training
-    folder, record = ablation.run_folder(arm, seed), Record(trial)
-    pixels, val = (
-        open_pixels(data, split, spec.image_size, keep=ablation.keep) for split in ("train", "val")
-    )
-    streamed = is_streamed(pixels, ablation.keep)
+    folder, ready = ablation.run_folder(arm, seed), prepared(spec, ablation.data, ablation.keep)
     first = None if spec == ablation.baseline.detector else first_weights(ablation.baseline, seed)
     around.report(Stage("compiling"))
-    detector = None
     with around.busy():
-        for epoch in record.timed_each(
-            "train", epochs(spec, pixels, data, training, folder, around, first, streamed)
-        ):
-            around.saved()
-            detector = epoch.detector
-            _keep_loss(record, epoch)
-        assert detector is not None, "there is at least one epoch"
+        detector = trained_whole(entry, ready, training, folder, around, first)
         around.report(Stage("evaluating", training.epochs - 1, training.epochs))
-        with record.timed("evaluate"):
-            rows = detection_rows(
-                run_detector(detector, data.val, val), data.val, data.category_ids
-            )
-            truth = ground_truth(data.val, data.class_names, data.category_ids)
-            scores = coco_scores(truth, rows)
-            some = training_sample(len(data.train), len(data.val), seed)
-            train_scores = evaluate(
-                detector,
-                [data.train[place] for place in some],
-                _picked(pixels, some),
-                data.class_names,
-                data.category_ids,
-            )
-    note = f"mAP {scores.map or 0:.3f}, mAP50 {scores.map_50 or 0:.3f}"
-    around.report(Stage("scored", training.epochs, training.epochs, note))
-    around.report(Stage("measuring"))
-    with around.quiet(), record.timed("measure"):
-        cost = measure(spec, weights=detector.weights, images=val.images[:MEASURED_IMAGES])
-    with around.busy(), record.timed("compile"):
-        cost = with_training_memory(cost, spec, training, pixels, streamed)
-    facts: dict[str, Any] = {"scores": scores.to_dict(), "cost": cost.to_dict()}
+        result = scored(detector, ready, entry)
+        train_scores = scored_on_training(detector, ready, entry, seed)
+    around.report(Stage("scored", training.epochs, training.epochs, result.told))
+    cost = measured(ready, Budget(), entry, around, detector.weights)
+    with around.busy(), entry.timed("compile"):
+        cost = with_training_memory(cost, spec, training, ready.train, ready.streamed)
+    facts = {"scores": result.scores.to_dict(), "cost": cost.to_dict()}
     save_detector(folder / "detector", detector, {"arm": arm, "seed": seed, **facts})
-    save_detections(folder, Detections(rows))
-    for key, value in {**facts, "train_scores": train_scores.to_dict()}.items():
-        trial.set_user_attr(key, value)
-    return scores.map or 0.0
+    save_detections(folder, Detections(result.rows))
+    entry.keep(scores=result.scores, cost=cost, train_scores=train_scores)
+    return result.scores.map or 0.0
+
+
+def trained_whole(
+    entry: Entry,
+    ready: Prepared,
+    config: TrainConfig,
+    folder: Path,
+    around: Surroundings,
+    first: Source | None,
+) -> TrainedDetector:
+    """Train to the last epoch; each one's losses are kept."""
+    detector = None
+    for epoch in trained(ready, config, folder, entry, around, first):
+        detector = epoch.detector
+        entry.keep_point(curve_point(epoch))
+    assert detector is not None, "there is at least one epoch"
+    return detector
+
+
+def scored_on_training(
+    detector: TrainedDetector, ready: Prepared, entry: Entry, seed: int
+) -> Scores:
+    """The scores on as many training images as there are to validate: the gap tells of overfit."""
+    data = ready.data
+    some = training_sample(len(data.train), len(data.val), seed)
+    with entry.timed("evaluate"):
+        return evaluate(
+            detector,
+            [data.train[place] for place in some],
+            _picked(ready.train, some),
+            data.class_names,
+            data.category_ids,
+        )
 
 
 def first_weights(baseline: Config, seed: int) -> Source:
@@ -212,13 +227,6 @@ def facts(ablation: Ablation, device: str) -> dict[str, Any]:
         **{f"arm {arm.name}": arm.changes for arm in ablation.arms[1:]},
         **{key: value for key, value in fields(ablation.baseline).items() if key != "seed"},
     }
-
-
-def _keep_loss(record: Record, epoch: Epoch) -> None:
-    loss = {name: float(value) for name, value in epoch.loss._asdict().items()}
-    row = {"epoch": epoch.number, "loss": loss, "epoch_seconds": epoch.seconds}
-    record.history = [old for old in record.history if old["epoch"] < epoch.number] + [row]
-    record.trial.set_user_attr("history", record.history)
 
 
 def _picked(pixels: Pixels, places: list[int]) -> Pixels:

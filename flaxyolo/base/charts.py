@@ -1,7 +1,7 @@
 """Every plot that a command writes, as PNG files."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,66 +114,6 @@ def draw_examples(
     save_figure(figure, path)
 
 
-def trial_scatter(rows: Sequence[Mapping[str, Any]], budget_ms: float | None, path: Path) -> None:
-    """Latency against objective of each trial, with the budget and the best trial in it.
-
-    A row holds `number`, `state`, `latency_ms_p95` and `objective` (None: not trained).
-    """
-    figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    measured = [row for row in rows if row.get("latency_ms_p95") is not None]
-    scored = [row for row in measured if row.get("objective") is not None]
-    unscored = [row for row in measured if row.get("objective") is None]
-    for state in dict.fromkeys(str(row["state"]) for row in scored):
-        group = [row for row in scored if str(row["state"]) == state]
-        axes.scatter(
-            [row["latency_ms_p95"] for row in group],
-            [row["objective"] for row in group],
-            label=state.lower(),
-            s=36,
-            alpha=0.85,
-            marker="o" if _is_complete(group[0]) else "x",
-        )
-    if unscored:
-        # At the lower edge of the axes, whatever the objectives are.
-        axes.plot(
-            [row["latency_ms_p95"] for row in unscored],
-            [0.02] * len(unscored),
-            transform=axes.get_xaxis_transform(),
-            linestyle="",
-            marker="|",
-            markersize=10,
-            color="0.5",
-            label="not trained",
-        )
-    if budget_ms is not None:
-        axes.axvline(budget_ms, color="tab:red", linestyle="--", label=f"budget {budget_ms:g} ms")
-    inside = [
-        row
-        for row in scored
-        if _is_complete(row) and (budget_ms is None or row["latency_ms_p95"] <= budget_ms)
-    ]
-    if inside:
-        best = max(inside, key=lambda row: row["objective"])
-        at = best["latency_ms_p95"], best["objective"]
-        axes.scatter(
-            *([value] for value in at),
-            marker="*",
-            s=260,
-            color="gold",
-            edgecolor="black",
-            zorder=3,
-            label=f"best: trial {best['number']}",
-        )
-    axes.set_xlabel("latency p95 of detect, ms")
-    axes.set_ylabel("objective: sum of mAP over object sizes")
-    axes.margins(0.08)
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    save_figure(figure, path)
-
-
 def panels(
     count: int, columns: int, panel: float, *, head: float, foot: float, caption: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
@@ -280,10 +220,6 @@ def _colour(label: int, classes: int) -> tuple[float, ...]:
         return colormaps["tab10"](label)
     # Golden-ratio steps keep neighbouring labels apart for any number of classes.
     return colormaps["hsv"](label * 0.618034 % 1)
-
-
-def _is_complete(row: Mapping[str, Any]) -> bool:
-    return str(row["state"]).lower().startswith("complete")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

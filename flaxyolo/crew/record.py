@@ -1,174 +1,259 @@
-"""What a trial stores of itself as it goes."""
+"""A trial's record: everything that a trial stores, typed, and the one place that knows the keys.
 
-import logging
+A field is stored as the user attribute of its own name, so what another version has written is
+read as long as names and forms stay.
+"""
+
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, TypeVar
 
-import jax
 import optuna
+from optuna.trial import FrozenTrial
 
-from flaxyolo.base.errors import InputError
-from flaxyolo.config import TrainConfig
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.data.cache import Pixels
-from flaxyolo.data.sources import Dataset
-from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.average_precision import Scores
-from flaxyolo.spec import DetectorSpec
-from flaxyolo.training.loop import Epoch, StepReport, start, train
-from flaxyolo.training.loss import LossTerms
-from flaxyolo.training.plan import plan_run
-from flaxyolo.training.state import has_state, load_state
-from flaxyolo.weights.transfer import Source, weights_from
+from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-MEASURED_IMAGES = 16
-"""Validation images that a latency is measured on, in turn."""
-
-
-class OutOfTimeError(Exception):
-    """The time of a sweep is up; the trial at work goes on with the next run."""
+CHEAP = "cheap"
+"""Trials of the short schedule, one for each candidate."""
+FINAL = "final"
+"""Trials of the full schedule, one for each finalist and seed."""
+INTERRUPTED = "interrupted"
+"""Reason of a trial whose process ended, in studies of old; others went on in its place."""
 
 
-class PausedError(Exception):
-    """The trial has reached its rung, and waits there for the others."""
+@dataclass(frozen=True)
+class CurvePoint:
+    """What an epoch left; without an objective it was not scored."""
 
-    def __init__(self, epoch: int):
-        super().__init__(f"paused after epoch {epoch}")
-        self.epoch = epoch
+    epoch: int
+    objective: float | None = None
+    loss: Mapping[str, float] = field(default_factory=dict)
+    """Mean terms of the epoch, before gains."""
+    map: float | None = None
+    map_50: float | None = None
+    epoch_seconds: float = 0.0
 
-
-class Stage(NamedTuple):
-    """What a trial is doing; while it trains, after `done` of `total` epochs."""
-
-    name: str
-    done: float = 0
-    total: int = 0
-    note: str = ""
-
-
-class Surroundings(NamedTuple):
-    """What a trial minds while it runs; the defaults are those of a process alone."""
-
-    report: Callable[[Stage], None] = lambda stage: None
-    has_time: Callable[[float], bool] = lambda seconds: True
-    """Whether so many seconds more are left to it."""
-    quiet: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Entered to measure: nobody else on this device trains meanwhile."""
-    busy: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Entered to train."""
-    step_aside: Callable[[], object] = lambda: None
-    """Called between steps, waits while another measures."""
-    saved: Callable[[], None] = lambda: None
-    """Called when an epoch is in its checkpoint."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        scored = self.objective is not None
+        unknown = () if scored else ("objective", "map", "map_50")
+        return {name: value for name, value in asdict(self).items() if name not in unknown}
 
 
-ALONE = Surroundings()
+@dataclass(frozen=True)
+class Record:
+    """One trial, of a sweep or of an ablation."""
+
+    number: int
+    state: Literal["complete", "pruned", "fail", "running", "waiting"]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Of the space."""
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """How far outside (above 0) each limit of the budget it is, as a share of the limit."""
+    refuted: bool = False
+    """Whether it was over the budget in a fresh process, after all; the study knows."""
+
+    stage: str = CHEAP
+    """cheap or final."""
+    origin: str | None = None
+    """Why it was tried: the baseline, a candidate that the data advise, the surrogate's proposal,
+    or a draw that explores."""
+    finalist: int | None = None
+    """The candidate that a final run trains."""
+    arm: str | None = None
+    """Of an ablation."""
+    seed: int | None = None
+    """Of a final run, or of an arm's."""
+
+    predicted_ms: float | None = None
+    """Latency that the table of blocks gave before it was measured."""
+    predicted_score: float | None = None
+    table_error: str | None = None
+    """What the table of blocks said of its own error then."""
+    screened: int = 0
+    """Specs that were drawn and judged to find it."""
+    zero_cost: Mapping[str, float] = field(default_factory=dict)
+    """Scores of the network before any training."""
+
+    spec: DetectorSpec | None = None
+    cost: Measurement | None = None
+    features: Mapping[str, float] = field(default_factory=dict)
+    """Of its architecture, for the surrogate; empty until it was measured."""
+    run: str | None = None
+    """Name of the folder of its training run, where a trained detector is."""
+    history: tuple[CurvePoint, ...] = ()
+    scores: Scores | None = None
+    """The last on the validation images."""
+    train_scores: Scores | None = None
+    """On as many training images."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Spent on each phase."""
+
+    paused: int | None = None
+    """Epoch after which it waits to be promoted; None if it does not."""
+    duplicate_of: int | None = None
+    reason: str = ""
+    """Why it ended early."""
+    crashes: tuple[str, ...] = ()
+    """How it ended its worker, each time."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome; an interrupted trial is taken up by another."""
+        return self.state in ("complete", "pruned", "fail") and self.reason != INTERRUPTED
+
+    @property
+    def epochs(self) -> int:
+        """Epochs after which it was scored last."""
+        return self.history[-1].epoch if self.history else 0
+
+    @property
+    def objective(self) -> float | None:
+        """Its last score."""
+        return self.history[-1].objective if self.history else None
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether it oversteps a limit, as far as they are known."""
+        return any(excess > 0 for excess in self.constraints.values())
+
+    @property
+    def known_features(self) -> Mapping[str, float]:
+        """What the surrogate sees of it."""
+        return {**self.features, **self.zero_cost}
+
+    def objective_at(self, epoch: int) -> float | None:
+        """Its score after an epoch; None where it has none."""
+        return next((point.objective for point in self.history if point.epoch == epoch), None)
 
 
-def epochs(
-    spec: DetectorSpec,
-    pixels: Pixels,
-    data: Dataset,
-    config: TrainConfig,
-    run_dir: Path,
-    around: Surroundings,
-    source: Source | None = None,
-    streamed: bool = False,
-) -> Iterator[Epoch]:
-    """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
+def read(trial: FrozenTrial) -> Record:
+    """What the storage holds of a trial; InputError where that cannot be a record."""
+    # One that waits has not asked for its parameters yet.
+    params = trial.params or trial.system_attrs.get("fixed_params", {})
+    state: Any = trial.state.name.lower()
+    stored = _from_plain(trial.user_attrs, trial.number)
+    return Record(trial.number, state, params, dict(trial.constraints), **stored)
 
-    def on_step(step: StepReport) -> None:
-        around.report(Stage("training", step.epoch - 1 + (step.step - 1) / step.steps,
-                            config.epochs))  # fmt: skip
-        around.step_aside()
 
-    path, initial = run_dir / "state", None
-    if has_state(path):
-        state = start(plan_run(spec, config, pixels))
-        state, facts = load_state(path, jax.eval_shape(lambda: state))
-        detector = TrainedDetector(spec, state.ema, data.class_names)
-        yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
-        if facts["epoch"] >= config.epochs:
-            return
-    elif source is not None:
-        try:
-            initial = weights_from(source, spec, config.seed)
-        except InputError as error:
-            log.warning("%s; this trial begins with fresh weights", error)
-    yield from train(
-        spec,
-        pixels,
-        data.class_names,
-        config,
-        run_dir=run_dir,
-        report=on_step,
-        initial=initial,
-        streamed=streamed,
+def progress(trial: FrozenTrial) -> tuple[Hashable, ...]:
+    """What changes whenever a trial has got further, or has crashed; cheaper than its record."""
+    kept = trial.user_attrs
+    return (
+        trial.state,
+        kept.get("paused"),
+        len(kept.get("history", ())),
+        len(kept.get("crashes", ())),
     )
 
 
-class Record:
-    """What a trial stores of itself as it goes; one that goes on begins with what was known."""
+def attributes(record: Record) -> dict[str, Any]:
+    """The user attributes of a trial with this record; what is as ever is left out."""
+    kept = {name: getattr(record, name) for name in STORED}
+    return {name: _plain(name, value) for name, value in kept.items() if value != DEFAULTS[name]}
+
+
+class Entry:
+    """The record of a trial at work; what is added to it is stored at once."""
 
     def __init__(self, trial: optuna.Trial):
+        stored = _from_plain(trial.user_attrs, trial.number)
         self.trial = trial
-        self.seconds: dict[str, float] = dict(trial.user_attrs.get("seconds", {}))
-        self.history: list[dict[str, Any]] = list(trial.user_attrs.get("history", []))
+        self.record = Record(trial.number, "running", **stored)
+
+    def keep(self, **changes: Any) -> Record:
+        """Change fields of the record; TypeError where it has no such field."""
+        self.record = replace(self.record, **changes)
+        for name in changes:
+            self.trial.set_user_attr(name, _plain(name, getattr(self.record, name)))
+        return self.record
+
+    def keep_point(self, point: CurvePoint) -> None:
+        """Add an epoch to the history; what was known of it is forgotten."""
+        before = (old for old in self.record.history if old.epoch != point.epoch)
+        self.keep(history=(*before, point))
+
+    def keep_score(self, point: CurvePoint, scores: Scores) -> None:
+        """Add an epoch that was scored, and report it to Optuna; twice is once."""
+        self.keep_point(point)
+        self.keep(scores=scores)
+        if point.objective is not None and point.epoch not in _reported(self.trial):
+            self.trial.report(point.objective, point.epoch)
+
+    def constrain(self, excess: Mapping[str, float]) -> None:
+        """Tell Optuna how far inside (negative) or outside each limit the trial is."""
+        for name, share in excess.items():
+            self.trial.set_constraint(name, share)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to the stage's seconds."""
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to the phase's seconds."""
         began = time.perf_counter()
         try:
             yield
         finally:
-            spent = self.seconds.get(stage, 0.0) + time.perf_counter() - began
-            self.seconds[stage] = round(spent, 3)
-            self.trial.set_user_attr("seconds", self.seconds)
+            seconds = self.record.seconds
+            spent = seconds.get(phase, 0.0) + time.perf_counter() - began
+            self.keep(seconds={**seconds, phase: round(spent, 3)})
 
-    def timed_each(self, stage: str, items: Iterator[Epoch]) -> Iterator[Epoch]:
-        """The items, with the time that each takes to come added to the stage."""
+    def timed_each(self, phase: str, items: Iterator[T]) -> Iterator[T]:
+        """The items, with the time that each takes to come added to the phase."""
         while True:
-            with self.timed(stage):
+            with self.timed(phase):
                 item = next(items, None)
             if item is None:
                 return
             yield item
 
-    def epochs(self) -> set[int]:
-        """Epochs that were scored."""
-        return {row["epoch"] for row in self.history}
-
-    def cost(self) -> Measurement | None:
-        """The cost, if it was measured before."""
-        cost = self.trial.user_attrs.get("cost")
-        return None if cost is None else Measurement.from_dict(cost)
-
-    def keep_cost(self, cost: Measurement) -> None:
-        """Store the cost."""
-        self.trial.set_user_attr("cost", cost.to_dict())
-
-    def constrain(self, excess: dict[str, float]) -> None:
-        """Tell Optuna how far inside (negative) or outside each limit the trial is."""
-        for name, share in excess.items():
-            self.trial.set_constraint(name, share)
-
-    def keep_scores(self, epoch: Epoch, scores: Scores, value: float) -> None:
-        """Store an epoch's scores and losses; `value` is the objective's."""
-        loss = {name: float(value) for name, value in epoch.loss._asdict().items()}
-        row = {"epoch": epoch.number, "objective": value, "loss": loss}
-        row |= {"map": scores.map, "map_50": scores.map_50, "epoch_seconds": epoch.seconds}
-        self.history = [old for old in self.history if old["epoch"] != epoch.number] + [row]
-        self.trial.set_user_attr("history", self.history)
-        self.trial.set_user_attr("scores", scores.to_dict())
-        if epoch.number not in _reported(self.trial):
-            self.trial.report(value, epoch.number)
-
 
 def _reported(trial: optuna.Trial) -> dict[int, float]:
     return trial.storage.get_trial(trial._trial_id).intermediate_values
+
+
+class _Form(NamedTuple):
+    """How a field's value is stored, and read back; the second argument says where it was found."""
+
+    plain: Callable[[Any], Any]
+    value: Callable[[Any, str], Any]
+
+
+def _plain(name: str, value: Any) -> Any:
+    return FORMS[name].plain(value) if name in FORMS and value is not None else value
+
+
+def _from_plain(attributes: Mapping[str, Any], number: int) -> dict[str, Any]:
+    where = f"trial {number}"
+    return {
+        name: FORMS[name].value(attributes[name], where) if name in FORMS else attributes[name]
+        for name in STORED
+        if attributes.get(name) is not None
+    }
+
+
+def _points(rows: Any, where: str) -> tuple[CurvePoint, ...]:
+    return tuple(parse(CurvePoint, row, f"{where}: history") for row in rows)
+
+
+STORED = tuple(
+    each.name
+    for each in fields(Record)
+    if each.name not in ("number", "state", "params", "constraints", "refuted")
+)
+"""The fields that are user attributes."""
+
+DEFAULTS = {name: getattr(Record(0, "waiting"), name) for name in STORED}
+
+FORMS = {
+    "spec": _Form(to_dict, detector_from_dict),
+    "cost": _Form(Measurement.to_dict, Measurement.from_dict),
+    "scores": _Form(Scores.to_dict, Scores.from_dict),
+    "train_scores": _Form(Scores.to_dict, Scores.from_dict),
+    "history": _Form(lambda points: [point.to_dict() for point in points], _points),
+    "crashes": _Form(list, lambda texts, where: tuple(texts)),
+}

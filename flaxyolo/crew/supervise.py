@@ -9,7 +9,8 @@ from pathlib import Path
 import optuna
 
 from flaxyolo.crew.leases import bury
-from flaxyolo.crew.processes import Command, Died, Event
+from flaxyolo.crew.processes import Command, Crew, Died, Event
+from flaxyolo.crew.record import progress
 from flaxyolo.crew.worker import STORAGE
 from flaxyolo.machine.devices import pinned
 
@@ -27,6 +28,31 @@ def spare_memory() -> None:
     looks for devices. A user's own setting stays."""
     if PREALLOCATE not in os.environ:
         os.environ |= {PREALLOCATE: "false", SPARED: "1"}
+
+
+def supervise(
+    study: optuna.Study,
+    folder: Path,
+    command: Callable[[int], Command],
+    workers: int,
+    *,
+    changed: Callable[[], None],
+    draw: Callable[[], None],
+) -> None:
+    """Run the workers to their end.
+
+    `changed` is called whenever a trial has got further, and at the end; `draw` at every look.
+    """
+    known = state_of(study)
+    with Crew(folder, command, workers) as crew:
+        while not crew.done:
+            bury_dead(study, folder, crew.poll(known, wait=POLL_S))
+            before, known = known, state_of(study)
+            # While a worker measures, this process should have nothing to do.
+            if known != before:
+                changed()
+            draw()
+    changed()
 
 
 def worker_command(
@@ -58,12 +84,4 @@ def bury_dead(study: optuna.Study, folder: Path, events: Iterable[Event]) -> Non
 
 def state_of(study: optuna.Study) -> tuple[Hashable, ...]:
     """What changes whenever a trial has got further, or has crashed."""
-    return tuple(
-        (
-            trial.state,
-            trial.user_attrs.get("paused"),
-            len(trial.user_attrs.get("history", ())),
-            len(trial.user_attrs.get("crashes", ())),
-        )
-        for trial in study.get_trials(deepcopy=False)
-    )
+    return tuple(map(progress, study.get_trials(deepcopy=False)))

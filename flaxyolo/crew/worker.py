@@ -1,14 +1,16 @@
-"""A worker process: takes its task, carries a claimed trial out, and stores how it ended."""
+"""A worker process: takes its task, claims one trial after the other, and stores how each ended."""
 
 import json
 import logging
 import math
+import os
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optuna
@@ -16,13 +18,12 @@ from optuna.trial import TrialState
 
 from flaxyolo.base import cli
 from flaxyolo.base.files import replace_file
-from flaxyolo.crew.leases import (
-    Lease,
-    LostLeaseError,
-    workers_folder,
-)
+from flaxyolo.crew.leases import Lease, LostLeaseError, Worker, at_work, claim, workers_folder
 from flaxyolo.crew.processes import attach
-from flaxyolo.crew.record import OutOfTimeError, PausedError, Stage, Surroundings
+from flaxyolo.crew.record import Entry
+from flaxyolo.crew.storage import open_study
+from flaxyolo.crew.surroundings import OutOfTimeError, PausedError, Stage, Surroundings
+from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.training.loop import DivergedError
 
@@ -46,66 +47,100 @@ def read_task(folder: Path) -> Any:
     return pickle.loads((workers_folder(folder) / TASK_FILE).read_bytes())
 
 
-def surroundings(lease: Lease, gate: Gate, status: Path, end: float = math.inf) -> Surroundings:
-    """What a worker's trial minds; it has time until `end`, in seconds since 1970."""
-    return Surroundings(
-        report=Reporter(status, lease.trial.number),
-        has_time=partial(_has_time, end),
-        quiet=gate.quiet,
-        busy=gate.training,
-        step_aside=gate.step_aside,
-        saved=lease.saved,
-    )
+class Desk(NamedTuple):
+    """What a worker has before it: the study, its place among others, and where it is seen."""
+
+    study: optuna.Study
+    worker: Worker
+    gate: Gate
+    status: Path
+    """Where its parent reads what it does."""
+
+    def note(self, stage: Stage, number: int | None = None) -> None:
+        """Write down what it does, with a trial or without."""
+        replace_file(self.status, json.dumps({"trial": number, **stage._asdict()}))
+
+    def wait(self) -> None:
+        """Nothing can be done before another worker has finished."""
+        self.note(Stage("waiting for other workers"))
+        time.sleep(WAIT_S)
+
+    def leave(self) -> None:
+        """Nothing is left to do."""
+        self.status.unlink(missing_ok=True)
+
+    def claim(self, number: int) -> Lease | None:
+        """Take a trial that waits; None where another was faster."""
+        return claim(self.study, number, self.worker)
+
+    def surroundings(self, lease: Lease, end: float = math.inf) -> Surroundings:
+        """What a claimed trial minds; it has time until `end`, in seconds since 1970."""
+        return Surroundings(
+            report=Reporter(self, lease.trial.number),
+            has_time=partial(_has_time, end),
+            quiet=self.gate.quiet,
+            busy=self.gate.training,
+            step_aside=self.gate.step_aside,
+            saved=lease.saved,
+        )
+
+    def carry_out(self, lease: Lease, run: Callable[[], float]) -> bool:
+        """Run a claimed trial for its value, and store how it ended; whether there was time for it.
+
+        A trial without memory or with a loss that is not finite fails with its reason. Any other
+        error of the candidate ends this process; the trial has one more chance.
+        """
+        with lease:
+            try:
+                value = run()
+            except PausedError as paused:
+                lease.release(paused=paused.epoch)
+            except OutOfTimeError:
+                lease.release()
+                return False
+            except optuna.TrialPruned as pruned:
+                self.end(lease, TrialState.PRUNED, str(pruned))
+            except DivergedError as error:
+                self.end(lease, TrialState.FAIL, f"diverged: {error}")
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                line = str(error).splitlines()[0]
+                self.end(lease, TrialState.FAIL, f"out of memory: {line:.200}")
+            except LostLeaseError as error:
+                log.warning("%s", error)
+            else:
+                lease.check()
+                self.study.tell(lease.trial, value)
+        return True
+
+    def end(self, lease: Lease, state: TrialState, reason: str) -> None:
+        """End a trial with a reason."""
+        lease.check()
+        Entry(lease.trial).keep(reason=reason)
+        # A pruned trial's value is Optuna's own affair: its last report, if there is one.
+        self.study.tell(lease.trial, state=state)
+
+
+@contextmanager
+def at_desk(folder: Path, index: int, *, seed: int = 0) -> Iterator[Desk]:
+    """Be worker number `index` of a study's folder: alive to others until this ends."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = open_study(folder, storage=os.environ.get(STORAGE), seed=seed)
+    status = workers_folder(folder) / f"status-{index}.json"
+    with at_work(folder) as worker:
+        yield Desk(study, worker, Gate(device_key()), status)
 
 
 def _has_time(end: float, seconds: float) -> bool:
     return time.time() + seconds <= end
 
 
-def carry_out(study: optuna.Study, lease: Lease, run: Callable[[], float]) -> bool:
-    """Run a claimed trial for its value, and store how it ended; whether there was time for it.
-
-    A trial without memory or with a loss that is not finite fails with its reason. Any other error
-    of the candidate ends this process; the trial has one more chance.
-    """
-    with lease:
-        try:
-            value = run()
-        except PausedError as paused:
-            lease.release(paused=paused.epoch)
-        except OutOfTimeError:
-            lease.release()
-            return False
-        except optuna.TrialPruned as pruned:
-            end(study, lease, TrialState.PRUNED, str(pruned))
-        except DivergedError as error:
-            end(study, lease, TrialState.FAIL, f"diverged: {error}")
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            line = str(error).splitlines()[0]
-            end(study, lease, TrialState.FAIL, f"out of memory: {line:.200}")
-        except LostLeaseError as error:
-            log.warning("%s", error)
-        else:
-            lease.check()
-            study.tell(lease.trial, value)
-    return True
-
-
-def end(study: optuna.Study, lease: Lease, state: TrialState, reason: str) -> None:
-    """End a trial with a reason."""
-    lease.check()
-    lease.trial.set_user_attr("reason", reason)
-    # A pruned trial's value is Optuna's own affair: its last report, if there is one.
-    study.tell(lease.trial, state=state)
-
-
 class Reporter:
     """Notes what a trial is doing where the parent of the workers reads it."""
 
-    def __init__(self, path: Path, number: int):
-        self.path, self.number = path, number
+    def __init__(self, desk: Desk, number: int):
+        self.desk, self.number = desk, number
         self.noted = ("", 0.0)
 
     def __call__(self, stage: Stage) -> None:
@@ -119,12 +154,7 @@ class Reporter:
                      stage.note)  # fmt: skip
         elif stage.name != name:
             log.info("trial %d: %s", self.number, stage.name)
-        note(self.path, self.number, stage)
-
-
-def note(path: Path, number: int | None, stage: Stage) -> None:
-    """Write down what a worker does, where its parent reads it."""
-    replace_file(path, json.dumps({"trial": number, **stage._asdict()}))
+        self.desk.note(stage, self.number)
 
 
 def main(argv: Sequence[str], run: Callable[[Path, int], None]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.spec import parse
 
 if TYPE_CHECKING:
     # Only for types: scoring a file must not wait for the readers and JAX to be imported.
@@ -58,6 +59,11 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict with torchmetrics' keys and `per_class`, ready for JSON."""
         return {**asdict(self), "per_class": [asdict(scores) for scores in self.per_class]}
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "scores") -> "Scores":
+        """The inverse of `to_dict`."""
+        return parse(cls, data, where)
 
 
 def ground_truth(

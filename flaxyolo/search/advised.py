@@ -11,10 +11,10 @@ import optuna
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root
+from flaxyolo.crew.record import CHEAP, Record, attributes
 from flaxyolo.data.sources import Dataset
-from flaxyolo.search.results import TrialResult
+from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import Suggest, reference_params
-from flaxyolo.search.spending import CHEAP
 from flaxyolo.statistics.advice import advise, candidates
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.statistics.summary import statistics, statistics_from_dict
@@ -27,8 +27,8 @@ VERSION = 1
 TESTED_BY_CANDIDATES = ("image_size", "next_image_size", "plan", "p2")
 """Advice that the candidates at the next resolution, and with or without P2, are there to test."""
 
-LEAST_SCORE = 0.1
-"""Sum of the three mAPs below which two scores tell nothing."""
+LEAST_SHARE = 1 / 30
+"""Of the highest value of an objective, below which two scores tell nothing."""
 
 BASELINE = "baseline"
 ADVISED = "advised"
@@ -78,7 +78,8 @@ def enqueue_opening(study: optuna.Study, suggest: Suggest, advice: Sequence[Advi
         return
     ordered = opening(suggest, advice)
     for name in sorted(ordered, key=lambda name: BASELINE not in name.split(" = ")):
-        study.enqueue_trial(ordered[name], user_attrs={"origin": name})
+        known = Record(0, "waiting", origin=name)
+        study.enqueue_trial(ordered[name], user_attrs=attributes(known))
 
 
 class Verdict(NamedTuple):
@@ -94,7 +95,9 @@ class Verdict(NamedTuple):
         return f"{self.advice}: {word}; {self.why}"
 
 
-def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> list[Verdict]:
+def verdicts(
+    found: Sequence[Record], objective: Objective, advice: Sequence[Advice] = ()
+) -> list[Verdict]:
     """Every advised candidate against what it is compared with, one training run each.
 
     Advice that no two of them differ in alone is named as not tested, in one entry.
@@ -102,7 +105,7 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
     The advised network should beat the baseline, and its variants should not beat it; of two that
     were not trained to the same epoch the last epoch counts that both were scored after.
     """
-    by_name: dict[str, TrialResult] = {}
+    by_name: dict[str, Record] = {}
     for result in found:
         if result.stage != CHEAP or (result.state == "waiting" and not result.history):
             continue
@@ -117,7 +120,7 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
             continue
         other = BASELINE if name == ADVISED else ADVISED
         if other in by_name:
-            told.append(_compare(name, result, other, by_name[other], found))
+            told.append(_compare(name, result, other, by_name[other], found, objective))
     rest = [f"{each.key} {each.value}" for each in advice if each.key not in TESTED_BY_CANDIDATES]
     if told and rest:
         why = "no two candidates differ in one of these alone"
@@ -127,10 +130,11 @@ def verdicts(found: Sequence[TrialResult], advice: Sequence[Advice] = ()) -> lis
 
 def _compare(
     name: str,
-    result: TrialResult,
+    result: Record,
     other: str,
-    against: TrialResult,
-    found: Sequence[TrialResult],
+    against: Record,
+    found: Sequence[Record],
+    objective: Objective,
 ) -> Verdict:
     claim = f"{name} beats the {other}" if name == ADVISED else f"{name} is no better than {other}"
     if result.number == against.number:
@@ -155,21 +159,21 @@ def _compare(
         return Verdict(claim, None, "; ".join(reasons) or "never scored after the same epoch")
     last = max(epochs)
     ahead = mine[last] > theirs[last]
-    enough = max(mine[last], theirs[last]) >= LEAST_SCORE
+    enough = max(mine[last], theirs[last]) >= LEAST_SHARE * objective.highest
     why = (
         f"trial {result.number} has {mine[last]:.3f}, trial {against.number} {theirs[last]:.3f} "
-        f"after {last} epochs (mAP_s + mAP_m + mAP_l, one run each)"
+        f"after {last} epochs ({objective.text}, one run each)"
     )
     if not enough:
         return Verdict(claim, None, f"neither has learnt enough to tell: {why}")
     return Verdict(claim, ahead if name == ADVISED else not ahead, why)
 
 
-def _scores(result: TrialResult) -> Mapping[int, float]:
-    return {row["epoch"]: row["objective"] for row in result.history}
+def _scores(result: Record) -> Mapping[int, float]:
+    return {point.epoch: point.objective for point in result.history if point.objective is not None}
 
 
-def _full_runs(result: TrialResult, found: Sequence[TrialResult]) -> list[float]:
+def _full_runs(result: Record, found: Sequence[Record]) -> list[float]:
     return [
         each.objective
         for each in found

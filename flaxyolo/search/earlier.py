@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.crew.storage import STUDY_FILE, read_study
 from flaxyolo.search.funnel import Runs
-from flaxyolo.search.results import TrialResult, results
-from flaxyolo.search.spending import CHEAP
+from flaxyolo.search.results import results
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 
 
 def scored_candidates(
-    found: Sequence[TrialResult], short_epochs: int, *, unscored: bool = False
+    found: Sequence[Record], short_epochs: int, *, unscored: bool = False
 ) -> list[Scored]:
     """The candidates inside the budget, once for each rung at which they were scored.
 
@@ -39,17 +39,18 @@ def scored_candidates(
     for each in found:
         if (
             each.stage != CHEAP
-            or not each.features
+            or not (seen := each.known_features)
             or each.over_budget
             or each.duplicate_of is not None
         ):
             continue
         scored += [
-            Scored(each.number, each.features, row["objective"], row["epoch"] / short_epochs)
-            for row in each.history
+            Scored(each.number, seen, point.objective, point.epoch / short_epochs)
+            for point in each.history
+            if point.objective is not None
         ]
         if unscored and not each.history and each.state in ("running", "waiting"):
-            scored.append(Scored(each.number, each.features, nan, 1.0))
+            scored.append(Scored(each.number, seen, nan, 1.0))
     return scored
 
 

@@ -2,28 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, sqrt
 
 import numpy as np
 from scipy import stats
 
-from flaxyolo.search.results import TrialResult, merit
-from flaxyolo.search.spending import CHEAP, FINAL
+from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.record import CHEAP, FINAL, Record
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A finalist with its complete runs; `half_width` of the mean's interval, None for one seed."""
+class Finalist:
+    """A candidate with its complete full runs; `half_width` of the mean's interval, None for one
+    seed."""
 
     number: int
     """Of the candidate."""
-    runs: tuple[TrialResult, ...]
+    runs: tuple[Record, ...]
     mean: float
     half_width: float | None
     latency_ms: float
-    """The 95th percentile, the mean over its runs."""
+    """The one that the budget limits, the mean over its runs."""
+    latency_stat: str
     tied: bool
     """Whether it is the first, or its difference to the first may be chance."""
 
@@ -31,16 +34,23 @@ class Standing:
         """Its figures in words."""
         wide = "" if self.half_width is None else f" ± {self.half_width:.3f}"
         seeds = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
-        return f"trial {self.number}: {self.mean:.3f}{wide} ({seeds}), {self.latency_ms:.2f} ms p95"
+        latency = f"{self.latency_ms:.2f} ms {self.latency_stat}"
+        return f"trial {self.number}: {self.mean:.3f}{wide} ({seeds}), {latency}"
 
 
-def standings(found: Sequence[TrialResult]) -> list[Standing]:
+def merit(record: Record, budget: Budget) -> tuple[float, float]:
+    """Sorts complete trials, best first: the higher objective, and of equals the faster."""
+    latency = inf if record.cost is None else budget.latency_of(record.cost)
+    return -(record.objective or 0.0), latency
+
+
+def finalists(found: Sequence[Record], budget: Budget) -> list[Finalist]:
     """The finalists that keep the budget, best mean first.
 
     The spread of a run is pooled over all finalists, because three seeds of one say little; the
     intervals are Student's, at 95 %. A finalist most of whose runs ended over the budget is out.
     """
-    groups: dict[int, list[TrialResult]] = {}
+    groups: dict[int, list[Record]] = {}
     ended: dict[int, int] = {}
     for result in found:
         if result.stage != FINAL or result.finalist is None or not result.is_over:
@@ -65,7 +75,7 @@ def standings(found: Sequence[TrialResult]) -> list[Standing]:
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread if freedom else inf
 
     def latency(number: int) -> float:
-        return float(np.mean([run.cost.latency_ms_p95 for run in kept[number] if run.cost]))
+        return float(np.mean([budget.latency_of(run.cost) for run in kept[number] if run.cost]))
 
     # Of equal means the faster comes first.
     order = sorted(kept, key=lambda number: (-values[number].mean(), latency(number)))
@@ -75,44 +85,44 @@ def standings(found: Sequence[TrialResult]) -> list[Standing]:
         behind = float(first.mean() - values[number].mean())
         between = reach * sqrt(1 / count + 1 / len(first)) if freedom else 0.0
         told.append(
-            Standing(
+            Finalist(
                 number=number,
                 runs=tuple(kept[number]),
                 mean=float(values[number].mean()),
                 half_width=reach / sqrt(count) if freedom else None,
                 latency_ms=latency(number),
+                latency_stat=budget.latency_stat,
                 tied=behind <= between,
             )
         )
     return told
 
 
-def recommended(ordered: Sequence[Standing]) -> Standing | None:
+def recommended(ordered: Sequence[Finalist]) -> Finalist | None:
     """The fastest of the first and those that cannot be told apart from it."""
     return min(
         (each for each in ordered if each.tied), key=lambda each: each.latency_ms, default=None
     )
 
 
-def chosen(found: Sequence[TrialResult]) -> TrialResult | None:
+def chosen(found: Sequence[Record], budget: Budget, ordered: Sequence[Finalist]) -> Record | None:
     """The run whose weights are the sweep's result; all complete runs are inside the budget.
 
-    The best run of the recommended finalist; before there is one, the best complete candidate.
+    The best run of the recommended one of the `finalists`; before there is one, the best complete
+    candidate.
     """
-    pick = recommended(standings(found))
-    if pick is not None:
-        return min(pick.runs, key=merit)
+    pick = recommended(ordered)
     complete = [
-        each
-        for each in found
-        if each.state == "complete" and each.stage == CHEAP and not each.refuted
+        record
+        for record in found
+        if record.state == "complete" and record.stage == CHEAP and not record.refuted
     ]
-    return min(complete, key=merit, default=None)
+    runs = complete if pick is None else pick.runs
+    return min(runs, key=partial(merit, budget=budget), default=None)
 
 
-def verdict(found: Sequence[TrialResult]) -> list[str]:
+def verdict(ordered: Sequence[Finalist]) -> list[str]:
     """The finalists in words, a line each, and which of them is recommended and why."""
-    ordered = standings(found)
     pick = recommended(ordered)
     if pick is None:
         return []

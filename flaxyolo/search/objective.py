@@ -28,13 +28,17 @@ class Objective:
     def __post_init__(self):
         object.__setattr__(self, "text", ast.unparse(_parse(self.text)))
         # What numbers alone make of it, such as an overflow.
-        highest = _evaluate(self._tree, dict.fromkeys(KEYS, 1.0))
-        if not math.isfinite(highest):
+        if not math.isfinite(self.highest):
             raise InputError(f"objective {self.text!r}: its numbers are too large")
 
     @cached_property
     def _tree(self) -> ast.expr:
         return _parse(self.text)
+
+    @property
+    def highest(self) -> float:
+        """Its value where every number is 1."""
+        return _evaluate(self._tree, dict.fromkeys(KEYS, 1.0))
 
     @property
     def names(self) -> tuple[str, ...]:

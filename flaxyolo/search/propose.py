@@ -7,24 +7,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import optuna
 
 from flaxyolo.cost.budget import cheap_excess
-from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
 from flaxyolo.search.features import features, matrix
 from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
-from flaxyolo.search.results import TrialResult
 from flaxyolo.search.scout import Scout
 from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.spending import CHEAP
-from flaxyolo.spec import DetectorSpec, detector_from_dict
+from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +62,16 @@ class Proposer:
         sweep = self.sweep
         return earlier_studies(sweep.folder, sweep.data.fingerprint, sweep.objective.text)
 
-    def learn(self, trial: optuna.Trial) -> None:
+    def learn(self, record: Record) -> None:
         """Add a measured network to the table."""
-        cost, spec = trial.user_attrs.get("cost"), trial.user_attrs.get("spec")
-        if cost is None or spec is None or trial.number in self.learnt:
+        if record.cost is None or record.spec is None or record.number in self.learnt:
             return
-        self.learnt.add(trial.number)
-        added = self.table.add_network(
-            detector_from_dict(spec, f"trial {trial.number}"), Measurement.from_dict(cost)
-        )
-        if added:
+        self.learnt.add(record.number)
+        if self.table.add_network(record.spec, record.cost):
             self.table.save()
 
-    def propose(self, found: Sequence[TrialResult]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Parameters of the next candidate, and what is stored with it.
+    def propose(self, found: Sequence[Record]) -> Record | None:
+        """The next candidate, with its parameters and what was expected of it.
 
         None where every detector of the space was tried.
         """
@@ -99,7 +91,7 @@ class Proposer:
         self.proposals += 1
         rng = np.random.default_rng(seed)
         short = self._short_list(judged, rng)
-        choice = self._choose(short, [{}] * len(short), found, turn, seed)
+        choice = self._choose(short, found, turn, seed)
         predicted = time.perf_counter()
         seconds = {"draw": round(drawn - began, 3), "predict": round(predicted - drawn, 3)}
         scores: Mapping[str, float] = {}
@@ -107,7 +99,7 @@ class Proposer:
         if few > 1:
             short = self._best(short, found, turn, seed, few)
             scored = [self.scout.scores(each.spec) for each in short]
-            choice = self._choose(short, scored, found, turn, seed)
+            choice = self._choose(short, found, turn, seed, scored)
             scores = scored[choice.place]
             seconds["score"] = round(time.perf_counter() - predicted, 3)
         picked = short[choice.place]
@@ -116,28 +108,31 @@ class Proposer:
             "candidate %d: %s of %d judged, %.2f ms expected; the table's error: %s",
             turn, choice.origin, len(judged), self._expected(picked), error,
         )  # fmt: skip
-        return picked.params, {
-            "origin": choice.origin,
-            "predicted_ms": self._expected(picked),
-            "predicted_score": choice.predicted,
-            "table_error": error,
-            "screened": len(judged),
-            "zero_cost": dict(scores),
-            "seconds": seconds,
-        }
+        return Record(
+            number=turn,
+            state="waiting",
+            params=picked.params,
+            origin=choice.origin,
+            predicted_ms=self._expected(picked),
+            predicted_score=choice.predicted,
+            table_error=error,
+            screened=len(judged),
+            zero_cost=dict(scores),
+            seconds=seconds,
+        )
 
     def _choose(
         self,
         short: Sequence[Judged],
-        zero_cost: Sequence[Mapping[str, float]],
-        found: Sequence[TrialResult],
+        found: Sequence[Record],
         turn: int,
         seed: int,
+        zero_cost: Sequence[Mapping[str, float]] = (),
     ) -> Choice:
         """The funnel's choice among judged candidates, with zero-cost scores where they are."""
-        rows = [
-            self._features(each) | dict(known) for each, known in zip(short, zero_cost, strict=True)
-        ]
+        rows = [self._features(judged) for judged in short]
+        if zero_cost:
+            rows = [{**row, **scores} for row, scores in zip(rows, zero_cost, strict=True)]
         own = scored_candidates(found, self.sweep.spending.short_epochs, unscored=True)
         others = [each for study in self.earlier for each in study]
         _, values = matrix([*rows, *(each.features for each in (*own, *others))])
@@ -159,7 +154,7 @@ class Proposer:
     def _best(
         self,
         short: Sequence[Judged],
-        found: Sequence[TrialResult],
+        found: Sequence[Record],
         turn: int,
         seed: int,
         count: int,
@@ -167,13 +162,13 @@ class Proposer:
         """The candidates that the surrogate would choose one after the other."""
         left, best = list(short), []
         while left and len(best) < count:
-            best.append(left.pop(self._choose(left, [{}] * len(left), found, turn, seed).place))
+            best.append(left.pop(self._choose(left, found, turn, seed).place))
         return best
 
     def _finish(self, spec: DetectorSpec) -> DetectorSpec:
         return replace(spec, num_classes=len(self.sweep.data.class_names))
 
-    def _pool(self, found: Sequence[TrialResult], seed: int) -> list[Drawn]:
+    def _pool(self, found: Sequence[Record], seed: int) -> list[Drawn]:
         """New specs of the space: at random, and near the best candidates so far."""
         suggest, tried = self.sweep.suggest, {each.spec for each in found}
         pool = draw(suggest, POOL, seed, finish=self._finish).drawn

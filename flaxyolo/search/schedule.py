@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.earlier import as_runs, scored_candidates
 from flaxyolo.search.features import matrix
 from flaxyolo.search.funnel import next_finalist, promoted
-from flaxyolo.search.results import TrialResult
-from flaxyolo.search.spending import CHEAP, FINAL, REDUCTION, Spending
+from flaxyolo.search.spending import REDUCTION, Spending
 
 
 class GoOn(NamedTuple):
@@ -46,13 +46,13 @@ class Done(NamedTuple):
 Job = GoOn | Propose | AddFinals | Close | Wait | Done
 
 
-def wants_more(found: Sequence[TrialResult], spending: Spending) -> bool:
+def wants_more(found: Sequence[Record], spending: Spending) -> bool:
     """Whether there are fewer candidates than are to be tried."""
     return sum(each.stage == CHEAP for each in found) < spending.trials
 
 
 def next_job(
-    found: Sequence[TrialResult],
+    found: Sequence[Record],
     spending: Spending,
     *,
     closing: bool = False,
@@ -100,31 +100,33 @@ def next_job(
     return Done()
 
 
-def _run(result: TrialResult) -> tuple[int, int]:
+def _run(result: Record) -> tuple[int, int]:
     assert result.finalist is not None
     assert result.seed is not None
     return result.finalist, result.seed
 
 
-def next_rung(result: TrialResult, rungs: Sequence[int]) -> int:
+def next_rung(result: Record, rungs: Sequence[int]) -> int:
     """The rung after the last at which a candidate was scored."""
     return min((rung for rung in rungs if rung > result.epochs), default=rungs[-1])
 
 
 def promotable(
-    cheap: Sequence[TrialResult], rungs: Sequence[int], *, last_chance: bool
-) -> TrialResult | None:
+    cheap: Sequence[Record], rungs: Sequence[int], *, last_chance: bool
+) -> Record | None:
     """The paused candidate to go on: of the highest rung with one that is ahead, the best.
 
     With `last_chance` no candidate is still to come, so the share that goes on is rounded up.
     """
     for rung in reversed(rungs[:-1]):
         there = [
-            each for each in cheap if each.duplicate_of is None and _score(each, rung) is not None
+            each
+            for each in cheap
+            if each.duplicate_of is None and each.objective_at(rung) is not None
         ]
         if not there:
             continue
-        scores = np.array([_score(each, rung) for each in there], float)
+        scores = np.array([each.objective_at(rung) for each in there], float)
         ahead = promoted(scores, REDUCTION, round_up=last_chance)
         waiting = [
             (scores[place], each)
@@ -136,11 +138,7 @@ def promotable(
     return None
 
 
-def _score(result: TrialResult, epoch: int) -> float | None:
-    return next((row["objective"] for row in result.history if row["epoch"] == epoch), None)
-
-
-def choose_finalists(cheap: Sequence[TrialResult], spending: Spending) -> list[int]:
+def choose_finalists(cheap: Sequence[Record], spending: Spending) -> list[int]:
     """Numbers of the candidates that are trained on the full schedule, the most promising first.
 
     They follow from the candidates alone, so every worker chooses the same.

@@ -5,11 +5,10 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.data.batches import Batch
 from flaxyolo.data.stream import open_pixels
-from flaxyolo.search.results import TrialResult
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.spending import CHEAP
 from flaxyolo.search.zero_cost import draw_batches, zero_cost
 from flaxyolo.spec import DetectorSpec
 
@@ -35,7 +34,7 @@ class Scout:
         self.seconds: list[float] = []
         self._batches = cache(self._drawn)
 
-    def affords(self, found: Sequence[TrialResult]) -> int:
+    def affords(self, found: Sequence[Record]) -> int:
         """How many networks may be scored for the next candidate: none that costs too much."""
         trained = [
             each.seconds["train"]

@@ -3,11 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-CHEAP = "cheap"
-"""Trials of the short schedule, one for each candidate."""
-FINAL = "final"
-"""Trials of the full schedule, one for each finalist and seed."""
-
 REDUCTION = 3
 """Halving: of the candidates that reach a rung, one in so many goes on (arXiv 1810.05934)."""
 FIRST_RUNG = 3

@@ -1,10 +1,10 @@
 """What a sweep has spent and on what, in words: a pure function of its results."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from flaxyolo.search.results import TrialResult
-from flaxyolo.search.spending import CHEAP, FINAL, Spending
+from flaxyolo.crew.record import CHEAP, FINAL, Record
+from flaxyolo.search.spending import Spending
+from flaxyolo.trials.standings import Standings
 
 EXPLORED_FIRST = 10
 """Candidates after which the latency table is expected to know the device."""
@@ -12,7 +12,7 @@ PROPOSED = ("surrogate", "explore")
 """Origins of candidates that the funnel proposed."""
 
 
-def funnel_line(found: Sequence[TrialResult], spending: Spending) -> str:
+def funnel_line(found: Sequence[Record], spending: Spending) -> str:
     """How many candidates came how far."""
     cheap = [each for each in found if each.stage == CHEAP]
     parts = []
@@ -35,7 +35,7 @@ def funnel_line(found: Sequence[TrialResult], spending: Spending) -> str:
     return f"Funnel: {', '.join(parts)}"
 
 
-def inside_line(found: Sequence[TrialResult]) -> str | None:
+def inside_line(found: Sequence[Record]) -> str | None:
     """How many of the proposals were inside the budget when measured; None without any."""
     proposed = [
         (place, each)
@@ -53,7 +53,7 @@ def inside_line(found: Sequence[TrialResult]) -> str | None:
     return line
 
 
-def seconds_line(found: Sequence[TrialResult]) -> str | None:
+def seconds_line(found: Sequence[Record]) -> str | None:
     """Seconds for each candidate by stage, and their share; None before anything was timed."""
     spent: dict[str, float] = {}
     for each in found:
@@ -74,10 +74,11 @@ def seconds_line(found: Sequence[TrialResult]) -> str | None:
     )
 
 
-def front_line(front: Sequence[Mapping[str, Any]], stat: str) -> str:
-    """The Pareto front of accuracy and latency, fastest first, from flat rows of a report."""
+def front_line(standings: Standings) -> str | None:
+    """The Pareto front of accuracy and latency, fastest first; None before there is a score."""
     told = ", ".join(
-        f"trial {row['number']} ({row['objective']:.3f} at {row[f'latency_ms_{stat}']:.2f} ms)"
-        for row in front
+        f"trial {record.number} ({record.objective:.3f} at {standings.latency(record):.2f} ms)"
+        for record in standings.front
     )
-    return f"Pareto front (objective and {stat} latency): {told}"
+    stat = standings.budget.latency_stat
+    return f"Pareto front (objective and {stat} latency): {told}" if told else None

@@ -10,12 +10,12 @@ from flaxyolo.cost.again import measure_in_fresh_process
 from flaxyolo.cost.budget import overrun
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import keep_memory
-from flaxyolo.crew.record import MEASURED_IMAGES
+from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.data.stream import open_pixels
 from flaxyolo.machine.gate import Gate
-from flaxyolo.search.finalists import chosen
 from flaxyolo.search.results import CONFIRMED, results
 from flaxyolo.search.setting import Sweep
+from flaxyolo.trials.standings import Standings
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
     What was measured is stored in the study, so that it is done once.
     """
     while True:
-        best = chosen(results(study))
+        best = Standings(results(study), sweep.budget, sweep.objective).best
         known: dict[str, Any] = dict(study.user_attrs.get(CONFIRMED, {}))
         if best is None or str(best.number) in known:
             return

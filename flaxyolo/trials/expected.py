@@ -2,26 +2,26 @@
 
 from collections.abc import Sequence
 
-from flaxyolo.search.results import TrialResult
+from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.schedule import choose_finalists
-from flaxyolo.search.spending import CHEAP, FINAL, Spending
+from flaxyolo.search.spending import Spending
 
 SPARE = 1.1
 """Of an estimate: no two epochs take the same time."""
 
 
-def epoch_seconds(result: TrialResult) -> float | None:
+def epoch_seconds(result: Record) -> float | None:
     """Seconds of one epoch of a trial, its compilation shared among them; None before the first."""
     spent = result.seconds.get("train", 0.0)
     return spent / result.epochs if result.epochs and spent else None
 
 
-def beside_seconds(result: TrialResult) -> float:
+def beside_seconds(result: Record) -> float:
     """Seconds that a trial spent on anything but training."""
     return sum(seconds for stage, seconds in result.seconds.items() if stage != "train")
 
 
-def finals_seconds(found: Sequence[TrialResult], spending: Spending) -> float:
+def finals_seconds(found: Sequence[Record], spending: Spending) -> float:
     """Seconds of one worker that the finalists still need; 0 before anything was scored."""
     cheap = [each for each in found if each.stage == CHEAP]
     begun = {(each.finalist, each.seed): each for each in found if each.stage == FINAL}
@@ -42,7 +42,7 @@ def finals_seconds(found: Sequence[TrialResult], spending: Spending) -> float:
     return SPARE * total
 
 
-def seconds_left(found: Sequence[TrialResult], spending: Spending) -> float | None:
+def seconds_left(found: Sequence[Record], spending: Spending) -> float | None:
     """Seconds of one worker that all the rest needs; None before a candidate was trained."""
     cheap = [each for each in found if each.stage == CHEAP]
     begun = [each for each in cheap if each.cost is not None]

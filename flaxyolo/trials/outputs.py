@@ -3,11 +3,10 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 
 import numpy as np
 
-from flaxyolo.base.charts import draw_detections, trial_scatter
+from flaxyolo.base.charts import draw_detections
 from flaxyolo.config import Config, write_config
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Example
@@ -16,12 +15,12 @@ from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import Found, TrainedDetector
 from flaxyolo.scoring.detect import run_detector
 from flaxyolo.search.advised import verdicts
-from flaxyolo.search.finalists import chosen, verdict
-from flaxyolo.search.results import TrialResult
+from flaxyolo.search.finalists import verdict
 from flaxyolo.search.setting import Sweep
-from flaxyolo.trials import pareto
-from flaxyolo.trials import table as report
 from flaxyolo.trials.account import front_line, funnel_line, inside_line, seconds_line
+from flaxyolo.trials.pareto import draw_front
+from flaxyolo.trials.standings import Standings
+from flaxyolo.trials.table import Report, outcome, write
 from flaxyolo.trials.trial import ERRORS_FILE
 from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
 
@@ -33,34 +32,23 @@ DRAWN_SCORE = 0.25
 """Least score of a box that is drawn."""
 
 
-def sweep_report(found: Sequence[TrialResult], sweep: Sweep) -> report.Report:
-    """The results with what they are about."""
+def sweep_report(standings: Standings, sweep: Sweep) -> Report:
+    """The standings with what they are about."""
+    found = standings.records
     told = [funnel_line(found, sweep.spending)]
-    told += [f"Finalists: {line}" for line in verdict(found)]
-    front = pareto.front_rows(report.flat_rows(found), f"latency_ms_{sweep.budget.latency_stat}")
-    told += [front_line(front, sweep.budget.latency_stat)] if front else []
-    told += [f"Advice: {each.line()}" for each in verdicts(found, sweep.advice)]
+    told += [f"Finalists: {line}" for line in verdict(standings.finalists)]
+    told += [line for line in (front_line(standings),) if line]
+    told += [f"Advice: {one.line()}" for one in verdicts(found, sweep.objective, sweep.advice)]
     told += [line for line in (inside_line(found), seconds_line(found)) if line]
-    return report.Report(tuple(found), sweep.source, sweep.budget.describe(), tuple(told))
+    return Report(standings, sweep.source, tuple(told))
 
 
-def update_outputs(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
+def update_outputs(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     """Bring the tables, the pictures and the best detector in line with the study."""
-    if any(result.cost for result in found):
-        told = sweep_report(found, sweep)
-        report.write(told, sweep.folder)
-        flat = report.flat_rows(found)
-        trial_scatter(flat, sweep.budget.latency_ms, sweep.folder / "trials.png")
-        best = chosen(found)
-        pareto.draw_front(
-            flat,
-            sweep.folder / "pareto.png",
-            latency=f"latency_ms_{sweep.budget.latency_stat}",
-            budget_ms=sweep.budget.latency_ms,
-            objective=sweep.objective.text,
-            winner=None if best is None else best.number,
-        )
-    keep_best(found, sweep, gate)
+    if any(record.cost for record in standings.records):
+        write(sweep_report(standings, sweep), sweep.folder)
+        draw_front(standings, sweep.folder / "pareto.png")
+    keep_best(standings, sweep, gate)
 
 
 def remove_states(sweep: Sweep) -> None:
@@ -69,10 +57,14 @@ def remove_states(sweep: Sweep) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_best(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
+def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     """Make `best/`, `best.yaml` and `detections.png` those of the best run of the study."""
-    here = [r for r in found if r.run is None or (sweep.runs / r.run / "detector").is_dir()]
-    best, missing = chosen(here), chosen(found)
+    here = [
+        record
+        for record in standings.records
+        if record.run is None or (sweep.runs / record.run / "detector").is_dir()
+    ]
+    best, missing = standings.among(here).best, standings.best
     if missing is not None and missing is not best:
         log.warning(
             "trial %d is the best, but its weights are not under %s; it ran elsewhere",
@@ -86,7 +78,7 @@ def keep_best(found: Sequence[TrialResult], sweep: Sweep, gate: Gate) -> None:
         return
     path = sweep.runs / best.run / "detector"
     detector = load_detector(path)
-    line = f"Best of study {sweep.folder.name}: trial {best.number}, {report.outcome(best)}"
+    line = f"Best of study {sweep.folder.name}: trial {best.number}, {outcome(best, sweep.budget)}"
     training = sweep.short if best.seed is None else sweep.full(best.seed)
     write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
     if (errors := sweep.runs / best.run / ERRORS_FILE).exists():

@@ -8,20 +8,18 @@ from rich.console import Console
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
-from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.processes import Crew
+from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.crew.storage import STUDY_FILE
-from flaxyolo.crew.supervise import POLL_S, bury_dead, state_of, worker_command
+from flaxyolo.crew.supervise import supervise, worker_command
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
-from flaxyolo.search.finalists import chosen
-from flaxyolo.search.results import TrialResult, results
+from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
-from flaxyolo.search.spending import CHEAP
-from flaxyolo.trials import table as report
 from flaxyolo.trials.confirm import confirm, confirmed_line
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.progress import Display
+from flaxyolo.trials.standings import Standings
+from flaxyolo.trials.table import outcome, table
 from flaxyolo.trials.work import EXHAUSTED
 
 log = logging.getLogger(__name__)
@@ -55,85 +53,93 @@ def watch(
     """
     gate = Gate(device_key())
     command = worker_command("flaxyolo.trials.work", sweep.folder, workers, storage)
-    found, known = results(study), state_of(study)
-    display = Display(sweep, found, workers, began, deadline)
-    with Crew(sweep.folder, command, workers) as crew, display.bars:
-        update_outputs(found, sweep, gate)
-        while not crew.done:
-            bury_dead(study, sweep.folder, crew.poll(known, wait=POLL_S))
-            before, known = known, state_of(study)
-            # While a worker measures, this process should have nothing to do.
-            if known != before:
-                found = results(study)
-                if display.update(found):
-                    update_outputs(found, sweep, gate)
-            display.draw(found)
-    found = results(study)
-    display.update(found)
-    update_outputs(found, sweep, gate)
+    standings = standings_of(study, sweep)
+    display = Display(sweep, standings, workers, began, deadline)
+
+    def changed() -> None:
+        standings = standings_of(study, sweep)
+        if display.update(standings):
+            update_outputs(standings, sweep, gate)
+
+    with display.bars:
+        update_outputs(standings, sweep, gate)
+        supervise(study, sweep.folder, command, workers, changed=changed, draw=display.draw)
+    update_outputs(standings_of(study, sweep), sweep, gate)
+
+
+def standings_of(study: optuna.Study, sweep: Sweep) -> Standings:
+    """Who leads in the study as it is now."""
+    return Standings(results(study), sweep.budget, sweep.objective)
 
 
 def finish(study: optuna.Study, sweep: Sweep) -> None:
     """Print the table and what to do next; InputError where no candidate met the budget."""
     gate = Gate(device_key())
     confirm(study, sweep, gate)
-    found = results(study)
-    update_outputs(found, sweep, gate)
-    cheap = sum(each.stage == CHEAP for each in found)
-    exhausted = study.user_attrs.get(EXHAUSTED, False)
-    if all(each.is_over for each in found) and (cheap >= sweep.spending.trials or exhausted):
-        remove_states(sweep)
-    else:
-        log.info(
-            "the time is up after %d of %d candidates; the same command goes on",
-            sum(each.stage == CHEAP and each.cost is not None for each in found),
-            sweep.spending.trials,
-        )
+    standings = standings_of(study, sweep)
+    update_outputs(standings, sweep, gate)
+    tell_end(study, standings, sweep)
+    report = sweep_report(standings, sweep)
+    best = standings.best
     told = Console(highlight=False, markup=False)
     if not told.is_terminal:
         told.width = max(told.width, 160)
-    shown = sweep_report(found, sweep)
-    told.print(report.table(shown))
-    for line in shown.told:
+    told.print(table(report))
+    for line in report.told:
         told.print(line, soft_wrap=True)
-    best = chosen(found)
     if best is None or best.cost is None:
-        raise InputError(nothing_found(found, sweep.budget))
-    folder = sweep.folder
-    told.print(
-        f"Best: trial {best.number}, {report.outcome(best)}, {best.cost.image_size} px",
-        soft_wrap=True,
-    )
-    if again := confirmed_line(study, best.number):
-        told.print(again, soft_wrap=True)
-    told.print(
-        f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}", soft_wrap=True
-    )
-    if line := error_line(sweep):
+        raise InputError(nothing_found(standings))
+    for line in closing_lines(study, best, sweep):
         told.print(line, soft_wrap=True)
+
+
+def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
+    """Log what is still to do; of a sweep that is complete, remove what serves to go on."""
+    candidates = [record for record in standings.records if record.stage == CHEAP]
+    exhausted = study.user_attrs.get(EXHAUSTED, False)
+    enough = exhausted or len(candidates) >= sweep.spending.trials
+    if enough and all(record.is_over for record in standings.records):
+        remove_states(sweep)
+        return
+    done = sum(record.cost is not None for record in candidates)
+    log.info("the time is up after %d of %d candidates; the same command goes on",
+             done, sweep.spending.trials)  # fmt: skip
+
+
+def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
+    """The best detector, where it lies, and what to do next."""
+    assert best.cost is not None, "the best was measured"
+    folder = sweep.folder
+    lines = [
+        f"Best: trial {best.number}, {outcome(best, sweep.budget)}, {best.cost.image_size} px",
+        confirmed_line(study, best.number),
+        f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}",
+        error_line(sweep),
+    ]
     if (folder / STUDY_FILE).exists():
-        told.print(f"Look closer: optuna-dashboard {folder / STUDY_FILE}", soft_wrap=True)
-    told.print(
+        lines.append(f"Look closer: optuna-dashboard {folder / STUDY_FILE}")
+    lines.append(
         f"Next, train it for longer: python -m flaxyolo.train {folder / 'best.yaml'} "
-        f"--data {sweep.source} --epochs {10 * sweep.spending.epochs} --out {folder}-trained",
-        soft_wrap=True,
+        f"--data {sweep.source} --epochs {10 * sweep.spending.epochs} --out {folder}-trained"
     )
+    return [line for line in lines if line]
 
 
-def nothing_found(found: list[TrialResult], budget: Budget) -> str:
+def nothing_found(standings: Standings) -> str:
     """Why there is no best detector, with the nearest candidate and its figure."""
-    measured = [result for result in found if result.cost is not None]
-    if not measured:
-        return f"{NO_CANDIDATE}: none of the {len(found)} could be measured; see the table"
-    fastest = min(measured, key=lambda result: result.cost.latency_ms_p95 if result.cost else 0.0)
-    assert fastest.cost is not None
-    inside = [result for result in measured if result.cost and budget.allows(result.cost)]
+    budget, records = standings.budget, standings.records
+    costs = {record.number: record.cost for record in records if record.cost is not None}
+    if not costs:
+        return f"{NO_CANDIDATE}: none of the {len(records)} could be measured; see the table"
+    number = min(costs, key=lambda number: budget.latency_of(costs[number]))
     figures = (
-        f"the fastest of {len(measured)} measured is trial {fastest.number} with "
-        f"{fastest.cost.latency_ms_p95:.2f} ms p95 and {fastest.cost.vram_mib:.1f} MiB"
+        f"the fastest of {len(costs)} measured is trial {number} with "
+        f"{budget.latency_of(costs[number]):.2f} ms {budget.latency_stat} and "
+        f"{costs[number].vram_mib:.1f} MiB"
     )
+    inside = sum(budget.allows(cost) for cost in costs.values())
     if inside:
-        return f"{len(inside)} candidates met the budget but none finished its training; {figures}"
+        return f"{inside} candidates met the budget but none finished its training; {figures}"
     return (
         f"{NO_CANDIDATE} ({budget.describe()}): {figures}; raise the budget, or name a space "
         "of smaller networks with --space"

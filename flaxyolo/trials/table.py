@@ -1,4 +1,4 @@
-"""The table of a study, for people and for programs: a pure function of its results."""
+"""The table of a study, for people and for programs: a pure function of its standings."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from rich import box
 from rich.table import Table
 
 from flaxyolo.base.files import replace_file
-from flaxyolo.search.results import INTERRUPTED, TrialResult, merit
-from flaxyolo.search.spending import FINAL
+from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.record import INTERRUPTED, Record
 from flaxyolo.spec import to_dict
+from flaxyolo.trials.standings import Standings
 
 SCORE_COLUMNS = {
     "mAP": "map",
@@ -33,93 +34,75 @@ COST_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
-    """Results with what they are about: the data, and the budget in words."""
+    """Standings with what they are about."""
 
-    results: tuple[TrialResult, ...]
+    standings: Standings
     data: str
-    budget: str
     told: tuple[str, ...] = ()
     """What the table does not show: the funnel, the finalists, how the advice did; a line each."""
 
     def caption(self) -> str:
         """Budget, device, dtype, batch size and data: without them the figures mean nothing."""
-        cost = next((result.cost for result in self.results if result.cost), None)
+        costs = (record.cost for record in self.standings.records)
+        cost = next((cost for cost in costs if cost), None)
         where = (
             "nothing was measured"
             if cost is None
             else f"{cost.device}, {cost.dtype}, batch {cost.batch_size}"
         )
-        return f"Budget: {self.budget}; {where}; data: {self.data}"
+        return f"Budget: {self.standings.budget.describe()}; {where}; data: {self.data}"
 
 
-def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
-    """Best first: complete by objective, then by epochs reached, then by latency."""
-
-    def place(result: TrialResult) -> tuple[Any, ...]:
-        latency = float("inf") if result.cost is None else result.cost.latency_ms_p95
-        if result.state == "complete":
-            return (0 if result.stage == FINAL else 0.5, *merit(result))
-        if result.state in ("fail", "running", "waiting"):
-            return (4, result.number, 0.0)
-        if result.duplicate_of is not None:
-            return (3, result.number, 0.0)
-        if result.over_budget:
-            return (2, latency, 0.0)
-        return (1, -result.epochs, -(result.objective or 0.0))
-
-    return sorted(results, key=place)
-
-
-def rows(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+def rows(standings: Standings) -> list[dict[str, Any]]:
     """A plain dict per trial, best first; the keys of `cost` and `scores` are those of the
     commands `measure` and `evaluate`."""
     return [
         {
-            "number": result.number,
-            "state": result.state,
-            "reason": result.reason,
-            "stage": result.stage,
-            "finalist": result.finalist,
-            "seed": result.seed,
-            "origin": result.origin,
-            "predicted_ms": result.predicted_ms,
-            "objective": result.objective,
-            "epochs": result.epochs,
-            "spec": None if result.spec is None else to_dict(result.spec),
-            "cost": None if result.cost is None else result.cost.to_dict(),
-            "scores": None if result.scores is None else dict(result.scores),
-            "history": [dict(row) for row in result.history],
-            "seconds": dict(result.seconds),
-            "params": dict(result.params),
+            "number": record.number,
+            "state": record.state,
+            "reason": record.reason,
+            "stage": record.stage,
+            "finalist": record.finalist,
+            "seed": record.seed,
+            "origin": record.origin,
+            "predicted_ms": record.predicted_ms,
+            "objective": record.objective,
+            "epochs": record.epochs,
+            "spec": None if record.spec is None else to_dict(record.spec),
+            "cost": None if record.cost is None else record.cost.to_dict(),
+            "scores": None if record.scores is None else record.scores.to_dict(),
+            "history": [point.to_dict() for point in record.history],
+            "seconds": dict(record.seconds),
+            "params": dict(record.params),
         }
-        for result in ranked(results)
+        for record in standings.ranked
     ]
 
 
-def flat_rows(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
-    """One flat row per trial, best first, for plots and data frames."""
+def flat_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One flat row per trial, for plots and data frames."""
     return [
         {
-            "number": result.number,
-            "state": result.state,
-            "note": note(result),
-            "objective": result.objective,
-            "epochs": result.epochs,
-            "over_budget": result.over_budget or result.refuted,
-            **{key: (result.scores or {}).get(key) for key in SCORE_COLUMNS.values()},
-            **{key: getattr(result.cost, key, None) for key, _ in COST_COLUMNS.values()},
+            "number": record.number,
+            "state": record.state,
+            "note": note(record),
+            "objective": record.objective,
+            "epochs": record.epochs,
+            "over_budget": record.over_budget or record.refuted,
+            **{key: getattr(record.scores, key, None) for key in SCORE_COLUMNS.values()},
+            **{key: getattr(record.cost, key, None) for key, _ in COST_COLUMNS.values()},
         }
-        for result in ranked(results)
+        for record in records
     ]
 
 
-def cells(results: Sequence[TrialResult]) -> tuple[list[str], list[list[str]]]:
+def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
     """Headings and the text of every cell; n/a is a score of a size without objects."""
     headings = ["trial", *SCORE_COLUMNS, *COST_COLUMNS, "note"]
     table = []
-    for row in flat_rows(results):
+    for row in flat_rows(standings.ranked):
         scored = row["objective"] is not None
         line = [str(row["number"])]
         for key in SCORE_COLUMNS.values():
@@ -131,37 +114,37 @@ def cells(results: Sequence[TrialResult]) -> tuple[list[str], list[list[str]]]:
     return headings, table
 
 
-def note(result: TrialResult) -> str:
+def note(record: Record) -> str:
     """What became of a trial, in words, and why it was tried if it was not drawn."""
-    return f"{result.origin}: {_fate(result)}" if result.origin else _fate(result)
+    return f"{record.origin}: {_fate(record)}" if record.origin else _fate(record)
 
 
-def outcome(result: TrialResult) -> str:
-    """What became of a trial, with its figures, in a line."""
-    parts = [note(result)]
-    if result.scores is not None and result.objective is not None:
+def outcome(record: Record, budget: Budget) -> str:
+    """What became of a trial, with its figures, in a line; the latency is the budget's."""
+    parts = [note(record)]
+    if record.scores is not None and record.objective is not None:
         parts += [
-            f"mAP {result.scores['map'] or 0.0:.3f}",
-            f"mAP50 {result.scores['map_50'] or 0.0:.3f}",
+            f"mAP {record.scores.map or 0.0:.3f}",
+            f"mAP50 {record.scores.map_50 or 0.0:.3f}",
         ]
-    if result.cost is not None:
-        parts.append(f"{result.cost.latency_ms_p95:.2f} ms p95")
+    if record.cost is not None:
+        parts.append(f"{budget.latency_of(record.cost):.2f} ms {budget.latency_stat}")
     return ", ".join(parts)
 
 
-def _fate(result: TrialResult) -> str:
-    if result.state == "waiting" and result.paused is not None:
-        return f"paused after {result.paused} epochs"
-    if result.state == "complete":
-        return f"complete, {result.epochs} epochs"
-    if result.state == "fail" and result.reason != INTERRUPTED:
-        return f"failed: {result.reason or 'no reason stored'}"
-    return result.reason or result.state
+def _fate(record: Record) -> str:
+    if record.state == "waiting" and record.paused is not None:
+        return f"paused after {record.paused} epochs"
+    if record.state == "complete":
+        return f"complete, {record.epochs} epochs"
+    if record.state == "fail" and record.reason != INTERRUPTED:
+        return f"failed: {record.reason or 'no reason stored'}"
+    return record.reason or record.state
 
 
 def table(report: Report) -> Table:
     """The table for a terminal, best first."""
-    headings, lines = cells(report.results)
+    headings, lines = cells(report.standings)
     shown = Table(box=box.SIMPLE_HEAD, caption=report.caption(), caption_justify="left")
     for heading in headings:
         if heading == "note":
@@ -175,7 +158,7 @@ def table(report: Report) -> Table:
 
 def markdown(report: Report) -> str:
     """The table as Markdown, best first."""
-    headings, lines = cells(report.results)
+    headings, lines = cells(report.standings)
     rule = ["---:"] * (len(headings) - 1) + ["---"]
     body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     table_lines = [f"| {' | '.join(line)} |" for line in (headings, rule, *body)]
@@ -186,4 +169,4 @@ def markdown(report: Report) -> str:
 def write(report: Report, folder: Path) -> None:
     """Write `trials.md` and `trials.json`, each whole or not at all."""
     replace_file(folder / "trials.md", markdown(report))
-    replace_file(folder / "trials.json", json.dumps(rows(report.results), indent=1) + "\n")
+    replace_file(folder / "trials.json", json.dumps(rows(report.standings), indent=1) + "\n")

@@ -1,45 +1,31 @@
-"""One trial: a detector is drawn, measured, and trained as far as it is worth it."""
+"""One trial of a sweep: a detector is drawn, measured, and trained as far as it is worth it."""
 
 import hashlib
 import json
-import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import optuna
 
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig
-from flaxyolo.cost.again import measure_for
-from flaxyolo.cost.budget import cheap_excess, cheap_overrun, overrun
+from flaxyolo.cost.budget import Budget, cheap_excess, cheap_overrun, overrun
 from flaxyolo.cost.gpu import on_target
 from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import keep_memory, with_training_memory
-from flaxyolo.crew.record import (
-    ALONE,
-    MEASURED_IMAGES,
-    OutOfTimeError,
-    PausedError,
-    Record,
-    Stage,
-    Surroundings,
-    epochs,
-)
+from flaxyolo.crew.phases import Prepared, Scored, curve_point, measured, prepared, scored, trained
+from flaxyolo.crew.record import FINAL, Entry, read
+from flaxyolo.crew.surroundings import ALONE, OutOfTimeError, PausedError, Stage, Surroundings
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import is_streamed, open_pixels
-from flaxyolo.scoring.average_precision import coco_scores, ground_truth
-from flaxyolo.scoring.detect import detection_rows, run_detector
+from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.diagnosis import summary
 from flaxyolo.search.features import features
-from flaxyolo.search.results import is_finished
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.spending import FINAL
 from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source
-
-log = logging.getLogger(__name__)
 
 ERRORS_FILE = "errors.json"
 """In a finished run's folder: kinds of its errors, confusion and calibration."""
@@ -55,98 +41,132 @@ def run_trial(
     PausedError where `until` is not the end of its schedule, OutOfTimeError where the next score
     would come too late.
     """
-    record, budget, data = Record(trial), sweep.budget, sweep.data
-    final = trial.user_attrs.get("stage") == FINAL
-    config = sweep.full(trial.user_attrs["seed"]) if final else sweep.short
-    spec = replace(sweep.suggest(trial), num_classes=len(data.class_names))
-    trial.set_user_attr("spec", to_dict(spec))
-    prune_duplicate(trial)
-    counted = count_params(spec), count_gflops(spec)
-    excess = cheap_excess(budget, *counted)
-    if any(share > 0 for share in excess.values()):
-        record.constrain(excess)
-        raise optuna.TrialPruned(f"{cheap_overrun(budget, *counted)}; not measured")
+    entry = Entry(trial)
+    final = entry.record.stage == FINAL
+    config = sweep.full(entry.record.seed or 0) if final else sweep.short
+    rungs = (config.epochs,) if final else sweep.spending.rungs
+    ready = prepared(drawn(entry, sweep), sweep.data, sweep.keep)
+    afforded(entry, ready, config, sweep, around)
+    run_dir = sweep.runs / run_name(ready.spec, config, sweep.data, sweep.initial)
+    entry.keep(run=run_dir.name)
+    with around.busy():
+        detector, result = trained_until(until, rungs, entry, ready, config, sweep, around)
+    afforded_trained(entry, ready, detector, sweep, around)
+    save_trained(run_dir, entry, detector, result)
+    return sweep.objective.value(result.scores)
 
-    pixels, val = (
-        open_pixels(data, split, spec.image_size, keep=sweep.keep) for split in ("train", "val")
-    )
-    streamed = is_streamed(pixels, sweep.keep)
-    shown = val.images[:MEASURED_IMAGES]
-    if (cost := record.cost()) is None:
-        around.report(Stage("measuring"))
-        with around.quiet(), record.timed("measure"):
-            cost = measure_for(budget, spec, shown, None)
-    keep_cost(record, cost, spec)
+
+def drawn(entry: Entry, sweep: Sweep) -> DetectorSpec:
+    """The detector of the trial's parameters; TrialPruned where it was tried before, or is over
+    the budget by what is known without measuring."""
+    spec = replace(sweep.suggest(entry.trial), num_classes=len(sweep.data.class_names))
+    entry.keep(spec=spec)
+    prune_duplicate(entry)
+    counted = count_params(spec), count_gflops(spec)
+    excess = cheap_excess(sweep.budget, *counted)
+    if any(share > 0 for share in excess.values()):
+        entry.constrain(excess)
+        raise optuna.TrialPruned(f"{cheap_overrun(sweep.budget, *counted)}; not measured")
+    return spec
+
+
+def afforded(
+    entry: Entry, ready: Prepared, config: TrainConfig, sweep: Sweep, around: Surroundings
+) -> None:
+    """Measure what was not measured before; TrialPruned where it is over the budget."""
+    budget, cost = sweep.budget, entry.record.cost
+    if cost is None:
+        cost = measured(ready, budget, entry, around)
+    keep_cost(entry, cost)
     # Memory on another GPU is known once its program is compiled.
     here = budget if sweep.target is None else replace(budget, vram_mib=None)
-    if not here.allows(cost):
-        record.constrain(here.excess(cost))
-        raise optuna.TrialPruned(overrun(here, cost))
-
+    prune_over(entry, here, cost)
     if not around.has_time(0.0):
         raise OutOfTimeError
     around.report(Stage("compiling"))
-    with around.busy():
-        if cost.train_vram_mib is None:
-            with record.timed("compile"):
-                if sweep.target is None:
-                    cost = with_training_memory(cost, spec, config, pixels, streamed)
-                else:
-                    cost = on_target(cost, spec, config, sweep.target)
-            keep_cost(record, cost, spec)
-            if not budget.allows(cost):
-                record.constrain(budget.excess(cost))
-                raise optuna.TrialPruned(overrun(budget, cost))
-        run_dir = sweep.runs / run_name(spec, config, data, sweep.initial)
-        trial.set_user_attr("run", run_dir.name)
-        scored = {config.epochs} if final else set(sweep.spending.rungs)
-        detector = scores = None
-        truth = ground_truth(data.val, data.class_names, data.category_ids)
-        rows = np.zeros((0, 7))
-        for epoch in record.timed_each(
-            "train", epochs(spec, pixels, data, config, run_dir, around, sweep.initial, streamed)
-        ):
-            around.saved()
-            detector = epoch.detector
-            if epoch.number not in scored:
-                following = min(number for number in scored if number > epoch.number)
-                if not around.has_time((following - epoch.number) * epoch.seconds):
-                    raise OutOfTimeError
-                continue
-            if epoch.number not in record.epochs() or epoch.number == config.epochs:
-                around.report(Stage("evaluating", epoch.number - 1, config.epochs))
-                with record.timed("evaluate"):
-                    found = run_detector(detector, data.val, val)
-                    rows = detection_rows(found, data.val, data.category_ids)
-                    scores = coco_scores(truth, rows)
-                record.keep_scores(epoch, scores, sweep.objective.value(scores))
-                note = f"mAP {scores.map or 0:.3f}, mAP50 {scores.map_50 or 0:.3f}"
-                around.report(Stage("scored", epoch.number, config.epochs, note))
-            if epoch.number == until and until < config.epochs:
-                raise PausedError(until)
-    assert detector is not None, "the last epoch is scored"
-    assert scores is not None
+    if cost.train_vram_mib is None:
+        with around.busy(), entry.timed("compile"):
+            if sweep.target is None:
+                cost = with_training_memory(cost, ready.spec, config, ready.train, ready.streamed)
+            else:
+                cost = on_target(cost, ready.spec, config, sweep.target)
+        keep_cost(entry, cost)
+        prune_over(entry, budget, cost)
 
-    # Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
-    around.report(Stage("measuring"))
-    with around.quiet(), record.timed("measure"):
-        trained = measure_for(budget, spec, shown, detector.weights, trained=True)
-    cost = keep_memory(trained, cost)
-    keep_cost(record, cost, spec)
-    record.constrain(budget.excess(cost))
-    if not budget.allows(cost):
-        raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
-    facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
+
+def trained_until(
+    until: int,
+    rungs: Sequence[int],
+    entry: Entry,
+    ready: Prepared,
+    config: TrainConfig,
+    sweep: Sweep,
+    around: Surroundings,
+) -> tuple[TrainedDetector, Scored]:
+    """Train to the end, scored at every rung; PausedError at `until`, where that is not the end."""
+    run_dir = sweep.runs / (entry.record.run or "")
+    for epoch in trained(ready, config, run_dir, entry, around, sweep.initial):
+        last = epoch.number == config.epochs
+        if epoch.number not in rungs:
+            following = min(rung for rung in rungs if rung > epoch.number)
+            if not around.has_time((following - epoch.number) * epoch.seconds):
+                raise OutOfTimeError
+            continue
+        if last or entry.record.objective_at(epoch.number) is None:
+            around.report(Stage("evaluating", epoch.number - 1, config.epochs))
+            result = scored(epoch.detector, ready, entry)
+            objective = sweep.objective.value(result.scores)
+            entry.keep_score(curve_point(epoch, result.scores, objective), result.scores)
+            around.report(Stage("scored", epoch.number, config.epochs, result.told))
+            if last:
+                return epoch.detector, result
+        if epoch.number == until:
+            raise PausedError(until)
+    raise AssertionError("the last epoch is scored")
+
+
+def afforded_trained(
+    entry: Entry,
+    ready: Prepared,
+    detector: TrainedDetector,
+    sweep: Sweep,
+    around: Surroundings,
+) -> None:
+    """Measure with the trained weights; TrialPruned where that is over the budget after all."""
+    assert entry.record.cost is not None, "it was measured before it was trained"
+    cost = measured(ready, sweep.budget, entry, around, detector.weights)
+    cost = keep_memory(cost, entry.record.cost)
+    keep_cost(entry, cost)
+    entry.constrain(sweep.budget.excess(cost))
+    prune_over(entry, sweep.budget, cost, " once trained")
+
+
+def save_trained(run_dir: Path, entry: Entry, detector: TrainedDetector, result: Scored) -> None:
+    """Write the trained detector, and where its errors are."""
+    assert entry.record.cost is not None, "it was measured before it was trained"
+    facts = {
+        "trial": entry.record.number,
+        "scores": result.scores.to_dict(),
+        "cost": entry.record.cost.to_dict(),
+    }
     save_detector(run_dir / "detector", detector, facts)
-    replace_file(run_dir / ERRORS_FILE, json.dumps(summary(truth, rows), indent=1) + "\n")
-    return sweep.objective.value(scores)
+    errors = json.dumps(summary(result.truth, result.rows), indent=1)
+    replace_file(run_dir / ERRORS_FILE, f"{errors}\n")
 
 
-def keep_cost(record: Record, cost: Measurement, spec: DetectorSpec) -> None:
+def prune_over(entry: Entry, budget: Budget, cost: Measurement, when: str = "") -> None:
+    """TrialPruned, with the constraints stored, where the cost is over the budget."""
+    if not budget.allows(cost):
+        entry.constrain(budget.excess(cost))
+        raise optuna.TrialPruned(f"{overrun(budget, cost)}{when}")
+
+
+def keep_cost(entry: Entry, cost: Measurement) -> None:
     """Store the cost, and what the surrogate sees of the detector."""
-    record.keep_cost(cost)
+    spec = entry.record.spec
+    assert spec is not None, "it was drawn before it was measured"
     seen = features(spec, latency_ms=cost.latency_ms_p50, params=cost.params, gflops=cost.gflops)
-    record.trial.set_user_attr("features", seen)
+    entry.keep(cost=cost, features=seen)
 
 
 def run_name(
@@ -159,26 +179,26 @@ def run_name(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prune_duplicate(trial: optuna.Trial) -> None:
+def prune_duplicate(entry: Entry) -> None:
     """Prune a trial whose detector was tried before; of two that run at once the later."""
-    mine = trial.user_attrs
-    for twin in trial.study.get_trials(deepcopy=False):
-        if (
-            twin.number >= trial.number
-            # Two workers may have added the same run of a finalist.
-            or any(twin.user_attrs.get(key) != mine.get(key) for key in ("stage", "seed"))
-            or "duplicate_of" in twin.user_attrs
-            or twin.user_attrs.get("spec") != mine["spec"]
-        ):
+    trial, mine = entry.trial, entry.record
+    for twin_trial in trial.study.get_trials(deepcopy=False):
+        if twin_trial.number >= mine.number:
+            break
+        twin = read(twin_trial)
+        # Two workers may have added the same run of a finalist.
+        if (twin.spec, twin.stage, twin.seed) != (
+            mine.spec,
+            mine.stage,
+            mine.seed,
+        ) or twin.duplicate_of is not None:
             continue
-        trial.set_user_attr("duplicate_of", twin.number)
-        if is_finished(twin):
-            for key in ("cost", "scores", "history"):
-                if key in twin.user_attrs:
-                    trial.set_user_attr(key, twin.user_attrs[key])
+        entry.keep(duplicate_of=twin.number)
+        if twin.is_over:
+            known = {"cost": twin.cost, "scores": twin.scores, "history": twin.history}
+            entry.keep(**{name: value for name, value in known.items() if value})
             # What a sampler learns from a trial: its constraints, and its last value.
-            for name, excess in twin.constraints.items():
-                trial.set_constraint(name, excess)
-            for epoch, value in twin.intermediate_values.items():
+            entry.constrain(twin.constraints)
+            for epoch, value in twin_trial.intermediate_values.items():
                 trial.report(value, epoch)
         raise optuna.TrialPruned(f"the same detector as trial {twin.number}")

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flaxyolo.base.charts import draw_detections, trial_scatter
+from flaxyolo.base.charts import draw_detections
 
 
 class Objects(NamedTuple):
@@ -70,28 +70,3 @@ def test_many_classes_and_boxes_over_the_edge_are_drawn(tmp_path):
 def test_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         draw_detections([], [], [], [], tmp_path / "x.png")
-
-
-def row(number, latency, objective, state="COMPLETE"):
-    return {"number": number, "latency_ms_p95": latency, "objective": objective, "state": state}
-
-
-def gold(path):
-    """Pixels in the colour of the best trial's star."""
-    blue, green, red = cv2.split(cv2.imread(str(path)).astype(int))
-    return int(((red > 240) & (abs(green - 215) < 10) & (blue < 30)).sum())
-
-
-def test_the_best_trial_inside_the_budget_gets_the_star(tmp_path):
-    rows = [row(0, 5.0, 1.0), row(1, 12.0, 1.5), row(2, 9.0, None, "PRUNED"), row(3, None, None)]
-    trial_scatter(rows, 8.0, tmp_path / "inside.png")
-    trial_scatter(rows[1:], 8.0, tmp_path / "outside.png")
-    trial_scatter(rows[1:], None, tmp_path / "no_budget.png")
-    assert gold(tmp_path / "inside.png") > 50
-    assert gold(tmp_path / "outside.png") == 0
-    assert gold(tmp_path / "no_budget.png") > 50
-
-
-def test_a_study_without_trials_is_drawn(tmp_path):
-    trial_scatter([], None, tmp_path / "empty.png")
-    assert cv2.imread(str(tmp_path / "empty.png")).size > 0

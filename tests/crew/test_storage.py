@@ -3,13 +3,16 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import optuna
 import pytest
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.storage import claim, locked, open_study, read_study
-from flaxyolo.search.results import count_finished, importances, merit, results
+from flaxyolo.search.finalists import merit
+from flaxyolo.search.results import importances, results
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import to_dict
 from tests.search.made import COST
@@ -21,7 +24,7 @@ def study(tmp_path):
 
 
 def run(study, objective, trials):
-    while count_finished(study) < trials:
+    while len(study.trials) < trials:
         trial = study.ask()
         study.tell(trial, objective(trial))
 
@@ -33,7 +36,7 @@ def test_a_sampler_that_goes_on_does_not_repeat_its_first_draws(tmp_path):
         run(
             study,
             lambda trial: float(trial.suggest_int("x", 0, 10**6)),
-            count_finished(study) + 1,
+            len(study.trials) + 1,
         )
         drawn.append(study.trials[-1].params["x"])
     assert len(set(drawn)) == 4
@@ -59,13 +62,14 @@ def test_results_come_from_the_storage_alone(study, tmp_path):
 
     run(study, objective, 2)
     found = results(read_study(tmp_path / "s"))
-    best = min(found, key=merit)
+    by_merit = partial(merit, budget=Budget(10.0))
+    best = min(found, key=by_merit)
     assert (best.number, best.objective, best.epochs, best.cost) == (1, 1.5, 10, COST)
     assert best.spec == spec
     assert not best.over_budget
     quicker = replace(COST, latency_ms_p95=COST.latency_ms_p95 / 2)
     equal_but_faster = replace(best, number=7, cost=quicker)
-    assert min([best, equal_but_faster], key=merit) is equal_but_faster
+    assert min([best, equal_but_faster], key=by_merit) is equal_but_faster
 
 
 def test_importances_need_a_few_complete_trials(study):

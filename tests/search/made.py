@@ -1,7 +1,7 @@
-"""Trial results made by hand."""
+"""Records made by hand."""
 
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.search.results import TrialResult
+from flaxyolo.crew.record import FINAL, CurvePoint, Record
 
 COST = Measurement(
     latency_ms_p50=5.0,
@@ -19,40 +19,21 @@ COST = Measurement(
     train_batch_size=None,
     versions={"jax": "0"},
 )
+OVER = {"latency_ms": 0.2}
+"""Constraints of what is over the budget."""
+
+
+def points(*rungs):
+    """A history of scores, from pairs of epoch and objective."""
+    return tuple(CurvePoint(epoch, value) for epoch, value in rungs)
 
 
 def result(number, state="complete", rungs=(), **facts):
     """A trial that was scored after some epochs, as pairs of epoch and objective."""
-    history = tuple({"epoch": epoch, "objective": value} for epoch, value in rungs)
-    given = {
-        "reason": "",
-        "spec": None,
-        "cost": COST,
-        "scores": None,
-        "objective": history[-1]["objective"] if history else None,
-        "epochs": history[-1]["epoch"] if history else 0,
-        "over_budget": False,
-        "refuted": False,
-        "duplicate_of": None,
-        "stage": "cheap",
-        "paused": None,
-        "finalist": None,
-        "seed": None,
-        "run": None,
-        "origin": None,
-        "features": {"x": float(number)},
-        "predicted_ms": None,
-        "crashes": 0,
-        "screened": 0,
-        "params": {},
-        "history": history,
-        "seconds": {},
-    }
-    return TrialResult(number=number, state=state, **{**given, **facts})
+    given = {"cost": COST, "features": {"x": float(number)}, "history": points(*rungs)}
+    return Record(number=number, state=state, **{**given, **facts})
 
 
 def final(number, candidate, seed, value, state="complete", **facts):
     """A full run of a finalist."""
-    return result(
-        number, state, [(24, value)], stage="final", finalist=candidate, seed=seed, **facts
-    )
+    return result(number, state, [(24, value)], stage=FINAL, finalist=candidate, seed=seed, **facts)

@@ -6,6 +6,7 @@ import pytest
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.advised import BASELINE, enqueue_opening, learn, opening, verdicts
+from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.statistics.rules import Advice
@@ -86,12 +87,12 @@ def test_advice_is_judged_at_the_last_epoch_that_both_reached(study):
     finish(study, {3: 0.2, 6: 0.4}, "behind after 6 of 10 epochs")
     finish(study, {3: 0.3, 6: 0.45, 10: 0.6})
     finish(study, {}, "over budget by 1.20 ms")
-    lines = [verdict.line() for verdict in verdicts(results(study))]
+    lines = [verdict.line() for verdict in verdicts(results(study), Objective())]
     assert lines == [
         "advised beats the baseline: did not hold; trial 1 has 0.400, trial 0 0.500 after 6 epochs "
-        "(mAP_s + mAP_m + mAP_l, one run each)",
+        "(map_small + map_medium + map_large, one run each)",
         "advised with P2 is no better than advised: did not hold; trial 2 has 0.450, trial 1 0.400 "
-        "after 6 epochs (mAP_s + mAP_m + mAP_l, one run each)",
+        "after 6 epochs (map_small + map_medium + map_large, one run each)",
         "advised at the next resolution is no better than advised: not tested; trial 3: over "
         "budget by 1.20 ms",
     ]
@@ -100,7 +101,7 @@ def test_advice_is_judged_at_the_last_epoch_that_both_reached(study):
 def test_advice_that_no_candidate_tests_alone_is_named(study):
     finish(study, {10: 0.5})
     finish(study, {10: 0.9})
-    lines = [verdict.line() for verdict in verdicts(results(study), ADVICE)]
+    lines = [verdict.line() for verdict in verdicts(results(study), Objective(), ADVICE)]
     assert lines[0].startswith("advised beats the baseline: held; trial 1 has 0.900")
     assert lines[1:] == [
         "neck.kind pan, slots.boxes 32: not tested; no two candidates differ in one of these alone"
@@ -112,7 +113,7 @@ def test_the_funnels_own_candidates_are_no_advice():
         result(number, "complete", [(3, 0.5)], origin=origin)
         for number, origin in enumerate((BASELINE, "advised", "explore", "surrogate"))
     ]
-    assert len(verdicts(found)) == 1
+    assert len(verdicts(found, Objective())) == 1
 
 
 def test_full_runs_count_before_the_short_ones():
@@ -120,10 +121,10 @@ def test_full_runs_count_before_the_short_ones():
         return result(number, state, [(3, 0.5 - 0.1 * number)], origin=origin, paused=3)
 
     found = [tried(0, BASELINE), tried(1, "advised", "waiting")]
-    (verdict,) = verdicts(found)
+    (verdict,) = verdicts(found, Objective())
     assert "did not hold; trial 1 has 0.400, trial 0 0.500 after 3 epochs" in verdict.line()
     found += [final(2, 0, 0, 0.6), final(3, 1, 0, 0.7), final(4, 1, 1, 0.8)]
-    (verdict,) = verdicts(found)
+    (verdict,) = verdicts(found, Objective())
     assert verdict.held
     assert "full runs of trial 1 have 0.750, of trial 0 0.600 (means of 2 and 1)" in verdict.why
 
@@ -131,15 +132,15 @@ def test_full_runs_count_before_the_short_ones():
 def test_scores_of_networks_that_have_learnt_nothing_are_no_verdict(study):
     finish(study, {3: 0.009, 10: 0.03})
     finish(study, {3: 0.002}, "behind after 3 of 10 epochs")
-    (verdict,) = verdicts(results(study))
+    (verdict,) = verdicts(results(study), Objective())
     assert verdict.held is None
     assert "neither has learnt enough to tell: trial 1 has 0.002" in verdict.line()
 
 
 def test_advice_that_was_not_tried_yet_has_no_verdict(study):
-    assert verdicts(results(study)) == []
+    assert verdicts(results(study), Objective()) == []
     finish(study, {10: 0.9})
-    assert verdicts(results(study)) == []
+    assert verdicts(results(study), Objective()) == []
 
 
 def test_advice_that_names_the_baseline_is_not_tested_by_it(tmp_path):
@@ -147,7 +148,7 @@ def test_advice_that_names_the_baseline_is_not_tested_by_it(tmp_path):
     same = (piece("image_size", 128), piece("plan", "P3-P5"))
     enqueue_opening(study, suggest_detector, same)
     finish(study, {10: 0.9})
-    (verdict,) = verdicts(results(study))
+    (verdict,) = verdicts(results(study), Objective())
     assert verdict.held is None
     assert "the same candidate (trial 0)" in verdict.line()
 

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flaxyolo.search.finalists import chosen, recommended, standings, verdict
-from tests.search.made import COST, final, result
+from flaxyolo.cost.budget import Budget
+from flaxyolo.search.finalists import chosen, finalists, recommended, verdict
+from tests.search.made import COST, OVER, final, result
+
+BUDGET = Budget(10.0)
+
+
+def best(found, budget=BUDGET):
+    return chosen(found, budget, finalists(found, budget))
 
 
 def group(candidate, values, latency, first):
@@ -17,7 +24,7 @@ def group(candidate, values, latency, first):
 
 def test_the_interval_is_students_with_the_spread_of_all_finalists():
     found = group(0, [0.50, 0.52, 0.54], 7.0, 10) + group(1, [0.30, 0.33, 0.30], 5.0, 20)
-    first, second = standings(found)
+    first, second = finalists(found, BUDGET)
     spread = np.sqrt((0.0004 * 2 + 0.0001 + 0.0004 + 0.0001) / 4)
     reach = stats.t.ppf(0.975, 4) * spread
     assert (first.number, second.number) == (0, 1)
@@ -26,15 +33,15 @@ def test_the_interval_is_students_with_the_spread_of_all_finalists():
     assert first.tied
     assert not second.tied
     assert recommended([first, second]) == first
-    assert "ahead of the others beyond chance" in verdict(found)[-1]
+    assert "ahead of the others beyond chance" in verdict(finalists(found, BUDGET))[-1]
 
 
 def test_of_two_that_cannot_be_told_apart_the_faster_is_recommended():
     found = group(0, [0.50, 0.52, 0.54], 7.0, 10) + group(1, [0.49, 0.53, 0.51], 5.0, 20)
-    assert [each.number for each in standings(found)] == [0, 1]
-    assert all(each.tied for each in standings(found))
-    assert chosen(found).number == 21, "the best run of the faster finalist"
-    assert "recommended: trial 1, the fastest" in verdict(found)[-1]
+    assert [each.number for each in finalists(found, BUDGET)] == [0, 1]
+    assert all(each.tied for each in finalists(found, BUDGET))
+    assert best(found).number == 21, "the best run of the faster finalist"
+    assert "recommended: trial 1, the fastest" in verdict(finalists(found, BUDGET))[-1]
 
 
 def test_the_tie_ends_where_the_difference_leaves_the_interval_of_a_difference():
@@ -43,31 +50,31 @@ def test_the_tie_ends_where_the_difference_leaves_the_interval_of_a_difference()
     offsets = np.array([-spread, 0.0, spread])
     for behind, tied in ((0.99 * reach, True), (1.01 * reach, False)):
         found = group(0, 0.5 + offsets, 7.0, 10) + group(1, 0.5 - behind + offsets, 5.0, 20)
-        assert standings(found)[1].tied == tied
+        assert finalists(found, BUDGET)[1].tied == tied
 
 
 def test_one_seed_tells_no_interval():
     found = group(0, [0.5], 7.0, 10) + group(1, [0.4], 5.0, 20)
-    first, second = standings(found)
+    first, second = finalists(found, BUDGET)
     assert first.half_width is None
     assert not second.tied
-    assert chosen(found).number == 10
-    assert "one seed each" in verdict(found)[-1]
+    assert best(found).number == 10
+    assert "one seed each" in verdict(finalists(found, BUDGET))[-1]
 
 
 def test_of_equal_means_the_faster_comes_first():
     found = group(0, [0.5], 7.0, 10) + group(1, [0.5], 5.0, 20)
-    assert [each.number for each in standings(found)] == [1, 0]
+    assert [each.number for each in finalists(found, BUDGET)] == [1, 0]
 
 
 def test_a_finalist_that_mostly_ended_over_the_budget_is_out():
     slow = [
         final(30, 2, 0, 0.9),
-        final(31, 2, 1, 0.9, state="pruned", over_budget=True),
-        final(32, 2, 2, 0.9, state="pruned", over_budget=True),
+        final(31, 2, 1, 0.9, state="pruned", constraints=OVER),
+        final(32, 2, 2, 0.9, state="pruned", constraints=OVER),
     ]
     found = group(0, [0.5, 0.52], 7.0, 10) + slow
-    assert [each.number for each in standings(found)] == [0]
+    assert [each.number for each in finalists(found, BUDGET)] == [0]
 
 
 def test_before_there_are_finalists_the_best_complete_candidate_is_chosen():
@@ -76,6 +83,17 @@ def test_before_there_are_finalists_the_best_complete_candidate_is_chosen():
         result(1, rungs=[(24, 0.4)]),
         result(2, "pruned", [(8, 0.9)]),
     ]
-    assert chosen(found).number == 1
-    assert chosen([]) is None
-    assert verdict(found) == []
+    assert best(found).number == 1
+    assert best([]) is None
+    assert verdict(finalists(found, BUDGET)) == []
+
+
+def test_a_budget_of_the_median_decides_ties_and_words_by_the_median():
+    steady, jumpy = ((replace(COST, latency_ms_p50=p50, latency_ms_p95=p95)) for p50, p95 in
+                     ((5.0, 6.0), (4.0, 9.0)))  # fmt: skip
+    found = [final(10, 0, 0, 0.5, cost=steady), final(11, 1, 0, 0.5, cost=jumpy)]
+    assert [each.number for each in finalists(found, Budget(10.0))] == [0, 1]
+    by_median = finalists(found, Budget(10.0, latency_stat="p50"))
+    assert [each.number for each in by_median] == [1, 0]
+    assert by_median[0].told().endswith("4.00 ms p50")
+    assert best(found, Budget(10.0, latency_stat="p50")).number == 11

@@ -2,8 +2,6 @@
 
 import math
 
-import optuna
-import pytest
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
@@ -19,6 +17,7 @@ from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import load_space, suggest_detector
 from flaxyolo.search.spending import Spending
 from tests.search.made import result
+from tests.small import tiny_spec
 from tests.tiny_data import SPACE, write_coco
 
 
@@ -68,27 +67,27 @@ def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, latency_ms=1.4)
     for turn in range(3):
         found = [result(number) for number in range(turn)]
-        params, attrs = proposer.propose(found)
-        spec = suggest_detector(FixedTrial(params))
+        proposal = proposer.propose(found)
+        spec = suggest_detector(FixedTrial(proposal.params))
         (latency,) = table.predict([spec])
         assert 0.7 * 1.4 <= latency.upper() <= 1.4
-        assert attrs["predicted_ms"] == latency.p95_ms
-        assert attrs["origin"] == "explore", "four runs are the least that the surrogate needs"
-        assert 0 < attrs["screened"] <= 60
+        assert proposal.predicted_ms == latency.p95_ms
+        assert proposal.origin == "explore", "four runs are the least that the surrogate needs"
+        assert 0 < proposal.screened <= 60
     assert table.filled > 0
 
 
 def test_where_none_is_expected_to_fit_the_nearest_is_tried(tmp_path, monkeypatch):
     proposer, _ = made(tmp_path, monkeypatch, latency_ms=0.01)
-    params, _ = proposer.propose([])
-    assert suggest_detector(FixedTrial(params)).image_size == 128
+    proposal = proposer.propose([])
+    assert suggest_detector(FixedTrial(proposal.params)).image_size == 128
 
 
 def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, table=Counted, gflops=0.1)
     monkeypatch.setattr(propose, "POOL", 12)
-    params, _ = proposer.propose([])
-    assert count_gflops(suggest_detector(FixedTrial(params))) <= 0.1
+    proposal = proposer.propose([])
+    assert count_gflops(suggest_detector(FixedTrial(proposal.params))) <= 0.1
     assert not hasattr(table, "filled"), "nothing is timed without a limit of time"
 
 
@@ -96,15 +95,15 @@ def test_the_surrogate_takes_over_and_finds_what_scores(tmp_path, monkeypatch):
     proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
     found = []
     for number in range(16):
-        params, attrs = proposer.propose(found)
-        spec = suggest_detector(FixedTrial(params))
+        proposal = proposer.propose(found)
+        spec = suggest_detector(FixedTrial(proposal.params))
         # Here the only thing that counts is the kind of neck.
         score = 0.5 if spec.neck.kind == "pan" else 0.1
         seen = features(spec, latency_ms=1.0, params=1e6, gflops=0.1)
         found.append(
             result(
                 number, "complete", [(1, score), (3, score), (9, score)], spec=spec,
-                params=params, features=seen, origin=attrs["origin"],
+                params=proposal.params, features=seen, origin=proposal.origin,
             )
         )  # fmt: skip
     late = [each for each in found[4:] if each.origin == "surrogate"]
@@ -118,9 +117,9 @@ def test_a_space_that_was_tried_whole_has_no_proposal(tmp_path, monkeypatch):
     monkeypatch.setattr(propose, "POOL", 500)
     found = []
     while (proposal := proposer.propose(found)) is not None:
-        spec = proposer._finish(suggest(FixedTrial(proposal[0])))
+        spec = proposer._finish(suggest(FixedTrial(proposal.params)))
         assert spec not in {each.spec for each in found}
-        found += [result(len(found), spec=spec, params=proposal[0], features={})]
+        found += [result(len(found), spec=spec, params=proposal.params, features={})]
         found += [
             result(len(found) + place, spec=each.spec, params=each.params, features={})
             for place, each in enumerate(proposer._pool(found, 1)[5:])
@@ -146,11 +145,7 @@ def test_results_of_an_earlier_study_of_the_same_data_count(tmp_path, monkeypatc
     assert [(each.score, each.share) for each in earlier] == [(0.1, 1.0), (0.3, 1.0)]
 
 
-@pytest.mark.parametrize("state", [optuna.trial.TrialState.COMPLETE])
-def test_a_trial_without_a_cost_teaches_nothing(tmp_path, monkeypatch, state):
+def test_a_trial_without_a_cost_teaches_nothing(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, latency_ms=2.0)
-    study = optuna.create_study()
-    trial = study.ask()
-    proposer.learn(trial)
-    study.tell(trial, 0.0, state=state)
+    proposer.learn(result(0, "running", cost=None, spec=tiny_spec()))
     assert table.contents.networks == {}

@@ -13,7 +13,7 @@ from flaxyolo.search.schedule import (
     next_job,
 )
 from flaxyolo.search.spending import Spending
-from tests.search.made import final, result
+from tests.search.made import OVER, final, result
 
 SPENDING = Spending(trials=6, short_epochs=27, epochs=81, finalists=2, seeds=(0, 1))
 """Rungs at 3, 9 and 27."""
@@ -26,7 +26,7 @@ def paused(number, *values):
 
 
 def over(number):
-    return result(number, "pruned", over_budget=True)
+    return result(number, "pruned", constraints=OVER)
 
 
 def test_candidates_are_proposed_one_after_the_other():

@@ -35,12 +35,12 @@ def tried(proposer):
     """Four candidates, of which those with a wide neck score well, and long trainings."""
     found = []
     for number in range(4):
-        params, _ = proposer.propose(found)
-        spec = suggest_detector(FixedTrial(params))
+        proposal = proposer.propose(found)
+        spec = suggest_detector(FixedTrial(proposal.params))
         seen = features(spec, latency_ms=1.0 + number, params=1e6, gflops=0.1)
         rungs = [(9, 0.1 * number)]
         found.append(
-            result(number, "complete", rungs, spec=spec, params=params,
+            result(number, "complete", rungs, spec=spec, params=proposal.params,
                    features=seen | {"zico": float(number)}, seconds={"train": 1e5})
         )  # fmt: skip
     return found
@@ -56,26 +56,26 @@ def test_the_best_are_scored_and_the_scores_decide(tmp_path, monkeypatch):
         return {"nwot": 1.0, "zico": 20.0 if len(seen) == 5 else 1.0}
 
     monkeypatch.setattr(scout, "zero_cost", scores)
-    params, attrs = proposer.propose(found)
+    proposal = proposer.propose(found)
     assert len(set(seen)) == scout.MOST
-    assert attrs["zero_cost"] == {"nwot": 1.0, "zico": 20.0}
-    assert proposer._finish(suggest_detector(FixedTrial(params))) == seen[4]
-    assert attrs["seconds"]["score"] >= 0
+    assert proposal.zero_cost == {"nwot": 1.0, "zico": 20.0}
+    assert proposer._finish(suggest_detector(FixedTrial(proposal.params))) == seen[4]
+    assert proposal.seconds["score"] >= 0
 
 
 def test_short_trainings_are_not_scored(tmp_path, monkeypatch):
     proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
     monkeypatch.setattr(scout, "SHARE", 0.0)
     monkeypatch.setattr(scout, "zero_cost", None)
-    _, attrs = proposer.propose(tried(proposer))
-    assert attrs["zero_cost"] == {}
-    assert "score" not in attrs["seconds"]
+    proposal = proposer.propose(tried(proposer))
+    assert proposal.zero_cost == {}
+    assert "score" not in proposal.seconds
 
 
 def test_the_scores_are_those_of_the_data(tmp_path, monkeypatch):
     proposer, _ = made(tmp_path, monkeypatch, latency_ms=2.0)
-    params, _ = proposer.propose([])
-    spec = proposer._finish(suggest_detector(FixedTrial({**params, "image_size": 128})))
+    proposal = proposer.propose([])
+    spec = proposer._finish(suggest_detector(FixedTrial({**proposal.params, "image_size": 128})))
     first = proposer.scout.scores(spec)
     assert set(first) == {"nwot", "zico"}
     assert all(math.isfinite(value) for value in first.values())

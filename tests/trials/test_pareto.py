@@ -1,115 +1,81 @@
-"""The front against a slow reference, its table and its picture."""
+"""The picture of a study: what is drawn, and by which figures."""
 
-import random
-from itertools import product
+from dataclasses import replace
+from unittest import mock
 
 import cv2
-import pytest
+from matplotlib.figure import Figure
 
-from flaxyolo.trials.pareto import draw_front, front, front_rows, markdown
+from flaxyolo.cost.budget import Budget
+from flaxyolo.search.objective import Objective
+from flaxyolo.trials import pareto
+from flaxyolo.trials.pareto import draw_front
+from flaxyolo.trials.standings import Standings
+from tests.search.made import COST, OVER, result
 
-
-def row(number, latency, objective, **changes):
-    fields = {
-        "number": number,
-        "latency_ms_p95": latency,
-        "latency_ms_p50": None if latency is None else latency / 2,
-        "objective": objective,
-        "map": None if objective is None else objective / 3,
-        "state": "complete",
-        "epochs": 9,
-        "over_budget": False,
-        "image_size": 320,
-        "params": 1_200_000,
-    }
-    return fields | changes
+GOLD, RED = (0, 215, 255), (40, 39, 214)
 
 
-def beaten_by_any(points, index):
-    """By the definition: another is no worse in both, and better in one or the same and first."""
-    latency, accuracy = points[index]
-    for other, (its_latency, its_accuracy) in enumerate(points):
-        if its_latency <= latency and its_accuracy >= accuracy:
-            better = (its_latency, its_accuracy) != (latency, accuracy)
-            if better or other < index:
-                return True
-    return False
+def measured(number, latency, objective, state="complete", **facts):
+    cost = replace(COST, latency_ms_p95=latency, latency_ms_p50=latency / 2)
+    rungs = [] if objective is None else [(9, objective)]
+    return result(number, state, rungs, **{"cost": cost, **facts})
 
 
-def test_the_front_is_what_no_other_point_beats():
-    points = [(5.0, 0.4), (3.0, 0.2), (8.0, 0.9), (6.0, 0.3), (4.0, 0.4)]
-    assert front(points) == [1, 4, 2]
+def standings(*records, budget=None, objective=None):
+    return Standings(records, budget or Budget(8.0), objective or Objective())
 
 
-def test_of_ties_the_better_and_of_equal_points_the_first_is_on_the_front():
-    assert front([(3.0, 0.2), (3.0, 0.5)]) == [1]
-    assert front([(4.0, 0.5), (3.0, 0.5)]) == [1]
-    assert front([(3.0, 0.5), (3.0, 0.5), (2.0, 0.5), (2.0, 0.5)]) == [2]
-    assert front([]) == []
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_front_of_random_points_is_that_of_the_definition(seed):
-    rng = random.Random(seed)
-    # Few values, so that ties and duplicates come.
-    grid = list(product([1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.3, 0.4, 0.5]))
-    points = [rng.choice(grid) for _ in range(rng.randint(1, 15))]
-    expected = [i for i in range(len(points)) if not beaten_by_any(points, i)]
-    assert sorted(front(points)) == expected
-    assert [points[i] for i in front(points)] == sorted(points[i] for i in expected)
-
-
-def test_a_trial_without_a_score_or_a_latency_is_not_on_the_front():
-    rows = [row(3, 5.0, 0.5), row(1, None, None), row(2, 2.0, None), row(0, 9.0, 0.7)]
-    assert [each["number"] for each in front_rows(rows)] == [3, 0]
-
-
-def test_the_statistic_of_the_latency_decides_the_order():
-    rows = [row(0, 5.0, 0.5), row(1, 4.0, 0.4, latency_ms_p50=6.0)]
-    assert [each["number"] for each in front_rows(rows)] == [1, 0]
-    assert [each["number"] for each in front_rows(rows, "latency_ms_p50")] == [0]
-    assert markdown(rows, latency="latency_ms_p50")[0].startswith("| trial | p50 ms |")
-
-
-def test_the_table_names_the_winner_and_what_was_stopped():
-    rows = [
-        row(4, 5.0, 0.6, interval=(0.55, 0.65)),
-        row(2, 2.5, 0.3, state="waiting", epochs=3, map=None),
-        row(7, 12.0, 0.9, over_budget=True),
-        row(8, 13.0, 0.1),
-    ]
-    assert markdown(rows, winner=4)[2:] == [
-        "| 2 | 2.50 | 0.300 | n/a | 320 | 1,200,000 | stopped after 3 epochs |",
-        "| 4 | 5.00 | 0.600 (0.550 to 0.650) | 0.200 | 320 | 1,200,000 | complete, **winner** |",
-        "| 7 | 12.00 | 0.900 | 0.300 | 320 | 1,200,000 | complete, over the budget |",
-    ]
-    heads = markdown(rows)[:2]
-    assert heads[0].count("|") == heads[1].count("|") == 8
-    assert markdown([row(0, 3.0, None)]) == []
-
-
-def pixels(path, blue, green, red):
-    """Pixels of about this colour."""
+def pixels(path, colour):
+    """Pixels of about this colour, which is blue, green, red."""
     picture = cv2.imread(str(path)).astype(int)
-    return int((abs(picture - [blue, green, red]).max(-1) < 12).sum())
+    return int((abs(picture - list(colour)).max(-1) < 12).sum())
+
+
+def axes_of(shown, path):
+    """The axes that are drawn of standings."""
+    drawn: list[Figure] = []
+    with mock.patch.object(pareto, "save_figure", lambda figure, path: drawn.append(figure)):
+        draw_front(shown, path)
+    return drawn[0].axes[0]
 
 
 def test_the_winner_and_the_budget_are_drawn(tmp_path):
-    rows = [
-        row(0, 5.0, 0.5),
-        row(1, 7.0, 0.8, interval=(0.7, 0.9)),
-        row(2, 12.0, 0.9, over_budget=True),
-        row(3, 6.0, 0.2, state="waiting", epochs=1),
-        row(4, None, None),
+    records = [
+        measured(0, 5.0, 0.5),
+        measured(1, 7.0, 0.8),
+        measured(2, 12.0, 0.9, "pruned", constraints=OVER),
+        measured(3, 6.0, 0.2, "waiting"),
+        measured(4, 3.0, None, "waiting"),
+        result(5, "fail", cost=None),
     ]
-    draw_front(rows, tmp_path / "with.png", budget_ms=8.0, winner=1)
-    draw_front(rows, tmp_path / "without.png")
-    gold, budget = (0, 215, 255), (40, 39, 214)
-    assert pixels(tmp_path / "with.png", *gold) > 50
-    assert pixels(tmp_path / "without.png", *gold) == 0
-    assert pixels(tmp_path / "with.png", *budget) > pixels(tmp_path / "without.png", *budget) + 100
+    draw_front(standings(*records), tmp_path / "with.png")
+    draw_front(standings(*records[2:], budget=Budget(params=1e6)), tmp_path / "without.png")
+    assert pixels(tmp_path / "with.png", GOLD) > 50
+    assert pixels(tmp_path / "without.png", GOLD) == 0
+    assert pixels(tmp_path / "with.png", RED) > pixels(tmp_path / "without.png", RED) + 100
+
+
+def test_a_median_and_an_objective_of_ones_own_are_what_is_drawn(tmp_path):
+    shown = standings(
+        measured(0, 6.0, 0.5),
+        budget=Budget(8.0, latency_stat="p50"),
+        objective=Objective("map_small + 0.5*map"),
+    )
+    axes = axes_of(shown, tmp_path / "x.png")
+    assert axes.get_xlabel() == "latency p50 of detect, ms"
+    assert axes.get_ylabel() == "objective: map_small + 0.5 * map"
+    assert axes.collections[0].get_offsets().tolist() == [[3.0, 0.5]]
+    assert "budget 8 ms" in axes.get_legend_handles_labels()[1]
+
+
+def test_what_was_measured_and_not_trained_is_at_the_edge(tmp_path):
+    axes = axes_of(standings(measured(0, 6.0, 0.5), measured(1, 3.0, None)), tmp_path / "x.png")
+    assert "not trained" in axes.get_legend_handles_labels()[1]
 
 
 def test_a_study_without_scores_is_drawn(tmp_path):
-    draw_front([row(0, 3.0, None)], tmp_path / "empty.png", budget_ms=8.0)
+    draw_front(standings(measured(0, 3.0, None)), tmp_path / "empty.png")
+    draw_front(standings(), tmp_path / "nothing.png")
     assert cv2.imread(str(tmp_path / "empty.png")).size > 0
+    assert cv2.imread(str(tmp_path / "nothing.png")).size > 0

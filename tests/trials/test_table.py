@@ -5,11 +5,15 @@ from dataclasses import replace
 import optuna
 from rich.console import Console
 
+from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.search.results import INTERRUPTED
+from flaxyolo.crew.record import INTERRUPTED
+from flaxyolo.scoring.average_precision import KEYS, ClassScores, Scores
+from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import detector_from_dict
-from flaxyolo.trials.table import Report, flat_rows, markdown, ranked, rows, table, write
+from flaxyolo.trials.standings import Standings
+from flaxyolo.trials.table import Report, flat_rows, markdown, outcome, rows, table, write
 from tests.search.made import result as made_result
 
 SPEC = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
@@ -29,61 +33,60 @@ COST = Measurement(
     train_batch_size=16,
     versions={"jax": "0"},
 )
-SCORES = {
-    "map": 0.4,
-    "map_50": 0.6,
-    "map_small": 0.2,
-    "map_medium": None,
-    "map_large": 0.5,
-    "per_class": [{"name": "a|b", "map": 0.4, "map_50": 0.6}],
-}
+SCORES = Scores(
+    **{key: 0.1 for key in KEYS}
+    | {"map": 0.4, "map_50": 0.6, "map_small": 0.2, "map_medium": None, "map_large": 0.5},
+    per_class=(ClassScores("a|b", 0.4, 0.6),),
+)
+BUDGET = Budget(8.0)
 
 
-def result(number, state="complete", **changes):
-    made = made_result(
-        number,
-        state,
-        [(10, 0.7)],
-        spec=SPEC,
-        cost=COST,
-        scores=SCORES,
-        run="r",
-        params=REFERENCE,
-        seconds={"train": 1.5},
-    )
-    return replace(made, **changes)
+def result(number, state="complete", rungs=((10, 0.7),), **changes):
+    given = {
+        "spec": SPEC,
+        "cost": COST,
+        "scores": SCORES,
+        "run": "r",
+        "params": REFERENCE,
+        "seconds": {"train": 1.5},
+    }
+    return made_result(number, state, rungs, **given | changes)
 
 
-def unscored(number, reason, **changes):
-    return result(number, "pruned", reason=reason, scores=None, objective=None, epochs=0,
-                  history=(), **changes)  # fmt: skip
+def unscored(number, state, reason, **changes):
+    return result(number, state, (), reason=reason, scores=None, **changes)
 
 
 OVER = unscored(
     1,
+    "pruned",
     "over budget by 1.30 ms",
-    over_budget=True,
+    constraints={"latency_ms": 0.16},
     cost=replace(COST, latency_ms_p95=9.3, train_vram_mib=None),
 )
-BEHIND = result(2, "pruned", reason="behind after 3 of 10 epochs", objective=0.9, epochs=3)
+BEHIND = result(2, "pruned", [(3, 0.9)], reason="behind after 3 of 10 epochs")
 TWIN = result(3, "pruned", reason="the same detector as trial 0", duplicate_of=0)
-FAILED = result(4, "fail", reason="diverged: epoch 1", scores=None, objective=None, cost=None)
-KILLED = result(5, "fail", reason=INTERRUPTED, scores=None, objective=None, cost=None, spec=None)
-BEST = result(6, objective=0.8)
-ALL = [result(0), OVER, BEHIND, TWIN, FAILED, KILLED, BEST]
+FAILED = unscored(4, "fail", "diverged: epoch 1", cost=None)
+KILLED = unscored(5, "fail", INTERRUPTED, cost=None, spec=None)
+BEST = result(6, rungs=[(10, 0.8)])
+ALL = (result(0), OVER, BEHIND, TWIN, FAILED, KILLED, BEST)
+
+
+def report(*records, budget=BUDGET):
+    return Report(Standings(records, budget, Objective()), "digits")
 
 
 def test_the_best_complete_trial_comes_first_and_failures_last():
-    assert [each.number for each in ranked(ALL)] == [6, 0, 2, 1, 3, 4, 5]
+    assert [each.number for each in report(*ALL).standings.ranked] == [6, 0, 2, 1, 3, 4, 5]
 
 
 def test_json_rows_hold_spec_cost_and_scores_under_the_commands_names():
-    first, *_ = written = json.loads(json.dumps(rows(ALL)))
+    first, *_ = written = json.loads(json.dumps(rows(report(*ALL).standings)))
     assert first["number"] == 6
     assert first["state"] == "complete"
     assert detector_from_dict(first["spec"]) == SPEC
     assert first["cost"] == COST.to_dict()
-    assert first["scores"] == SCORES
+    assert first["scores"] == SCORES.to_dict()
     assert {row["state"] for row in written} == {"complete", "pruned", "fail"}
 
 
@@ -94,7 +97,7 @@ def test_flat_rows_are_what_plots_and_data_frames_take():
 
 
 def test_every_outcome_is_told_in_words():
-    text = markdown(Report(tuple(ALL), "digits", "at most 8 ms (p95)"))
+    text = markdown(report(*ALL))
     lines = text.splitlines()
     assert lines[0] == ("Budget: at most 8 ms (p95); a device, float32, batch 1; data: digits")
     assert lines[4] == (
@@ -114,23 +117,32 @@ def test_every_outcome_is_told_in_words():
 
 
 def test_the_terminal_shows_what_the_file_shows():
-    report = Report(tuple(ALL), "digits", "at most 8 ms (p95)")
+    shown = report(*ALL)
     console = Console(width=170, file=io.StringIO(), record=True)
-    console.print(table(report))
+    console.print(table(shown))
     text = console.export_text()
-    for line in markdown(report).splitlines()[4:]:
+    for line in markdown(shown).splitlines()[4:]:
         for cell in line.strip("| ").split(" | "):
             assert cell in text
 
 
 def test_files_are_replaced_whole_and_nothing_else_is_left(tmp_path):
-    report = Report((BEST,), "digits", "at most 8 ms (p95)")
-    write(report, tmp_path)
-    write(replace(report, results=tuple(ALL)), tmp_path)
+    write(report(BEST), tmp_path)
+    write(report(*ALL), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trials.json", "trials.md"]
     assert len(json.loads((tmp_path / "trials.json").read_text())) == len(ALL)
 
 
 def test_a_report_without_trials_is_written(tmp_path):
-    write(Report((), "digits", "at most 8 ms (p95)"), tmp_path)
+    write(report(), tmp_path)
     assert "nothing was measured" in (tmp_path / "trials.md").read_text()
+
+
+def test_a_budget_of_the_median_is_told_and_ranked_by_the_median():
+    slower = replace(COST, latency_ms_p50=5.5, latency_ms_p95=5.6)
+    median = Budget(8.0, latency_stat="p50")
+    assert outcome(BEST, BUDGET).endswith("6.25 ms p95")
+    assert outcome(BEST, median).endswith("5.00 ms p50")
+    pair = (result(0, cost=slower), result(1))
+    assert [each.number for each in report(*pair).standings.ranked] == [0, 1]
+    assert [each.number for each in report(*pair, budget=median).standings.ranked] == [1, 0]

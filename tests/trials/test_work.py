@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import inf
 
 import jax
 import numpy as np
@@ -10,20 +11,20 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.leases import at_work, claim
-from flaxyolo.crew.record import ALONE, OutOfTimeError, PausedError, Record, Stage
+from flaxyolo.crew.phases import curve_point
+from flaxyolo.crew.record import CurvePoint, Entry, Record
 from flaxyolo.crew.storage import open_study
+from flaxyolo.crew.surroundings import OutOfTimeError, PausedError, Stage
+from flaxyolo.crew.worker import Reporter, at_desk
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.scoring.average_precision import KEYS, Scores
-from flaxyolo.search.objective import Objective
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
-from flaxyolo.spec import to_dict
 from flaxyolo.training.loop import DivergedError, Epoch
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.trials import work
@@ -31,6 +32,8 @@ from flaxyolo.trials.trial import prune_duplicate
 from tests.search.made import COST
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
+
+SCORES = Scores(**dict.fromkeys(KEYS, 0.25), per_class=())
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def sweep(tmp_path):
 
 def run(study, sweep, outcome, monkeypatch):
     """Run one more trial that ends with this value or exception; its result."""
-    work.add(study, {}, {})
+    work.add(study, Record(0, "waiting"))
     number = study.get_trials()[-1].number
 
     def run_trial(trial, **_):
@@ -64,10 +67,8 @@ def run(study, sweep, outcome, monkeypatch):
 
     monkeypatch.setattr(work, "run_trial", run_trial)
     proposer = Proposer(sweep, Gate("test", sweep.folder))
-    with at_work(sweep.folder) as worker:
-        lease = claim(study, number, worker)
-        assert lease is not None
-        had_time = work.run_job(study, lease, sweep, 1, ALONE, proposer)
+    with at_desk(sweep.folder, 0) as desk:
+        had_time = work.go_on(desk, number, 1, inf, sweep, proposer)
     return results(study)[number], had_time
 
 
@@ -115,8 +116,8 @@ def test_a_candidate_that_is_behind_is_ended_with_its_constraints(study, sweep):
         )
     )
 
-    with at_work(sweep.folder) as worker:
-        work.close(study, 0, worker, sweep)
+    with at_desk(sweep.folder, 0) as desk:
+        work.close(desk, results(study)[0], sweep)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["reason"] == "behind after 3 of 24 epochs"
@@ -126,14 +127,15 @@ def test_a_candidate_that_is_behind_is_ended_with_its_constraints(study, sweep):
 def test_two_workers_do_not_add_more_candidates_than_were_asked_for(study, sweep):
     spending = replace(sweep.spending, trials=1)
     for _ in range(2):
-        work.add_wanted(study, spending, {"x": 1}, {})
+        work.add_wanted(study, spending, Record(0, "waiting", params={"x": 1}))
     assert len(study.trials) == 1
 
 
 def test_the_same_detector_is_not_trained_twice(study):
     def ended(trial):
-        trial.set_user_attr("spec", {"width": trial.suggest_categorical("width", [8])})
-        prune_duplicate(trial)
+        entry = Entry(trial)
+        entry.keep(spec=tiny_spec())
+        prune_duplicate(entry)
         trial.set_user_attr("cost", COST.to_dict())
         trial.set_constraint("latency_ms", -0.5)
         trial.report(0.75, 10)
@@ -159,23 +161,22 @@ def test_the_same_detector_is_not_trained_twice(study):
 def test_of_two_equal_runs_of_a_finalist_the_earlier_goes_on(study):
     runs = [study.ask() for _ in range(3)]
     for trial, seed in zip(runs, (0, 0, 1), strict=True):
-        for key, value in {"spec": {"width": 8}, "stage": "final", "seed": seed}.items():
-            trial.set_user_attr(key, value)
-    prune_duplicate(runs[0])
+        Entry(trial).keep(spec=tiny_spec(), stage="final", seed=seed)
+    prune_duplicate(Entry(runs[0]))
     with pytest.raises(optuna.TrialPruned, match="the same detector as trial 0"):
-        prune_duplicate(runs[1])
-    prune_duplicate(runs[2])
+        prune_duplicate(Entry(runs[1]))
+    prune_duplicate(Entry(runs[2]))
 
 
 def test_a_score_is_kept_and_reported_once(study):
-    scores = Scores(**dict.fromkeys(KEYS, 0.25), per_class=())
-    trial, objective = study.ask(), Objective("map + map_50")
-    spec = tiny_spec()
+    trial, spec = study.ask(), tiny_spec()
     epoch = Epoch(3, fresh(spec), LossTerms(*np.ones(3)), 1.5)
-    Record(trial, objective).keep_scores(epoch, scores)
-    again = Record(optuna.Trial(study, trial._trial_id), objective)
-    assert again.epochs() == {3}
-    again.keep_scores(epoch, scores)
+    point = curve_point(epoch, SCORES, 0.5)
+    Entry(trial).keep_score(point, SCORES)
+    again = Entry(optuna.Trial(study, trial._trial_id))
+    assert again.record.history == (point,)
+    assert again.record.scores == SCORES
+    again.keep_score(point, SCORES)
     (stored,) = study.get_trials()
     assert stored.intermediate_values == {3: 0.5}
     (row,) = stored.user_attrs["history"]
@@ -190,12 +191,9 @@ def test_a_finalist_whose_schedule_is_the_short_one_is_not_trained_again(study, 
     spec = tiny_spec()
     trial = study.ask()
     trial.suggest_int("x", 1, 3)
-    history = [{"epoch": 24, "objective": 0.5}]
-    for key, value in {
-        "spec": to_dict(spec), "cost": COST.to_dict(), "features": {"x": 1.0},
-        "history": history, "scores": {"map": 0.5}, "run": "r",
-    }.items():  # fmt: skip
-        trial.set_user_attr(key, value)
+    entry = Entry(trial)
+    entry.keep(spec=spec, cost=COST, features={"x": 1.0}, run="r")
+    entry.keep_score(CurvePoint(24, 0.5), SCORES)
     study.tell(trial, 0.5)
     work.add_final(study, results(study)[0], 0, sweep)
     work.add_final(study, results(study)[0], 1, sweep)
@@ -207,9 +205,8 @@ def test_a_finalist_whose_schedule_is_the_short_one_is_not_trained_again(study, 
 
 
 def test_a_note_of_the_progress_is_whole_whenever_it_is_read(tmp_path):
-    path = tmp_path / "status-0.json"
-    report = work.Reporter(path, 3)
-    report(Stage("training", 0.5, 24))
-    assert json.loads(path.read_text()) == {
+    with at_desk(tmp_path, 0) as desk:
+        Reporter(desk, 3)(Stage("training", 0.5, 24))
+    assert json.loads(desk.status.read_text()) == {
         "trial": 3, "name": "training", "done": 0.5, "total": 24, "note": "",
     }  # fmt: skip

@@ -1,0 +1,169 @@
+"""The phases of one training, of a sweep's candidate and of an ablation's arm alike.
+
+Each takes values and gives one; what becomes of it, and what is stored, is the caller's affair.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from flaxyolo.base.errors import InputError
+from flaxyolo.config import TrainConfig
+from flaxyolo.cost.again import measure_for
+from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.record import CurvePoint, Entry
+from flaxyolo.crew.surroundings import Stage, Surroundings
+from flaxyolo.data.cache import Pixels
+from flaxyolo.data.sources import Dataset
+from flaxyolo.data.stream import Keep, is_streamed, open_pixels
+from flaxyolo.nn.detector import TrainedDetector, Weights
+from flaxyolo.scoring.average_precision import Scores, coco_scores, ground_truth
+from flaxyolo.scoring.detect import detection_rows, run_detector
+from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.loop import Epoch, StepReport, start, train
+from flaxyolo.training.loss import LossTerms
+from flaxyolo.training.plan import plan_run
+from flaxyolo.training.state import has_state, load_state
+from flaxyolo.weights.transfer import Source, weights_from
+
+log = logging.getLogger(__name__)
+
+MEASURED_IMAGES = 16
+"""Validation images that a latency is measured on, in turn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network to be trained, with its images at its size."""
+
+    spec: DetectorSpec
+    data: Dataset
+    train: Pixels
+    val: Pixels
+    streamed: bool
+
+    @property
+    def shown(self) -> UInt8[np.ndarray, "n s s 3"]:
+        """What a latency is measured on."""
+        return np.asarray(self.val.images[:MEASURED_IMAGES])
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a detector found on the validation images, and how good that is."""
+
+    truth: dict[str, Any]
+    rows: Float[np.ndarray, "n 7"]
+    scores: Scores
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        return f"mAP {self.scores.map or 0:.3f}, mAP50 {self.scores.map_50 or 0:.3f}"
+
+
+def prepared(spec: DetectorSpec, data: Dataset, keep: Keep) -> Prepared:
+    """The images letterboxed to the network's size, from the cache or as `keep` says."""
+    train, val = (
+        open_pixels(data, split, spec.image_size, keep=keep) for split in ("train", "val")
+    )
+    return Prepared(spec, data, train, val, is_streamed(train, keep))
+
+
+def measured(
+    ready: Prepared,
+    budget: Budget,
+    entry: Entry,
+    around: Surroundings,
+    weights: Weights | None = None,
+) -> Measurement:
+    """The cost on this device, alone on it; near the budget it is measured more than once.
+
+    Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
+    """
+    around.report(Stage("measuring"))
+    with around.quiet(), entry.timed("measure"):
+        return measure_for(budget, ready.spec, ready.shown, weights, trained=weights is not None)
+
+
+def trained(
+    ready: Prepared,
+    config: TrainConfig,
+    run_dir: Path,
+    entry: Entry,
+    around: Surroundings,
+    initial: Source | None = None,
+) -> Iterator[Epoch]:
+    """The epochs of a run; one that goes on begins with the epoch that was saved last."""
+
+    def on_step(step: StepReport) -> None:
+        done = step.epoch - 1 + (step.step - 1) / step.steps
+        around.report(Stage("training", done, config.epochs))
+        around.step_aside()
+
+    for epoch in entry.timed_each("train", _epochs(ready, config, run_dir, on_step, initial)):
+        around.saved()
+        yield epoch
+
+
+def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:
+    """COCO's scores on the validation images."""
+    data = ready.data
+    with entry.timed("evaluate"):
+        found = run_detector(detector, data.val, ready.val)
+        rows = detection_rows(found, data.val, data.category_ids)
+        truth = ground_truth(data.val, data.class_names, data.category_ids)
+        return Scored(truth, rows, coco_scores(truth, rows))
+
+
+def curve_point(
+    epoch: Epoch, scores: Scores | None = None, objective: float | None = None
+) -> CurvePoint:
+    """What is kept of an epoch."""
+    return CurvePoint(
+        epoch=epoch.number,
+        objective=objective,
+        loss={name: float(value) for name, value in epoch.loss._asdict().items()},
+        map=None if scores is None else scores.map,
+        map_50=None if scores is None else scores.map_50,
+        epoch_seconds=epoch.seconds,
+    )
+
+
+def _epochs(
+    ready: Prepared,
+    config: TrainConfig,
+    run_dir: Path,
+    on_step: Any,
+    source: Source | None,
+) -> Iterator[Epoch]:
+    path, initial = run_dir / "state", None
+    if has_state(path):
+        state = start(plan_run(ready.spec, config, ready.train))
+        state, facts = load_state(path, jax.eval_shape(lambda: state))
+        detector = TrainedDetector(ready.spec, state.ema, ready.data.class_names)
+        yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
+        if facts["epoch"] >= config.epochs:
+            return
+    elif source is not None:
+        try:
+            initial = weights_from(source, ready.spec, config.seed)
+        except InputError as error:
+            log.warning("%s; this trial begins with fresh weights", error)
+    yield from train(
+        ready.spec,
+        ready.train,
+        ready.data.class_names,
+        config,
+        run_dir=run_dir,
+        report=on_step,
+        initial=initial,
+        streamed=ready.streamed,
+    )

@@ -1,0 +1,82 @@
+"""Who leads in a study: worked out once for each state of it, and read by all that tell of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from typing import Any
+
+from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.record import FINAL, Record
+from flaxyolo.search.finalists import Finalist, chosen, finalists, merit
+from flaxyolo.search.objective import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Standings:
+    """The records of a study under its budget and its objective."""
+
+    records: Sequence[Record]
+    """By number."""
+    budget: Budget
+    objective: Objective
+
+    @cached_property
+    def finalists(self) -> list[Finalist]:
+        """Those that keep the budget, best mean first."""
+        return finalists(self.records, self.budget)
+
+    @cached_property
+    def best(self) -> Record | None:
+        """The run whose weights are the sweep's result."""
+        return chosen(self.records, self.budget, self.finalists)
+
+    @cached_property
+    def ranked(self) -> list[Record]:
+        """Best first: complete by objective, then by epochs reached, then by latency."""
+        return sorted(self.records, key=self._place)
+
+    @cached_property
+    def front(self) -> list[Record]:
+        """The trials that no other beats in latency and objective at once, fastest first."""
+        points = [(self.latency(record), record.objective or 0.0) for record in self.scored]
+        return [self.scored[place] for place in front(points)]
+
+    @cached_property
+    def scored(self) -> list[Record]:
+        """The trials that have a latency and an objective."""
+        return [record for record in self.records if record.cost and record.objective is not None]
+
+    def latency(self, record: Record) -> float:
+        """The latency that the budget limits, in ms; infinite before it was measured."""
+        return inf if record.cost is None else self.budget.latency_of(record.cost)
+
+    def among(self, records: Sequence[Record]) -> "Standings":
+        """The standings of some of the records alone."""
+        return Standings(records, self.budget, self.objective)
+
+    def _place(self, record: Record) -> tuple[Any, ...]:
+        if record.state == "complete":
+            return (0 if record.stage == FINAL else 0.5, *merit(record, self.budget))
+        if record.state in ("fail", "running", "waiting"):
+            return (4, record.number, 0.0)
+        if record.duplicate_of is not None:
+            return (3, record.number, 0.0)
+        if record.over_budget:
+            return (2, self.latency(record), 0.0)
+        return (1, -record.epochs, -(record.objective or 0.0))
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (latency, accuracy) points that no other beats, fastest first.
+
+    A point is beaten by one that is at least as fast and as accurate, and better in one of them;
+    of equal points the first is on the front.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    kept, highest = [], float("-inf")
+    for index in order:
+        if points[index][1] > highest:
+            kept.append(index)
+            highest = points[index][1]
+    return kept
