@@ -42,9 +42,15 @@ def part(known: Known, keep: np.ndarray) -> Known:
         codes=known.codes[keep],
         ordered=known.ordered,
         latency_ms=known.latency_ms[keep],
-        cheap=known.cheap[keep],
+        rungs=known.rungs,
+        curves=known.curves[keep],
         full=known.full[keep],
     )
+
+
+def with_cheap(known: Known, scores: Float[np.ndarray, " n"]) -> Known:
+    """The table with other scores of cheap runs, which have no rung before their end."""
+    return known._replace(rungs=(1,), curves=scores[:, None])
 
 
 def disguised(known: Known, rng: np.random.Generator) -> dict[str, Known]:
@@ -59,10 +65,11 @@ def disguised(known: Known, rng: np.random.Generator) -> dict[str, Known]:
         "half of the families": part(known, np.isin(known.codes[:, 0], families[::2])),
         "other half of the families": part(known, np.isin(known.codes[:, 0], families[1::2])),
         "half of the lines": part(known, rng.random(count) < 0.5),
-        "cheap with noise of 1 point": known._replace(
-            cheap=known.cheap + rng.normal(size=count) * known.cheap.std() / known.full.std()
+        "cheap with noise of 1 point": with_cheap(
+            known,
+            known.cheap + rng.normal(size=count) * known.cheap.std() / known.full.std(),
         ),
-        "cheap and full changed": known._replace(cheap=known.full, full=100 * known.cheap),
+        "cheap and full changed": with_cheap(known, known.full)._replace(full=100 * known.cheap),
         "full leaves cheap otherwise": known._replace(
             full=expected + left * (0.9 * smooth(known, rng) + 0.3 * rng.normal(size=count))
         ),
@@ -101,7 +108,8 @@ def made_up(rng: np.random.Generator, *, stages: int, count: int = 600) -> Known
         codes=np.concatenate([kind, depth, width], axis=1),
         ordered=(False,) * stages + (True,) * (2 * stages),
         latency_ms=latency,
-        cheap=quality + 0.4 * rng.normal(size=count),
+        rungs=(1,),
+        curves=(quality + 0.4 * rng.normal(size=count))[:, None],
         full=0.8 * quality + 15,
     )
     return known._replace(full=known.full + 0.7 * smooth(known, rng))

@@ -1,7 +1,8 @@
 """The command `replay`: search strategies on a table of known results, without any training.
 
-The funnel's decisions are the very functions that a sweep calls. Regret is what the best network
-that a strategy trained fully lacks against the best of all in the budget.
+The funnel is what a sweep's workers are told, job by job, with lines of the table for trainings.
+Regret is what the best network that a strategy trained fully lacks against the best of all in the
+budget.
 """
 
 import json
@@ -47,6 +48,9 @@ class Flags:
     """Score of a full run, as a share of 1 or of 100."""
     latency_column: str
     """Latency that the budget limits; the budgets are 8 quantiles from 0.2 to 0.9 of it."""
+    rung_columns: tuple[str, ...] = ()
+    """Scores of a cheap run after a third of it, or after a ninth and a third, if they are known:
+    then candidates wait at these rungs as in a sweep."""
     ignore_columns: tuple[str, ...] = ()
     """Columns that are no architecture; others that start with `latency` never are."""
     cheap_runs: int = 20
@@ -105,6 +109,7 @@ def _run(flags: Flags) -> None:
         cheap=flags.cheap_column,
         full=flags.full_column,
         latency=flags.latency_column,
+        early=flags.rung_columns,
         ignore=flags.ignore_columns,
     )
     optuna.logging.set_verbosity(optuna.logging.ERROR)

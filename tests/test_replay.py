@@ -79,7 +79,7 @@ def test_bad_tables_are_said_in_one_line(tmp_path, capsys, lines, said):
     ("flags", "said"),
     [
         (("--cheap-column", "nothing"), "no column nothing; there are family, resolution"),
-        (("--cheap-column", "full"), "expected three different columns"),
+        (("--cheap-column", "full"), "expected 3 different columns"),
         (("--ignore-columns", "family", "resolution"), "no column is left"),
         (("--ignore-columns", "x"), "no column x"),
         (("--repeats", "0"), "--repeats: expected at least 1, got 0"),
@@ -170,3 +170,19 @@ def test_the_funnel_stays_ahead_on_published_results(test_data, device, funnel_m
     assert mean["funnel"] <= funnel_most
     assert mean["funnel"] < mean["random_band_full"] < mean["random_full"]
     assert mean["random_full"] < mean["slowest_that_fits"]
+
+
+def test_earlier_scores_of_a_cheap_run_are_its_rungs(tmp_path, capsys):
+    lines = [f"a,{100 + n},{1 + n / 40},1,{n / 300},{n / 200},{n / 100},{n / 100}"
+             for n in range(40)]  # fmt: skip
+    header = "family,resolution,latency_ms,latency_other,ninth,third,cheap,full\n"
+    path = write(tmp_path, *lines, header=header)
+    known = read(path, early=("ninth", "third"))
+    assert known.rungs == (3, 9, 27)
+    np.testing.assert_allclose(known.curves[10], [10 / 300, 10 / 200, 10 / 100])
+    assert known.features.shape == (40, 3), "scores are no architecture"
+    command = [str(path), *COLUMNS, "--rung-columns", "ninth", "third", "--repeats", "1"]
+    assert main(command) == 0
+    assert "funnel" in capsys.readouterr().out
+    assert main([*command, "--rung-columns", "ninth", "third", "family"]) == 2
+    assert "expected at most 2 columns of earlier scores" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(stud
     config = read_config(study / "best.yaml")
     assert config.detector == detector.spec
     assert config.training == sweep_training(2)
-    for picture in ("detections.png", "trials.png"):
+    for picture in ("detections.png", "pareto.png"):
         assert cv2.imread(str(study / picture)).size > 0
     text = (study / "trials.md").read_text()
     assert text.count("\n| ") == 2 + 3
@@ -102,7 +102,7 @@ def test_out_of_time_it_goes_on_and_what_nothing_meets_ends_with_the_fastest(tmp
     assert "ms p95" in last
     assert "Traceback" not in shown.err
     folder = tmp_path / "runs" / "none"
-    assert {"trials.md", "trials.json", "trials.png", "study.log"} <= {
+    assert {"trials.md", "trials.json", "pareto.png", "study.log"} <= {
         path.name for path in folder.iterdir()
     }
     assert not (folder / "best").exists()

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.search.spending import LONG_ENOUGH, REDUCTION, rungs
 
 log = logging.getLogger(__name__)
 
@@ -24,27 +25,52 @@ class Known(NamedTuple):
     ordered: tuple[bool, ...]
     """Whether a column of codes is of numbers."""
     latency_ms: Float[np.ndarray, " n"]
-    cheap: Float[np.ndarray, " n"]
+    rungs: tuple[int, ...]
+    """Epochs of the short schedule after which its scores are known; the last is whole."""
+    curves: Float[np.ndarray, "n r"]
+    """Scores of cheap runs at the rungs."""
     full: Float[np.ndarray, " n"]
     """In points of 100."""
 
+    @property
+    def cheap(self) -> Float[np.ndarray, " n"]:
+        """Scores of whole cheap runs."""
+        return self.curves[:, -1]
+
+
+SHORT_EPOCHS = (1, LONG_ENOUGH // REDUCTION, LONG_ENOUGH)
+"""Epochs of a short schedule that has none, one or two rungs before its end."""
+
 
 def read_table(
-    path: Path, *, cheap: str, full: str, latency: str, ignore: Collection[str] = ()
+    path: Path,
+    *,
+    cheap: str,
+    full: str,
+    latency: str,
+    early: Sequence[str] = (),
+    ignore: Collection[str] = (),
 ) -> Known:
     """Read a table; a cell that cannot be used is named with its line.
 
-    Columns that are not named describe the architecture, save those that start with `latency`.
+    `early` are the scores of cheap runs at the rungs before their end: after a third of the
+    schedule, or after a ninth and a third. Columns that are not named describe the architecture,
+    save those that start with `latency`.
     """
+    if len(early) >= len(SHORT_EPOCHS):
+        raise InputError(
+            f"expected at most {len(SHORT_EPOCHS) - 1} columns of earlier scores, after a ninth "
+            f"and a third of a cheap run, got {len(early)}: {', '.join(early)}"
+        )
     header, rows = _cells(path)
-    named = (cheap, full, latency)
+    named = (*early, cheap, full, latency)
     for name in (*named, *ignore):
         if name not in header:
             raise InputError(f"{path}: no column {name}; there are {', '.join(header)}")
-    if len(set(named)) < 3:
-        raise InputError(f"expected three different columns, got {', '.join(named)}")
+    if len(set(named)) < len(named):
+        raise InputError(f"expected {len(named)} different columns, got {', '.join(named)}")
     columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
-    cheap_scores, full_scores, times = (_numbers(path, name, columns[name]) for name in named)
+    *curves, full_scores, times = (_numbers(path, name, columns[name]) for name in named)
     if times.min() <= 0:
         line = int(times.argmin()) + 2
         raise InputError(
@@ -69,7 +95,8 @@ def read_table(
         codes=codes,
         ordered=ordered,
         latency_ms=times,
-        cheap=cheap_scores,
+        rungs=rungs(SHORT_EPOCHS[len(early)]),
+        curves=np.stack(curves, axis=1),
         full=full_scores * (100 if np.abs(full_scores).max() <= 1 else 1),
     )
 

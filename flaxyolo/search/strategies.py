@@ -8,8 +8,9 @@ import optuna
 from jaxtyping import Float, Int
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from flaxyolo.search.funnel import DEFAULTS, Candidates, Runs, in_band, next_finalist, propose
+from flaxyolo.search.funnel import DEFAULTS, in_band
 from flaxyolo.search.known import Known
+from flaxyolo.search.simulation import Simulation
 from flaxyolo.search.surrogate import one_scale
 
 PENALTIES = 10.0 ** np.arange(-2, 3)
@@ -32,26 +33,13 @@ Strategy = Callable[[Search], Int[np.ndarray, " k"]]
 
 def funnel(search: Search) -> Int[np.ndarray, " k"]:
     """Ours: cheap runs proposed in the band, and the best of them trained fully."""
-    known, tried = search.known, []
-    rest = np.flatnonzero(known.latency_ms <= search.budget_ms)
-    while len(tried) < search.runs and len(rest):
-        choice = propose(
-            Candidates(known.features[rest], known.latency_ms[rest]),
-            _cheap_results(known, tried),
-            budget_ms=search.budget_ms,
-            turn=len(tried),
-            rng=search.rng,
-        )
-        tried.append(int(rest[choice.place]))
-        rest = np.delete(rest, choice.place)
-    results, chosen = _cheap_results(known, tried), []
-    for _ in range(min(search.finalists, len(tried))):
-        chosen.append(next_finalist(results, chosen))
-    return np.array(tried)[chosen]
-
-
-def _cheap_results(known: Known, rows: list[int]) -> Runs:
-    return Runs(known.features[rows], known.cheap[rows], np.ones(len(rows)))
+    return Simulation(
+        search.known,
+        search.budget_ms,
+        runs=search.runs,
+        finalists=search.finalists,
+        rng=search.rng,
+    ).run()
 
 
 def random_full(search: Search) -> Int[np.ndarray, " k"]:

@@ -1,0 +1,135 @@
+"""A search whose trainings are looked up in a table of known results.
+
+It is told what to do by the `next_job` that tells a sweep's workers, rungs included, and carries
+the jobs out by reading: what a table says of a search is what a sweep would have done.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from flaxyolo.crew.record import FINAL, CurvePoint, Record
+from flaxyolo.search.earlier import as_runs, scored_candidates
+from flaxyolo.search.features import matrix
+from flaxyolo.search.funnel import Candidates, propose
+from flaxyolo.search.known import Known
+from flaxyolo.search.schedule import AddFinals, Close, Done, GoOn, Propose, next_job
+from flaxyolo.search.spending import Spending
+
+ROW = "row"
+"""The one parameter of a candidate: its line of the table."""
+
+
+class Simulation:
+    """The records of a search over the networks of a table inside a budget."""
+
+    def __init__(
+        self,
+        known: Known,
+        budget_ms: float,
+        *,
+        runs: int,
+        finalists: int,
+        rng: np.random.Generator,
+    ):
+        self.known, self.budget_ms, self.rng = known, budget_ms, rng
+        short = known.rungs[-1]
+        self.spending = Spending(
+            trials=runs,
+            short_epochs=short,
+            # Any other than the short one: the table has a score of its own for a full run.
+            epochs=short + 1,
+            finalists=finalists,
+            seeds=(0,),
+        )
+        self.rest = np.flatnonzero(known.latency_ms <= budget_ms)
+        names = [f"column {place:03d}" for place in range(known.features.shape[1])]
+        self.features = [dict(zip(names, row, strict=True)) for row in known.features.tolist()]
+        self.records: list[Record] = []
+
+    def run(self) -> Int[np.ndarray, " k"]:
+        """Do one job after the other; the lines that were trained fully, in their order."""
+        while True:
+            match next_job(self.records, self.spending, exhausted=not len(self.rest)):
+                case Propose():
+                    self.propose()
+                case GoOn(number, until):
+                    self.train(number, until)
+                case AddFinals(runs):
+                    for number, seed in runs:
+                        self.add_final(number, seed)
+                case Close(numbers):
+                    for number in numbers:
+                        self.records[number] = replace(self.records[number], state="pruned")
+                case Done():
+                    finals = [record for record in self.records if record.stage == FINAL]
+                    return np.array([self.row(record) for record in finals], int)
+                case job:
+                    raise AssertionError(f"{job}: there is one worker, which never waits")
+
+    def propose(self) -> None:
+        """Add the funnel's choice among the lines that are left."""
+        own = scored_candidates(self.records, self.spending.short_epochs, unscored=True)
+        rows = [self.features[row] for row in self.rest]
+        _, values = matrix([*rows, *(candidate.features for candidate in own)])
+        choice = propose(
+            Candidates(values[: len(rows)], self.known.latency_ms[self.rest]),
+            as_runs(own, values[len(rows) :]),
+            budget_ms=self.budget_ms,
+            turn=len(self.records),
+            rng=self.rng,
+        )
+        row = int(self.rest[choice.place])
+        self.rest = np.delete(self.rest, choice.place)
+        self.records.append(
+            Record(
+                number=len(self.records),
+                state="waiting",
+                params={ROW: row},
+                origin=choice.origin,
+                features=self.features[row],
+            )
+        )
+
+    def train(self, number: int, until: int) -> None:
+        """Read the scores up to an epoch; a candidate before its last rung waits there."""
+        record = self.records[number]
+        row = self.row(record)
+        if record.stage == FINAL:
+            score = float(self.known.full[row])
+            self.records[number] = replace(
+                record, state="complete", history=(CurvePoint(until, score),)
+            )
+            return
+        curve: Float[np.ndarray, " r"] = self.known.curves[row]
+        history = tuple(
+            CurvePoint(epoch, float(score))
+            for epoch, score in zip(self.known.rungs, curve, strict=True)
+            if epoch <= until
+        )
+        whole = until == self.spending.short_epochs
+        self.records[number] = replace(
+            record,
+            state="complete" if whole else "waiting",
+            paused=None if whole else until,
+            history=history,
+        )
+
+    def add_final(self, number: int, seed: int) -> None:
+        """Add the full run of a finalist."""
+        candidate = self.records[number]
+        self.records.append(
+            Record(
+                number=len(self.records),
+                state="waiting",
+                params=candidate.params,
+                stage=FINAL,
+                finalist=number,
+                seed=seed,
+            )
+        )
+
+    def row(self, record: Record) -> int:
+        """The line of the table that a record is about."""
+        return record.params[ROW]
