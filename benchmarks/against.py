@@ -35,8 +35,8 @@ from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.record import MEASURED_IMAGES
 from flaxyolo.crew.storage import open_study, read_study
+from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.data.stream import open_pixels
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.finalists import recommended, standings
 from flaxyolo.search.objective import Objective

@@ -17,8 +17,8 @@ from flaxyolo.cost.measure import measure
 from flaxyolo.cost.step_memory import with_training_memory
 from flaxyolo.crew.record import ALONE, MEASURED_IMAGES, Record, Stage, Surroundings, epochs
 from flaxyolo.data.cache import Pixels
+from flaxyolo.data.feeds import Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.nn.detector import Weights, initial_weights
 from flaxyolo.scoring.average_precision import coco_scores, ground_truth
 from flaxyolo.scoring.detect import detection_rows, evaluate, run_detector
@@ -138,16 +138,14 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
     config, data = ablation.config(arm, seed), ablation.data
     spec, training = config.detector, config.training
     folder, record = ablation.run_folder(arm, seed), Record(trial)
-    pixels, val = (
-        open_pixels(data, split, spec.image_size, keep=ablation.keep) for split in ("train", "val")
-    )
-    streamed = is_streamed(pixels, ablation.keep)
+    feed = open_feed(data, "train", spec.image_size, keep=ablation.keep)
+    val = open_pixels(data, "val", spec.image_size, keep=ablation.keep)
     first = None if spec == ablation.baseline.detector else first_weights(ablation.baseline, seed)
     around.report(Stage("compiling"))
     detector = None
     with around.busy():
         for epoch in record.timed_each(
-            "train", epochs(spec, pixels, data, training, folder, around, first, streamed)
+            "train", epochs(spec, feed, data, training, folder, around, first)
         ):
             around.saved()
             detector = epoch.detector
@@ -164,7 +162,7 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
             train_scores = evaluate(
                 detector,
                 [data.train[place] for place in some],
-                _picked(pixels, some),
+                _picked(feed.pixels, some),
                 data.class_names,
                 data.category_ids,
             )
@@ -174,7 +172,7 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
     with around.quiet(), record.timed("measure"):
         cost = measure(spec, weights=detector.weights, images=val.images[:MEASURED_IMAGES])
     with around.busy(), record.timed("compile"):
-        cost = with_training_memory(cost, spec, training, pixels, streamed)
+        cost = with_training_memory(cost, spec, training, feed)
     facts: dict[str, Any] = {"scores": scores.to_dict(), "cost": cost.to_dict()}
     save_detector(folder / "detector", detector, {"arm": arm, "seed": seed, **facts})
     save_detections(folder, Detections(rows))

@@ -7,21 +7,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import optuna
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.data.cache import Pixels
+from flaxyolo.data.feeds import Feed
 from flaxyolo.data.sources import Dataset
-from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training.loop import Epoch, StepReport, start, train
-from flaxyolo.training.loss import LossTerms
-from flaxyolo.training.plan import plan_run
-from flaxyolo.training.state import has_state, load_state
+from flaxyolo.training.loop import Epoch, StepReport, train
+from flaxyolo.training.state import has_state
 from flaxyolo.weights.transfer import Source, weights_from
 
 log = logging.getLogger(__name__)
@@ -72,43 +68,28 @@ ALONE = Surroundings()
 
 def epochs(
     spec: DetectorSpec,
-    pixels: Pixels,
+    feed: Feed,
     data: Dataset,
     config: TrainConfig,
     run_dir: Path,
     around: Surroundings,
     source: Source | None = None,
-    streamed: bool = False,
 ) -> Iterator[Epoch]:
-    """`train`; after an interruption the epoch saved last comes first, as it may lack its score."""
+    """`train`, telling every step; a run that begins takes from `source` the weights that fit."""
 
     def on_step(step: StepReport) -> None:
         around.report(Stage("training", step.epoch - 1 + (step.step - 1) / step.steps,
                             config.epochs))  # fmt: skip
         around.step_aside()
 
-    path, initial = run_dir / "state", None
-    if has_state(path):
-        state = start(plan_run(spec, config, pixels))
-        state, facts = load_state(path, jax.eval_shape(lambda: state))
-        detector = TrainedDetector(spec, state.ema, data.class_names)
-        yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
-        if facts["epoch"] >= config.epochs:
-            return
-    elif source is not None:
+    initial = None
+    if source is not None and not has_state(run_dir / "state"):
         try:
             initial = weights_from(source, spec, config.seed)
         except InputError as error:
             log.warning("%s; this trial begins with fresh weights", error)
     yield from train(
-        spec,
-        pixels,
-        data.class_names,
-        config,
-        run_dir=run_dir,
-        report=on_step,
-        initial=initial,
-        streamed=streamed,
+        spec, feed, data.class_names, config, run_dir=run_dir, report=on_step, initial=initial
     )
 
 

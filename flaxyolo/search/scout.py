@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from flaxyolo.data.batches import Batch
-from flaxyolo.data.stream import open_pixels
+from flaxyolo.data.feeds import open_pixels
 from flaxyolo.search.results import TrialResult
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.spending import CHEAP

@@ -26,8 +26,8 @@ from flaxyolo.crew.record import (
     Surroundings,
     epochs,
 )
+from flaxyolo.data.feeds import open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import is_streamed, open_pixels
 from flaxyolo.scoring.average_precision import coco_scores, ground_truth
 from flaxyolo.scoring.detect import detection_rows, run_detector
 from flaxyolo.scoring.diagnosis import summary
@@ -67,10 +67,8 @@ def run_trial(
         record.constrain(excess)
         raise optuna.TrialPruned(f"{cheap_overrun(budget, *counted)}; not measured")
 
-    pixels, val = (
-        open_pixels(data, split, spec.image_size, keep=sweep.keep) for split in ("train", "val")
-    )
-    streamed = is_streamed(pixels, sweep.keep)
+    feed = open_feed(data, "train", spec.image_size, keep=sweep.keep)
+    val = open_pixels(data, "val", spec.image_size, keep=sweep.keep)
     shown = val.images[:MEASURED_IMAGES]
     if (cost := record.cost()) is None:
         around.report(Stage("measuring"))
@@ -90,7 +88,7 @@ def run_trial(
         if cost.train_vram_mib is None:
             with record.timed("compile"):
                 if sweep.target is None:
-                    cost = with_training_memory(cost, spec, config, pixels, streamed)
+                    cost = with_training_memory(cost, spec, config, feed)
                 else:
                     cost = on_target(cost, spec, config, sweep.target)
             keep_cost(record, cost, spec)
@@ -104,7 +102,7 @@ def run_trial(
         truth = ground_truth(data.val, data.class_names, data.category_ids)
         rows = np.zeros((0, 7))
         for epoch in record.timed_each(
-            "train", epochs(spec, pixels, data, config, run_dir, around, sweep.initial, streamed)
+            "train", epochs(spec, feed, data, config, run_dir, around, sweep.initial)
         ):
             around.saved()
             detector = epoch.detector
