@@ -36,8 +36,8 @@ from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.crew.record import FINAL, Entry, Record, read
 from flaxyolo.crew.storage import open_study, read_study
+from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.data.stream import open_pixels
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.search.finalists import finalists, recommended

@@ -20,6 +20,7 @@ from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.batches import epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
+from flaxyolo.data.feeds import Resident
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.space import load_space
 from flaxyolo.spec import DetectorSpec
@@ -35,7 +36,7 @@ def time_draw(spec: DetectorSpec, steps: int) -> dict[str, float]:
     plan = plan_run(spec, config, pixels)
     state, device_pixels = start(plan), to_device(pixels)
     began = time.perf_counter()
-    step = compile_step(plan, state, device_pixels)
+    step = compile_step(plan, state, Resident(pixels))
     compile_s = time.perf_counter() - began
     times = []
     for indices in epoch_indices(len(pixels.images), 16, seed=0, epoch=0)[: steps + 1]:

@@ -27,6 +27,7 @@ import optuna
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.batches import DevicePixels, epoch_indices, to_device
 from flaxyolo.data.cache import load_pixels
+from flaxyolo.data.feeds import Resident
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.devices import SHARED_MEMORY
 from flaxyolo.nn.compiling import compile_ahead
@@ -42,7 +43,9 @@ class Setting(NamedTuple):
     """What every way trains: a plan for each seed, and the images."""
 
     plans: list[Plan]
-    resident: DevicePixels
+    feed: Resident
+    pixels: DevicePixels
+    """Those of the feed, on the device."""
     order: list[np.ndarray]
     """Of each seed, the images of every step."""
 
@@ -62,7 +65,7 @@ def setting(seeds: int, image_size: int, steps: int) -> Setting:
         )
         for seed in range(seeds)
     ]
-    return Setting(plans, to_device(pixels), order)
+    return Setting(plans, Resident(pixels), to_device(pixels), order)
 
 
 def milliseconds(step: Callable[[int], Any], steps: range) -> float:
@@ -81,13 +84,13 @@ class Alone:
     def __init__(self, setting: Setting, seed: int):
         self.setting, self.seed = setting, seed
         self.state = start(setting.plans[seed])
-        self.compiled = compile_step(setting.plans[0], self.state, setting.resident)
+        self.compiled = compile_step(setting.plans[0], self.state, setting.feed)
 
     def step(self, number: int) -> TrainState:
         """Train on the batch of this number."""
         indices = jnp.asarray(self.setting.order[self.seed][number])
         self.state, _, _ = self.compiled(
-            self.state, self.setting.resident, indices, np.int32(self.seed)
+            self.state, self.setting.pixels, indices, np.int32(self.seed)
         )
         return self.state
 
@@ -99,12 +102,10 @@ class Together:
         self.setting = setting
         # One network's program serves every seed.
         plan = replace(setting.plans[0], config=replace(setting.plans[0].config, seed=0))
-        resident = setting.resident
+        pixels = setting.pixels
 
         def all_of(state: Any, indices: Any, seed: Any) -> Any:
-            return jax.vmap(lambda s, i, n: train_step(plan, s, resident, i, n))(
-                state, indices, seed
-            )
+            return jax.vmap(lambda s, i, n: train_step(plan, s, pixels, i, n))(state, indices, seed)
 
         self.state = jax.tree.map(lambda *x: jnp.stack(x), *map(start, setting.plans))
         self.numbers = jnp.arange(len(setting.plans), dtype=jnp.int32)

@@ -32,8 +32,8 @@ from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
 from flaxyolo.crew.worker import write_task
+from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, read_dataset
-from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.machine.devices import default_workers, device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
@@ -203,17 +203,10 @@ def clear(ablation: Ablation) -> float | None:
     """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
     config: Config = ablation.baseline
     data = ablation.data
-    pixels = open_pixels(data, "train", config.detector.image_size, keep=ablation.keep)
+    feed = open_feed(data, "train", config.detector.image_size, keep=ablation.keep)
     with Gate(device_key()).training():
         done = require(
-            preflight(
-                config.detector,
-                pixels,
-                data.train,
-                data.class_names,
-                config.training,
-                streamed=is_streamed(pixels, ablation.keep),
-            )
+            preflight(config.detector, feed, data.train, data.class_names, config.training)
         )
     return next((check.step_seconds for check in done if check.step_seconds), None)
 

@@ -132,8 +132,8 @@ def tables(scores: Scores) -> list[Table]:
 
 
 def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Judged:
+    from flaxyolo.data.feeds import open_pixels
     from flaxyolo.data.sources import read_dataset
-    from flaxyolo.data.stream import open_pixels
     from flaxyolo.weights.checkpoint import load_detector
 
     detector = load_detector(checkpoint)

@@ -17,8 +17,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.config import Config, fitted, read_config
+from flaxyolo.data.feeds import open_feed
 from flaxyolo.data.sources import Dataset, read_dataset
-from flaxyolo.data.stream import is_streamed, open_pixels
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.spec import describe
 
@@ -63,8 +63,8 @@ def run_preflight(flags: Flags) -> None:
     began = time.perf_counter()
     dataset = read_dataset(flags.data)
     config = configure(flags, dataset)
-    pixels = open_pixels(dataset, "train", config.detector.image_size)
-    log.info("%s: %d training images", dataset.name, len(pixels.images))
+    feed = open_feed(dataset, "train", config.detector.image_size)
+    log.info("%s: %d training images", dataset.name, len(feed.pixels.images))
 
     def show(check: Check) -> None:
         if flags.json:
@@ -74,11 +74,10 @@ def run_preflight(flags: Flags) -> None:
 
     done = preflight(
         config.detector,
-        pixels,
+        feed,
         dataset.train,
         dataset.class_names,
         config.training,
-        streamed=is_streamed(pixels, "auto"),
         report=show,
     )
     seconds = time.perf_counter() - began

@@ -25,8 +25,8 @@ from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.crew.supervise import spare_memory
+from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.machine.devices import default_workers, device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
@@ -268,18 +268,9 @@ def clear(sweep: Sweep) -> float | None:
     """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
     baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
     spec = replace(baseline, num_classes=len(sweep.data.class_names))
-    pixels = open_pixels(sweep.data, "train", spec.image_size, keep=sweep.keep)
+    feed = open_feed(sweep.data, "train", spec.image_size, keep=sweep.keep)
     with Gate(device_key()).training():
-        done = require(
-            preflight(
-                spec,
-                pixels,
-                sweep.data.train,
-                sweep.data.class_names,
-                sweep.short,
-                streamed=is_streamed(pixels, sweep.keep),
-            )
-        )
+        done = require(preflight(spec, feed, sweep.data.train, sweep.data.class_names, sweep.short))
     return next((check.step_seconds for check in done if check.step_seconds), None)
 
 

@@ -18,8 +18,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import replace_file
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
+from flaxyolo.data.feeds import Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset, read_dataset
-from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.scoring.detect import evaluate, shown
 from flaxyolo.spec import describe
@@ -105,28 +105,22 @@ def run_training(flags: Flags) -> None:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
     dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
     config = configure(flags, dataset)
-    initial = None
-    if flags.init is not None and not has_state(flags.out / "state"):
+    initial, begun = None, has_state(flags.out / "state")
+    if flags.init is not None and not begun:
         initial = weights_from(read_source(flags.init), config.detector, config.training.seed)
     claim_run(flags.out, config, dataset)
     keep_compiled(flags.out)
     size = config.detector.image_size
-    pixels, val = (
-        open_pixels(dataset, split, size, keep=flags.images) for split in ("train", "val")
-    )
-    streamed = is_streamed(pixels, flags.images)
-    if flags.preflight and not has_state(flags.out / "state"):
+    feed = open_feed(dataset, "train", size, keep=flags.images)
+    val = open_pixels(dataset, "val", size, keep=flags.images)
+    if flags.preflight and not begun:
         require(
-            preflight(
-                config.detector,
-                pixels,
-                dataset.train,
-                dataset.class_names,
-                config.training,
-                streamed=streamed,
-            )
+            preflight(config.detector, feed, dataset.train, dataset.class_names, config.training)
         )
     record = Record(flags.out / "metrics.jsonl")
+    if not begun:
+        record.clear()
+    recorded = {row["epoch"] for row in record.rows()}
     with progress_bar() as progress:
         task = progress.add_task("compiling", total=None)
 
@@ -140,15 +134,17 @@ def run_training(flags: Flags) -> None:
 
         epochs = train(
             config.detector,
-            pixels,
+            feed,
             dataset.class_names,
             config.training,
             run_dir=flags.out,
             report=report,
             initial=initial,
-            streamed=streamed,
         )
         for epoch in epochs:
+            # A run that goes on begins with the epoch that was saved last.
+            if epoch.number in recorded:
+                continue
             last = epoch.number == config.training.epochs
             row = {
                 "epoch": epoch.number,
@@ -189,6 +185,10 @@ class Record:
         """All epochs so far, in order."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         return [json.loads(line) for line in lines]
+
+    def clear(self) -> None:
+        """Forget all epochs, those of a run that began here before."""
+        self.path.unlink(missing_ok=True)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append an epoch, dropping what an interrupted run wrote from it on."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from flaxyolo.data.cache import Pixels
+from flaxyolo.data.feeds import Resident
 from flaxyolo.spec import BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageSpec
 
 
@@ -36,3 +37,8 @@ def tiny_pixels(count: int = 12, size: int = 64, seed: int = 0) -> Pixels:
             labels[i, slot], valid[i, slot] = label, True
     content = np.tile(np.array([0, 0, size, size], np.float32), (count, 1))
     return Pixels(images, boxes, labels, valid, content)
+
+
+def tiny_feed(count: int = 12) -> Resident:
+    """`tiny_pixels` on the device."""
+    return Resident(tiny_pixels(count))

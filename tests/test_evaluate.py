@@ -14,7 +14,7 @@ import flaxyolo
 from flaxyolo import evaluate
 from flaxyolo.base.boxes import letterbox, letterbox_boxes
 from flaxyolo.base.errors import InputError
-from flaxyolo.data import sources, stream
+from flaxyolo.data import feeds, sources
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset, Example
 from flaxyolo.nn import detector as network
@@ -161,7 +161,7 @@ def command(perfect, monkeypatch):
     )
     monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained())
     monkeypatch.setattr(sources, "read_dataset", lambda source: dataset)
-    monkeypatch.setattr(stream, "open_pixels", lambda data, split, size: pixels_of(data.val))
+    monkeypatch.setattr(feeds, "open_pixels", lambda data, split, size: pixels_of(data.val))
     return dataset
 
 

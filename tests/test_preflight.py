@@ -13,6 +13,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.checks import transforms
 from flaxyolo.checks.run import CHECKS, require
 from flaxyolo.data import augment, cache
+from flaxyolo.data.feeds import Resident
 from flaxyolo.nn import head
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.preflight import main
@@ -146,9 +147,9 @@ def fly(monkeypatch, folder, plant, number, skip):
     """Plant a fault and run the checks; each number has programs of its own."""
     transforms.moved.clear_cache()
     dataset = plant(monkeypatch, scenes())
-    pixels = pixels_of(dataset, folder)
+    feed = Resident(pixels_of(dataset, folder))
     config = replace(CONFIG, seed=number)
-    return preflight.preflight(tiny_spec(), pixels, dataset.train, NAMES, config, skip=skip)
+    return preflight.preflight(tiny_spec(), feed, dataset.train, NAMES, config, skip=skip)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -175,22 +176,22 @@ def test_without_a_fault_every_check_passes(tmp_path, monkeypatch):
 
 def test_a_failure_is_one_line_that_names_the_check_and_the_cause(tmp_path):
     dataset = with_boxes(scenes(), swap)
-    pixels = pixels_of(dataset, tmp_path)
+    feed = Resident(pixels_of(dataset, tmp_path))
     with pytest.raises(InputError, match=r"^pre-flight, labels: .*; likely cause: .*swapped"):
-        require(preflight.preflight(tiny_spec(), pixels, dataset.train, NAMES, CONFIG))
+        require(preflight.preflight(tiny_spec(), feed, dataset.train, NAMES, CONFIG))
 
 
 def test_checks_that_are_skipped_are_not_run(tmp_path):
     dataset = scenes()
-    pixels = pixels_of(dataset, tmp_path)
+    feed = Resident(pixels_of(dataset, tmp_path))
     seen = []
     preflight.preflight(
-        tiny_spec(), pixels, dataset.train, NAMES, CONFIG, skip=COSTLY, report=seen.append
+        tiny_spec(), feed, dataset.train, NAMES, CONFIG, skip=COSTLY, report=seen.append
     )
     assert [check.name for check in seen] == ["labels", "objects", "transforms", "shapes"]
     assert sum(check.seconds for check in seen) > 0
     with pytest.raises(ValueError, match="no such check: speed"):
-        preflight.preflight(tiny_spec(), pixels, dataset.train, NAMES, CONFIG, skip=["speed"])
+        preflight.preflight(tiny_spec(), feed, dataset.train, NAMES, CONFIG, skip=["speed"])
 
 
 CONFIG_FILE = """
@@ -246,10 +247,10 @@ def test_real_data_pass_the_checks_of_labels_and_transforms(test_data, tmp_path,
     from flaxyolo.data.sources import read_dataset
 
     dataset = read_dataset(f"coco:{test_data / name}")
-    pixels = load_pixels(dataset, "train", 320, cache_dir=tmp_path)
+    feed = Resident(load_pixels(dataset, "train", 320, cache_dir=tmp_path))
     spec = tiny_spec(image_size=320, num_classes=len(dataset.class_names))
     done = require(
-        preflight.preflight(spec, pixels, dataset.train, dataset.class_names, CONFIG, skip=COSTLY)
+        preflight.preflight(spec, feed, dataset.train, dataset.class_names, CONFIG, skip=COSTLY)
     )
     assert len(done) == 4
 

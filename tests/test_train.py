@@ -1,5 +1,6 @@
 """The training loop: it learns, repeats, resumes bit for bit, and stops at a loss gone wrong."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -7,13 +8,17 @@ import jax
 import numpy as np
 import pytest
 
+from flaxyolo import train as train_module
 from flaxyolo.checks.steps import compilations
-from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.config import Augmentation, Config, TrainConfig, write_config
 from flaxyolo.data.batches import to_device
+from flaxyolo.data.feeds import Resident
 from flaxyolo.train import Record, main
 from flaxyolo.training.loop import DivergedError, compile_step, start, train
 from flaxyolo.training.plan import plan_run
-from tests.small import tiny_pixels, tiny_spec
+from flaxyolo.weights.checkpoint import load_detector
+from tests.small import tiny_feed, tiny_pixels, tiny_spec
+from tests.tiny_data import write_coco
 
 NAMES = ("red", "green", "blue")
 CONFIG = TrainConfig(
@@ -28,45 +33,60 @@ def leaves(detector):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(detector.weights)]
 
 
+def same_epochs(epochs, others):
+    assert [epoch.number for epoch in epochs] == [epoch.number for epoch in others]
+    for epoch, other in zip(epochs, others, strict=True):
+        assert epoch.loss == other.loss
+        for mine, theirs in zip(leaves(epoch.detector), leaves(other.detector), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
-    pixels = tiny_pixels()
-    whole = list(train(tiny_spec(), pixels, NAMES, CONFIG))
-    interrupted = train(tiny_spec(), pixels, NAMES, CONFIG, run_dir=tmp_path)
+    whole = list(train(tiny_spec(), tiny_feed(), NAMES, CONFIG))
+    interrupted = train(tiny_spec(), tiny_feed(), NAMES, CONFIG, run_dir=tmp_path)
     assert next(interrupted).number == 1
     interrupted.close()
-    resumed = list(train(tiny_spec(), pixels, NAMES, CONFIG, run_dir=tmp_path))
-    assert [epoch.number for epoch in resumed] == [2, 3]
-    for mine, theirs in zip(leaves(resumed[-1].detector), leaves(whole[-1].detector), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    resumed = list(train(tiny_spec(), tiny_feed(), NAMES, CONFIG, run_dir=tmp_path))
+    same_epochs(resumed, whole)
+    assert resumed[0].seconds == 0
+    assert all(epoch.seconds > 0 for epoch in resumed[1:])
+
+
+def test_a_run_that_is_done_yields_its_last_epoch_alone(tmp_path):
+    begun = list(train(tiny_spec(), tiny_feed(), NAMES, CONFIG, run_dir=tmp_path))
+    with compilations() as compiled:
+        again = list(train(tiny_spec(), tiny_feed(), NAMES, CONFIG, run_dir=tmp_path))
+    same_epochs(again, begun[-1:])
+    assert "train_step" not in " ".join(compiled)
 
 
 def test_another_seed_gives_another_run():
-    one = next(train(tiny_spec(), tiny_pixels(), NAMES, CONFIG))
-    other = next(train(tiny_spec(), tiny_pixels(), NAMES, replace(CONFIG, seed=1)))
+    one = next(train(tiny_spec(), tiny_feed(), NAMES, CONFIG))
+    other = next(train(tiny_spec(), tiny_feed(), NAMES, replace(CONFIG, seed=1)))
     assert one.loss != other.loss
 
 
 def test_seeds_share_one_program():
     config = replace(CONFIG, epochs=3)
-    next(train(tiny_spec(), tiny_pixels(), NAMES, config))
+    next(train(tiny_spec(), tiny_feed(), NAMES, config))
     with compilations() as compiled:
-        next(train(tiny_spec(), tiny_pixels(), NAMES, replace(config, seed=5)))
+        next(train(tiny_spec(), tiny_feed(), NAMES, replace(config, seed=5)))
     assert "train_step" not in " ".join(compiled)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     wild = replace(CONFIG, learning_rate=1e30, clip_norm=1e30)
     with pytest.raises(DivergedError, match="not finite"):
-        list(train(tiny_spec(), tiny_pixels(), NAMES, wild))
+        list(train(tiny_spec(), tiny_feed(), NAMES, wild))
 
 
 def test_every_parameter_gets_a_gradient():
-    pixels = tiny_pixels()
-    plan = plan_run(tiny_spec(), CONFIG, pixels)
+    feed = tiny_feed()
+    plan = plan_run(tiny_spec(), CONFIG, feed.pixels)
     state = start(plan)
     before = jax.tree.map(np.asarray, state.weights.params)
-    device = to_device(pixels)
-    step = compile_step(plan, state, device)
+    device = to_device(feed.pixels)
+    step = compile_step(plan, state, feed)
     after, _, dropped = step(state, device, np.arange(4, dtype=np.int32), np.int32(0))
     assert int(dropped) == 0
     moved = jax.tree.map(
@@ -83,6 +103,70 @@ def test_the_record_replaces_epochs_that_are_done_again(tmp_path):
     assert [(row["epoch"], row["box"]) for row in record.rows()] == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
+def interrupted_in(monkeypatch, owner, name, call, after):
+    """The named function is interrupted in this call, before or after its work."""
+    real, calls = getattr(owner, name), itertools.count(1)
+
+    def stopped(*given):
+        made = real(*given) if after else None
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return made if after else real(*given)
+
+    monkeypatch.setattr(owner, name, stopped)
+
+
+@pytest.mark.slow
+def test_an_interruption_after_an_epoch_is_saved_leaves_no_gap_and_no_double_line(
+    tmp_path, monkeypatch
+):
+    write_coco(tmp_path / "data")
+    write_config(tmp_path / "tiny.yaml", Config(tiny_spec(), CONFIG))
+    # The tiny network is too small to learn a batch by heart.
+    command = [str(tmp_path / "tiny.yaml"), "--data", f"coco:{tmp_path / 'data'}"]
+    command += ["--evaluate-every", "2", "--no-preflight", "--out"]
+
+    def left(name):
+        rows = Record(tmp_path / name / "metrics.jsonl").rows()
+        timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+        kept = [load_detector(tmp_path / name / which) for which in ("best", "last")]
+        return timeless, [leaf for detector in kept for leaf in leaves(detector)]
+
+    assert main([*command, str(tmp_path / "calm")]) == 0
+    rows, weights = left("calm")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert ["map" in row for row in rows] == [False, True, True]
+    moments = [
+        (train_module, "evaluate", 1, False),
+        (train_module, "evaluate", 2, False),
+        (Record, "add", 1, False),
+        (Record, "add", 2, True),
+        (Record, "add", 3, True),
+    ]
+    for number, moment in enumerate(moments):
+        with monkeypatch.context() as patch:
+            interrupted_in(patch, *moment)
+            assert main([*command, str(tmp_path / str(number))]) == 130
+        assert main([*command, str(tmp_path / str(number))]) == 0
+        rows_now, weights_now = left(str(number))
+        assert rows_now == rows
+        for mine, theirs in zip(weights_now, weights, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    # The second line was written before the interruption, and stands as it was.
+    lines = Record(tmp_path / "3" / "metrics.jsonl").rows()
+    assert lines[1]["seconds"] > 0
+    assert main([*command, str(tmp_path / "3")]) == 0
+    assert Record(tmp_path / "3" / "metrics.jsonl").rows() == lines
+
+
+def test_a_run_that_begins_anew_forgets_the_epochs_before_it(tmp_path):
+    record = Record(tmp_path / "metrics.jsonl")
+    record.clear()
+    record.add({"epoch": 1})
+    record.clear()
+    assert record.rows() == []
+
+
 @pytest.mark.slow
 def test_a_detector_overfits_one_batch():
     pixels = tiny_pixels(8)
@@ -90,7 +174,7 @@ def test_a_detector_overfits_one_batch():
         mosaic=0, close_mosaic_epochs=0, hue=0, saturation=0, value=0, flip=0, translate=0, scale=0
     )
     config = TrainConfig(epochs=150, batch_size=8, learning_rate=0.01, augmentation=still)
-    last = list(train(tiny_spec(), pixels, NAMES, config))[-1]
+    last = list(train(tiny_spec(), Resident(pixels), NAMES, config))[-1]
     for image, boxes, labels, valid in zip(*pixels[:4], strict=True):
         found = last.detector(np.asarray(image), min_score=0.5)
         assert len(found.boxes) == valid.sum()

@@ -19,8 +19,8 @@ from flaxyolo.crew.phases import Prepared, curve_point, measured, prepared, scor
 from flaxyolo.crew.record import Entry, Record, attributes, read
 from flaxyolo.crew.surroundings import ALONE, Stage, Surroundings
 from flaxyolo.data.cache import Pixels
+from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import Keep
 from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.scoring.detect import evaluate
@@ -157,7 +157,7 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
     around.report(Stage("scored", training.epochs, training.epochs, result.told))
     cost = measured(ready, Budget(), entry, around, detector.weights)
     with around.busy(), entry.timed("compile"):
-        cost = with_training_memory(cost, spec, training, ready.train, ready.streamed)
+        cost = with_training_memory(cost, spec, training, ready.feed)
     facts = {"scores": result.scores.to_dict(), "cost": cost.to_dict()}
     save_detector(folder / "detector", detector, {"arm": arm, "seed": seed, **facts})
     save_detections(folder, Detections(result.rows))
@@ -192,7 +192,7 @@ def scored_on_training(
         return evaluate(
             detector,
             [data.train[place] for place in some],
-            _picked(ready.train, some),
+            _picked(ready.feed.pixels, some),
             data.class_names,
             data.category_ids,
         )

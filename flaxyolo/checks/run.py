@@ -12,18 +12,14 @@ from flaxyolo.checks.labels import check_labels, check_objects
 from flaxyolo.checks.network import check_gradients, check_shapes
 from flaxyolo.checks.overfit import check_overfit
 from flaxyolo.checks.probe import Programs, compile_probe, probe_plan
-from flaxyolo.checks.steps import (
-    Run,
-    check_memory,
-    check_recompilation,
-    compile_run,
-)
+from flaxyolo.checks.steps import check_memory, check_recompilation, compile_run
 from flaxyolo.checks.transforms import check_transforms
 from flaxyolo.config import TrainConfig
-from flaxyolo.data.cache import Pixels
+from flaxyolo.data.feeds import Feed
 from flaxyolo.data.sources import Example
 from flaxyolo.machine.memory import available_mib
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.loop import Run
 from flaxyolo.training.plan import plan_run
 
 log = logging.getLogger(__name__)
@@ -38,19 +34,18 @@ def log_check(check: Check) -> None:
 
 def preflight(
     spec: DetectorSpec,
-    pixels: Pixels,
+    feed: Feed,
     examples: Sequence[Example],
     class_names: Sequence[str],
     config: TrainConfig,
     *,
-    streamed: bool = False,
     skip: Collection[str] = (),
     report: Report = log_check,
 ) -> tuple[Check, ...]:
     """Run the checks, cheap ones first, up to the first that fails, which is the last returned.
 
-    `pixels` are the training images of `examples`, `streamed` as in `train`. `skip` names checks
-    that are left out; their programs are not compiled either.
+    `feed` has the training images of `examples`. `skip` names checks that are left out; their
+    programs are not compiled either.
     """
     unknown = set(skip) - set(CHECKS)
     if unknown:
@@ -66,7 +61,7 @@ def preflight(
         report(done[-1])
         return made.passed
 
-    available = available_mib()
+    available, pixels = available_mib(), feed.pixels
     plan, quick = plan_run(spec, config, pixels), probe_plan(spec, config, pixels)
     cheap: dict[str, Callable[[], Check]] = {
         "labels": lambda: check_labels(pixels, examples, class_names, spec.num_classes),
@@ -88,11 +83,11 @@ def preflight(
         if wanted & {"gradients", "overfit"}:
             programs = pool.submit(compile_probe, quick)
         if wanted & {"memory", "recompilation"}:
-            run = pool.submit(compile_run, plan, pixels, streamed)
+            run = pool.submit(compile_run, plan, feed)
         costly: dict[str, Callable[[], Check]] = {
             "gradients": lambda: check_gradients(pixels, quick, programs.result()),
             "memory": lambda: check_memory(run.result().step, config.batch_size, available),
-            "recompilation": lambda: check_recompilation(run.result(), plan, streamed),
+            "recompilation": lambda: check_recompilation(run.result(), plan, feed),
             "overfit": lambda: check_overfit(pixels, quick, programs.result(), class_names),
         }
         all(passed(name, check) for name, check in costly.items())

@@ -1,22 +1,18 @@
 """Checks of the run's own training step: its memory, and that it is compiled once."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from flaxyolo.checks.check import Check
 from flaxyolo.cost.measure import memory_mib
-from flaxyolo.data.batches import Picked, resident_batches, to_device
-from flaxyolo.data.cache import Pixels
-from flaxyolo.data.stream import batch_shapes, streamed_batches
-from flaxyolo.training.loop import TrainState, compile_step, start, training_mesh
+from flaxyolo.data.feeds import Feed, Streamed
+from flaxyolo.training.loop import Run, prepare, start
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.training.plan import Plan
 
@@ -25,31 +21,10 @@ STEPS_SEEN = 3
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """The event that JAX reports for every program it compiles."""
 
-Step = Callable[..., Any]
-"""A compiled training step: `state, terms, dropped = step(state, pixels, indices)`."""
 
-
-class Run(NamedTuple):
-    """The step that a run will take, with its first state and its batches."""
-
-    step: Step
-    state: TrainState
-    batches: Iterator[Picked]
-
-
-def compile_run(plan: Plan, pixels: Pixels, streamed: bool) -> Run:
-    """Compile the step as `train` does, on all devices that share it."""
-    state, mesh = start(plan), training_mesh(plan.config.batch_size)
-    whole = None if mesh is None else NamedSharding(mesh, P())
-    if whole is not None:
-        state = jax.device_put(state, whole)
-    if streamed:
-        shapes = batch_shapes(pixels, plan.config.batch_size)
-        step = compile_step(plan, state, shapes, mesh, True)
-        return Run(step, state, streamed_batches(pixels, plan.config, 0))
-    device_pixels = to_device(pixels, whole)
-    step = compile_step(plan, state, device_pixels, mesh)
-    return Run(step, state, resident_batches(device_pixels, plan.config, 0))
+def compile_run(plan: Plan, feed: Feed) -> Run:
+    """Compile the step of a run that begins, as `train` does."""
+    return prepare(plan, start(plan), feed, 0)
 
 
 def check_memory(step: Any, batch_size: int, available: tuple[float, str]) -> Check:
@@ -68,13 +43,14 @@ def check_memory(step: Any, batch_size: int, available: tuple[float, str]) -> Ch
     return Check("memory", True, measured)
 
 
-def check_recompilation(run: Run, plan: Plan, streamed: bool = False) -> Check:
+def check_recompilation(run: Run, plan: Plan, feed: Feed) -> Check:
     """The steps of a run take the one program, which is compiled once.
 
     Looked at are the first, the second and, where that is the one that may be short, the last
     batch of an epoch; of a stream the first three.
     """
-    count = STEPS_SEEN if streamed else max(STEPS_SEEN, plan.steps_per_epoch)
+    whole = max(STEPS_SEEN, plan.steps_per_epoch)
+    count = STEPS_SEEN if isinstance(feed, Streamed) else whole
     batches = list(islice(run.batches, count))
     batches += batches[-1:] * (STEPS_SEEN - len(batches))
     state, terms, names = run.state, LossTerms(*jnp.zeros(3)), []

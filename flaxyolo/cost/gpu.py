@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
-from flaxyolo.cost.measure import memory_mib, tree_bytes
+from flaxyolo.cost.measure import memory_mib
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import nominal_step
 from flaxyolo.machine.child import run_module
@@ -165,12 +165,13 @@ def compile_memory(spec: DetectorSpec, config: TrainConfig, device: Any) -> Targ
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     fused = fused_graph(spec, DTYPE)[1]
     detect = detect_batch.lower(spec, there(fused), there(image), DTYPE).compile()
-    plan, pixels = nominal_step(spec, config, DTYPE)
+    plan, feed = nominal_step(spec, config, DTYPE)
+    pixels = feed.shapes(config.batch_size)
     state = jax.eval_shape(lambda: start(plan))
     indices = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     step = train_step.lower(plan, *map(there, (state, pixels, indices, seed))).compile()
-    return TargetMemory(memory_mib(detect), memory_mib(step) - tree_bytes(pixels) / MIB)
+    return TargetMemory(memory_mib(detect), memory_mib(step) - feed.device_bytes / MIB)
 
 
 def describe(gpu: Gpu) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -21,16 +20,14 @@ from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.record import CurvePoint, Entry
 from flaxyolo.crew.surroundings import Stage, Surroundings
 from flaxyolo.data.cache import Pixels
+from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.scoring.average_precision import Scores, coco_scores, ground_truth
 from flaxyolo.scoring.detect import detection_rows, run_detector
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training.loop import Epoch, StepReport, start, train
-from flaxyolo.training.loss import LossTerms
-from flaxyolo.training.plan import plan_run
-from flaxyolo.training.state import has_state, load_state
+from flaxyolo.training.loop import Epoch, StepReport, train
+from flaxyolo.training.state import has_state
 from flaxyolo.weights.transfer import Source, weights_from
 
 log = logging.getLogger(__name__)
@@ -45,9 +42,9 @@ class Prepared:
 
     spec: DetectorSpec
     data: Dataset
-    train: Pixels
+    feed: Feed
+    """Of the training images."""
     val: Pixels
-    streamed: bool
 
     @property
     def shown(self) -> UInt8[np.ndarray, "n s s 3"]:
@@ -71,10 +68,8 @@ class Scored:
 
 def prepared(spec: DetectorSpec, data: Dataset, keep: Keep) -> Prepared:
     """The images letterboxed to the network's size, from the cache or as `keep` says."""
-    train, val = (
-        open_pixels(data, split, spec.image_size, keep=keep) for split in ("train", "val")
-    )
-    return Prepared(spec, data, train, val, is_streamed(train, keep))
+    feed = open_feed(data, "train", spec.image_size, keep=keep)
+    return Prepared(spec, data, feed, open_pixels(data, "val", spec.image_size, keep=keep))
 
 
 def measured(
@@ -108,7 +103,16 @@ def trained(
         around.report(Stage("training", done, config.epochs))
         around.step_aside()
 
-    for epoch in entry.timed_each("train", _epochs(ready, config, run_dir, on_step, initial)):
+    weights = None
+    if initial is not None and not has_state(run_dir / "state"):
+        try:
+            weights = weights_from(initial, ready.spec, config.seed)
+        except InputError as error:
+            log.warning("%s; this trial begins with fresh weights", error)
+    names = ready.data.class_names
+    epochs = train(ready.spec, ready.feed, names, config, run_dir=run_dir, report=on_step,
+                   initial=weights)  # fmt: skip
+    for epoch in entry.timed_each("train", epochs):
         around.saved()
         yield epoch
 
@@ -134,36 +138,4 @@ def curve_point(
         map=None if scores is None else scores.map,
         map_50=None if scores is None else scores.map_50,
         epoch_seconds=epoch.seconds,
-    )
-
-
-def _epochs(
-    ready: Prepared,
-    config: TrainConfig,
-    run_dir: Path,
-    on_step: Any,
-    source: Source | None,
-) -> Iterator[Epoch]:
-    path, initial = run_dir / "state", None
-    if has_state(path):
-        state = start(plan_run(ready.spec, config, ready.train))
-        state, facts = load_state(path, jax.eval_shape(lambda: state))
-        detector = TrainedDetector(ready.spec, state.ema, ready.data.class_names)
-        yield Epoch(facts["epoch"], detector, LossTerms(**facts["loss"]), 0.0)
-        if facts["epoch"] >= config.epochs:
-            return
-    elif source is not None:
-        try:
-            initial = weights_from(source, ready.spec, config.seed)
-        except InputError as error:
-            log.warning("%s; this trial begins with fresh weights", error)
-    yield from train(
-        ready.spec,
-        ready.train,
-        ready.data.class_names,
-        config,
-        run_dir=run_dir,
-        report=on_step,
-        initial=initial,
-        streamed=ready.streamed,
     )

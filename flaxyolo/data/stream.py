@@ -1,12 +1,11 @@
 """Batches of data too large for the device or for memory, read through Grain by threads."""
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import jax
@@ -18,27 +17,11 @@ from flaxyolo.base.files import cache_root
 from flaxyolo.config import TrainConfig
 from flaxyolo.data.augment import mosaic_sources
 from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices, step_seed
-from flaxyolo.data.cache import (
-    Pixels,
-    annotation_arrays,
-    is_cached,
-    load_pixels,
-    load_square,
-)
-from flaxyolo.data.sources import Dataset, Example
-from flaxyolo.machine.memory import MIB, available_mib
-
-log = logging.getLogger(__name__)
-
-Keep = Literal["auto", "device", "cache", "files"]
-"""Where images wait to be trained on: in the device's memory, in the cache of letterboxed pixels on
-the disk, or as the files they are; `auto` takes the first that has room."""
+from flaxyolo.data.cache import Pixels, load_square
+from flaxyolo.data.sources import Example
 
 SOURCES = 4
 """Images that one of a batch is made of, at most."""
-
-DEVICE_SHARE = 0.5
-"""Of the device's memory (on a CPU, of what is free of the machine's) that the images may take."""
 
 DISK_SHARE = 0.5
 """Of the free room on the disk of the cache that one split may take."""
@@ -48,13 +31,6 @@ def fits_disk(count: int, image_size: int, cache_dir: Path | None = None) -> boo
     """Whether that many letterboxed images may be kept in the cache."""
     needed = count * image_size**2 * 3
     return needed <= DISK_SHARE * shutil.disk_usage(cache_root(cache_dir)).free
-
-
-def fits_device(pixels: Pixels) -> bool:
-    """Whether the split may lie on the device while a network trains there."""
-    needed = sum(int(np.prod(field.shape)) * field.dtype.itemsize for field in pixels)
-    room, _ = available_mib()
-    return needed <= DEVICE_SHARE * room * MIB
 
 
 class DecodedImages:
@@ -79,52 +55,9 @@ class DecodedImages:
         return stacked if np.ndim(chosen) else stacked[0]
 
 
-def open_pixels(
-    dataset: Dataset,
-    split: Literal["train", "val"],
-    image_size: int,
-    *,
-    keep: Keep = "auto",
-    cache_dir: Path | None = None,
-) -> Pixels:
-    """The pixels of a split: those of the cache, or, for `files`, images decoded when needed.
-
-    `auto` is `files` where the split is not cached yet and would take more than half of the disk's
-    free room.
-    """
-    examples = dataset.train if split == "train" else dataset.val
-    if keep == "files" or (
-        keep == "auto"
-        and not is_cached(dataset, split, image_size, cache_dir=cache_dir)
-        and not fits_disk(len(examples), image_size, cache_dir)
-    ):
-        images: Any = DecodedImages(examples, image_size)
-        return Pixels(images, **annotation_arrays(examples, image_size))
-    return load_pixels(dataset, split, image_size, cache_dir=cache_dir)
-
-
-def is_streamed(pixels: Pixels, keep: Keep) -> bool:
-    """Whether training reads these pixels batch by batch."""
-    if keep == "auto":
-        streamed = isinstance(pixels.images, DecodedImages) or not fits_device(pixels)
-        if streamed:
-            log.info("the images do not fit into the device's memory: they are streamed")
-        return streamed
-    return keep != "device"
-
-
 def places(count: int) -> Int32[np.ndarray, "count 4"]:
     """Where in a streamed batch of `count` images the sources of each lie."""
     return np.arange(SOURCES * count, dtype=np.int32).reshape(count, SOURCES)
-
-
-def batch_shapes(pixels: Pixels, batch_size: int) -> DevicePixels:
-    """Shapes of the pixels of a streamed batch."""
-    rows = SOURCES * batch_size
-    shapes: list[Any] = [
-        jax.ShapeDtypeStruct((rows, *field.shape[1:]), field.dtype) for field in pixels
-    ]
-    return DevicePixels(*shapes)
 
 
 def streamed_batches(pixels: Pixels, config: TrainConfig, first_epoch: int) -> Iterator[Picked]:

@@ -7,7 +7,7 @@ from functools import cache
 
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.data.batches import Batch
-from flaxyolo.data.stream import open_pixels
+from flaxyolo.data.feeds import open_pixels
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.zero_cost import draw_batches, zero_cost
 from flaxyolo.spec import DetectorSpec

@@ -7,8 +7,8 @@ from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import Target
 from flaxyolo.crew.worker import write_task
+from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset
-from flaxyolo.data.stream import Keep
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import Suggest, load_space, suggest_detector, with_image_sizes
 from flaxyolo.search.spending import Spending

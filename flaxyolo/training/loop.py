@@ -20,16 +20,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from flaxyolo.base.boxes import anchor_points
 from flaxyolo.config import TrainConfig
-from flaxyolo.data.batches import (
-    Batch,
-    DevicePixels,
-    Picked,
-    make_batch,
-    resident_batches,
-    to_device,
-)
-from flaxyolo.data.cache import Pixels
-from flaxyolo.data.stream import batch_shapes, places, streamed_batches
+from flaxyolo.data.batches import Batch, DevicePixels, Picked, make_batch
+from flaxyolo.data.feeds import Feed, Resident
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
 from flaxyolo.nn.mesh import averaged_over_devices, devices_along, own_key, summed_over_devices
@@ -73,6 +65,15 @@ class Epoch:
     detector: TrainedDetector
     loss: LossTerms
     seconds: float
+
+
+class Run(NamedTuple):
+    """The step that a run takes, with its state and its batches from there on."""
+
+    step: Callable[..., Any]
+    """Compiled: `state, terms, dropped = step(state, *batch)`."""
+    state: TrainState
+    batches: Iterator[Picked]
 
 
 class DivergedError(RuntimeError):
@@ -119,7 +120,7 @@ def total_loss(
     return mean * config.batch_size, (terms, stats)
 
 
-@partial(jax.jit, static_argnames=("plan", "mesh", "streamed"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("plan", "mesh", "kind"), donate_argnames="state")
 def train_step(
     plan: Plan,
     state: TrainState,
@@ -127,23 +128,23 @@ def train_step(
     indices: Int[Array, " b"],
     seed: Int[Array, ""],
     mesh: Mesh | None = None,
-    streamed: bool = False,
+    kind: type[Feed] = Resident,
 ) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
     """One step: batch and augmentation, loss, gradients, optimizer, EMA.
 
     Returns the new state, the loss terms and the number of boxes that found no slot. With `mesh`
-    its devices share the batch, each has the state and the pixels, and all come to the same state.
-    If `streamed`, `pixels` holds what the batch reads instead of all the data (`data.stream`), and
-    devices share that too. The seed is `seed`, whatever the plan's.
+    its devices share the batch, each has the state, and all come to the same state. `kind` is that
+    of the feed which the pixels are of: it says whether devices share them too. The seed is `seed`,
+    whatever the plan's.
     """
     if mesh is None:
-        return _step(plan, streamed, state, pixels, indices, seed)
+        return _step(plan, kind, state, pixels, indices, seed)
     whole, split = P(), P(DEVICES)
     # Unchecked: the gradients are summed by hand, and those of `conv2d` know of no mesh.
     step = jax.shard_map(
-        partial(_step, plan, streamed),
+        partial(_step, plan, kind),
         mesh=mesh,
-        in_specs=(whole, split if streamed else whole, split, whole),
+        in_specs=(whole, split if kind.parted else whole, split, whole),
         out_specs=whole,
         check_vma=False,
     )
@@ -153,7 +154,7 @@ def train_step(
 
 def _step(
     plan: Plan,
-    streamed: bool,
+    kind: type[Feed],
     state: TrainState,
     pixels: DevicePixels,
     indices: Int[Array, " b"],
@@ -170,7 +171,7 @@ def _step(
         config=config.augmentation,
         mosaic=mosaic,
         slots=plan.slots,
-        sources=jnp.asarray(places(len(indices))) if streamed else None,
+        sources=kind.sources(len(indices)),
     )
     gradient = jax.value_and_grad(total_loss, has_aux=True)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -186,43 +187,38 @@ def _step(
 
 def train(
     spec: DetectorSpec,
-    pixels: Pixels,
+    feed: Feed,
     class_names: tuple[str, ...],
     config: TrainConfig,
     *,
     run_dir: Path | None = None,
     report: Callable[[StepReport], None] | None = None,
     initial: Weights | None = None,
-    streamed: bool = False,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
 
-    The pixels are copied to the device, or, if `streamed`, read from where they are batch by
-    batch, which gives the same weights.
-
-    A run that does not go on begins with `initial`, or with fresh weights. The state is saved
-    under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch may be
-    done again after a crash, but is never lost.
+    A run that goes on yields first the epoch that was saved last, in 0 seconds, and if that was its
+    last one nothing else; any other run begins with `initial`, or with fresh weights. The state is
+    saved under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch
+    may be done again after a crash, but is never lost.
     """
-    plan = plan_run(spec, config, pixels)
-    state = start(plan, initial)
+    plan = plan_run(spec, config, feed.pixels)
+    state, first = start(plan, initial), 0
     state_path = run_dir / "state" if run_dir else None
+
+    def epoch_of(number: int, state: TrainState, loss: LossTerms, seconds: float) -> Epoch:
+        # A copy: the state's own buffers are donated to the next step.
+        ema = jax.tree.map(jnp.copy, _on_one(state.ema))
+        return Epoch(number, TrainedDetector(spec, ema, class_names), loss, seconds)
+
     if state_path and has_state(state_path):
-        state, _ = load_state(state_path, jax.eval_shape(lambda: state))
-        log.info(
-            "going on after epoch %d of %d", int(state.step) // plan.steps_per_epoch, config.epochs
-        )
-    mesh = training_mesh(config.batch_size)
-    if mesh is not None:
-        state = jax.device_put(state, NamedSharding(mesh, P()))
-    first = int(state.step) // plan.steps_per_epoch
-    if streamed:
-        batches = streamed_batches(pixels, config, first)
-        step = compile_step(plan, state, batch_shapes(pixels, config.batch_size), mesh, True)
-    else:
-        device_pixels = to_device(pixels, None if mesh is None else NamedSharding(mesh, P()))
-        batches = resident_batches(device_pixels, config, first)
-        step = compile_step(plan, state, device_pixels, mesh)
+        state, facts = load_state(state_path, jax.eval_shape(lambda: state))
+        first = int(state.step) // plan.steps_per_epoch
+        log.info("going on after epoch %d of %d", first, config.epochs)
+        yield epoch_of(first, state, LossTerms(**facts["loss"]), 0.0)
+        if first >= config.epochs:
+            return
+    step, state, batches = prepare(plan, state, feed, first)
     for epoch in range(first, config.epochs):
         began = time.perf_counter()
         state, loss, dropped = run_epoch(step, plan, state, batches, epoch, report)
@@ -230,10 +226,17 @@ def train(
             log.warning("epoch %d: %d boxes found no slot of %d", epoch + 1, dropped, plan.slots)
         if state_path:
             save_state(state_path, _on_one(state), {"epoch": epoch + 1, "loss": loss._asdict()})
-        seconds = time.perf_counter() - began
-        # A copy: the state's own buffers are donated to the next step.
-        ema = jax.tree.map(jnp.copy, _on_one(state.ema))
-        yield Epoch(epoch + 1, TrainedDetector(spec, ema, class_names), loss, seconds)
+        yield epoch_of(epoch + 1, state, loss, time.perf_counter() - began)
+
+
+def prepare(plan: Plan, state: TrainState, feed: Feed, first_epoch: int) -> Run:
+    """Bring state and data to all devices that share the step, and compile it."""
+    mesh = training_mesh(plan.config.batch_size)
+    whole = None if mesh is None else NamedSharding(mesh, P())
+    if whole is not None:
+        state = jax.device_put(state, whole)
+    batches = feed.batches(plan.config, first_epoch, whole)
+    return Run(compile_step(plan, state, feed, mesh), state, batches)
 
 
 def training_mesh(batch_size: int) -> Mesh | None:
@@ -257,27 +260,32 @@ def _on_one(tree: T) -> T:
 
 
 def compile_step(
-    plan: Plan, state: Any, pixels: Any, mesh: Mesh | None = None, streamed: bool = False
+    plan: Plan, state: Any, feed: Feed, mesh: Mesh | None = None
 ) -> jax.stages.Compiled:
-    """The one compiled step of a run, from arrays or their shapes; arrays lie on the mesh."""
-    split = None if mesh is None else NamedSharding(mesh, P(DEVICES))
-    indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32, sharding=split)
+    """The one compiled step of a run, from a state or its shapes; with a mesh it lies there."""
+    pixels = feed.shapes(plan.config.batch_size)
+    indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32)
     if mesh is None:
         # Where an array lies is part of a program's name: by shapes alone, whoever compiles a step
         # (for its memory, its training, or to go on from a checkpoint) finds the same one.
-        state, pixels = jax.eval_shape(lambda: (state, pixels))
-    if streamed and split is not None:
-        pixels = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), pixels
-        )
+        state = jax.eval_shape(lambda: state)
+    else:
+        whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(DEVICES))
+        pixels = _placed(pixels, split if feed.parted else whole)
+        indices = _placed(indices, split)
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     # Every seed's plan has the same step.
     plan = replace(plan, config=replace(plan.config, seed=0))
-    return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, streamed)
+    return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, type(feed))
+
+
+def _placed(shapes: T, sharding: NamedSharding) -> T:
+    """The same shapes, of arrays that lie there."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def run_epoch(
-    step: jax.stages.Compiled,
+    step: Callable[..., Any],
     plan: Plan,
     state: TrainState,
     batches: Iterator[Picked],

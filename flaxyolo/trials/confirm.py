@@ -11,7 +11,7 @@ from flaxyolo.cost.budget import overrun
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import keep_memory
 from flaxyolo.crew.phases import MEASURED_IMAGES
-from flaxyolo.data.stream import open_pixels
+from flaxyolo.data.feeds import open_pixels
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.results import CONFIRMED, results
 from flaxyolo.search.setting import Sweep

@@ -8,9 +8,9 @@ import numpy as np
 
 from flaxyolo.base.charts import draw_detections
 from flaxyolo.config import Config, write_config
+from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Example
-from flaxyolo.data.stream import open_pixels
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import Found, TrainedDetector
 from flaxyolo.scoring.detect import run_detector

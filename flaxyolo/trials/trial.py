@@ -87,7 +87,7 @@ def afforded(
     if cost.train_vram_mib is None:
         with around.busy(), entry.timed("compile"):
             if sweep.target is None:
-                cost = with_training_memory(cost, ready.spec, config, ready.train, ready.streamed)
+                cost = with_training_memory(cost, ready.spec, config, ready.feed)
             else:
                 cost = on_target(cost, ready.spec, config, sweep.target)
         keep_cost(entry, cost)

@@ -17,27 +17,27 @@ from flaxyolo.checks.steps import (
     compilations,
     compile_run,
 )
-from flaxyolo.data.batches import resident_batches, to_device
+from flaxyolo.data.feeds import Streamed
 from flaxyolo.machine.memory import available_mib
 from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
 from tests.checks.scenes import CONFIG
-from tests.small import tiny_pixels, tiny_spec
+from tests.small import tiny_feed, tiny_pixels, tiny_spec
+
+FEED = tiny_feed(6)
 
 
 @pytest.fixture(scope="module")
 def compiled():
     """A plan and its compiled run; the state is made anew for each test."""
-    pixels = tiny_pixels(6)
-    plan = plan_run(tiny_spec(), CONFIG, pixels)
-    return plan, pixels, compile_run(plan, pixels, False)
+    plan = plan_run(tiny_spec(), CONFIG, FEED.pixels)
+    return plan, compile_run(plan, FEED)
 
 
 @pytest.fixture
 def run(compiled):
-    plan, pixels, run = compiled
-    batches = resident_batches(to_device(pixels), plan.config, 0)
-    return plan, run._replace(state=start(plan), batches=batches)
+    plan, run = compiled
+    return plan, run._replace(state=start(plan), batches=FEED.batches(plan.config, 0))
 
 
 def test_memory_is_held_against_the_device(run):
@@ -56,15 +56,15 @@ def test_the_free_memory_of_this_machine_is_known():
 
 def test_the_real_step_is_compiled_once(run):
     plan, run = run
-    check = check_recompilation(run, plan)
+    check = check_recompilation(run, plan, FEED)
     assert check.passed, check.line()
     assert "steps 2 and 3 of 4 images" in check.measured
 
 
 def test_the_step_of_a_stream_is_compiled_once():
-    pixels = tiny_pixels(6)
-    plan = plan_run(tiny_spec(), CONFIG, pixels)
-    check = check_recompilation(compile_run(plan, pixels, True), plan, True)
+    feed = Streamed(FEED.pixels)
+    plan = plan_run(tiny_spec(), CONFIG, feed.pixels)
+    check = check_recompilation(compile_run(plan, feed), plan, feed)
     assert check.passed, check.line()
 
 
@@ -75,7 +75,7 @@ def test_a_state_that_changes_its_dtype_is_found(run):
         state, *more = run.step(state, *rest)
         return state._replace(step=state.step.astype(jnp.float32)), *more
 
-    check = check_recompilation(run._replace(step=changing), plan)
+    check = check_recompilation(run._replace(step=changing), plan, FEED)
     assert not check.passed
     assert "step 2" in check.measured
 
@@ -84,7 +84,7 @@ def test_a_short_last_batch_is_found(run):
     plan, run = run
     short = [*islice(run.batches, 2), next(run.batches)]
     short[-1] = short[-1]._replace(indices=short[-1].indices[:2])
-    check = check_recompilation(run._replace(batches=iter(short)), plan)
+    check = check_recompilation(run._replace(batches=iter(short)), plan, FEED)
     assert not check.passed
     assert "step 3" in check.measured
 
@@ -96,7 +96,7 @@ def test_a_program_for_every_step_is_found(run):
         jax.jit(lambda x: x * int(state.step))(indices)
         return run.step(state, pixels, indices, seed)
 
-    check = check_recompilation(run._replace(step=compiling), plan)
+    check = check_recompilation(run._replace(step=compiling), plan, FEED)
     assert not check.passed
     assert "compiled after the first step" in check.measured
 

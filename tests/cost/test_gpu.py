@@ -123,9 +123,9 @@ def test_on_the_own_device_the_memory_is_that_of_the_own_programs(monkeypatch):
     monkeypatch.setattr(target, "DTYPE", jax.numpy.float32)
     spec = tiny_spec()
     found = compile_memory(spec, CONFIG, jax.devices()[0])
-    plan, pixels = nominal_step(spec, CONFIG, jax.numpy.float32)
-    step = compile_step(plan, jax.eval_shape(lambda: start(plan)), pixels)
-    own = memory_mib(step) - tree_bytes(pixels) / 2**20
+    plan, feed = nominal_step(spec, CONFIG, jax.numpy.float32)
+    step = compile_step(plan, jax.eval_shape(lambda: start(plan)), feed)
+    own = memory_mib(step) - feed.device_bytes / 2**20
     # The platform's options, which a target does not have, change the work space only.
     assert found.train_mib == pytest.approx(own, rel=0.1)
     detect = memory_mib(compiled_detect(spec, 1, jax.numpy.uint8))

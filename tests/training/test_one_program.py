@@ -9,21 +9,21 @@ from flaxyolo.config import TrainConfig
 from flaxyolo.cost.step_memory import with_training_memory
 from flaxyolo.training.loop import train
 from tests.search.made import COST
-from tests.small import tiny_pixels, tiny_spec
+from tests.small import tiny_feed, tiny_spec
 
 
 def test_memory_and_training_of_every_seed_have_one_program(tmp_path):
-    pixels, config = tiny_pixels(8), TrainConfig(epochs=2, batch_size=4)
+    feed, config = tiny_feed(8), TrainConfig(epochs=2, batch_size=4)
     names, run_dir = ("a", "b", "c"), tmp_path / "run"
     before = jax.config.jax_compilation_cache_dir
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
-        assert with_training_memory(COST, tiny_spec(), config, pixels).train_vram_mib > 0
-        next(train(tiny_spec(), pixels, names, config, run_dir=run_dir))
-        (again,) = train(tiny_spec(), pixels, names, config, run_dir=run_dir)
-        assert again.number == 2
-        next(train(tiny_spec(), pixels, names, replace(config, seed=1)))
+        assert with_training_memory(COST, tiny_spec(), config, feed).train_vram_mib > 0
+        next(train(tiny_spec(), feed, names, config, run_dir=run_dir))
+        saved, again = train(tiny_spec(), feed, names, config, run_dir=run_dir)
+        assert (saved.number, again.number) == (1, 2)
+        next(train(tiny_spec(), feed, names, replace(config, seed=1)))
     finally:
         compilation_cache.reset_cache()
         jax.config.update("jax_compilation_cache_dir", before)

@@ -21,7 +21,7 @@ from flaxyolo.training.plan import plan_run
 from flaxyolo.trials.trial import run_name
 from flaxyolo.weights.checkpoint import load_detector, save_detector
 from flaxyolo.weights.transfer import Source, read_source, transfer, weights_from
-from tests.small import tiny_pixels, tiny_spec
+from tests.small import tiny_feed, tiny_spec
 from tests.tiny_data import flags, tiny_study, write_coco
 
 NAMES = ("red", "green", "blue")
@@ -79,12 +79,12 @@ def test_a_network_with_nothing_in_common_is_refused(tmp_path):
 
 
 def test_a_run_starts_from_the_weights_and_leaves_them_whole():
-    pixels, config = tiny_pixels(), TrainConfig(epochs=1, batch_size=4)
+    feed, config = tiny_feed(), TrainConfig(epochs=1, batch_size=4)
     initial = initial_weights(tiny_spec(), 5)
-    state = start(plan_run(tiny_spec(), config, pixels), initial)
+    state = start(plan_run(tiny_spec(), config, feed.pixels), initial)
     for name, array in named(state.weights).items():
         np.testing.assert_array_equal(array, named(initial)[name])
-    list(train_epochs(tiny_spec(), pixels, NAMES, config, initial=initial))
+    list(train_epochs(tiny_spec(), feed, NAMES, config, initial=initial))
     assert all(np.isfinite(array).all() for array in named(initial).values())
 
 
