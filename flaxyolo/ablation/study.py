@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flaxyolo.ablation.paths import fields
-from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
+from flaxyolo.ablation.results import Arm, Run, save_detections
 from flaxyolo.config import Config
 from flaxyolo.cost.measure import measure
 from flaxyolo.cost.step_memory import with_training_memory
@@ -20,8 +20,9 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import Keep, is_streamed, open_pixels
 from flaxyolo.nn.detector import Weights, initial_weights
-from flaxyolo.scoring.average_precision import coco_scores, ground_truth
-from flaxyolo.scoring.detect import detection_rows, evaluate, run_detector
+from flaxyolo.scoring.average_precision import coco_scores
+from flaxyolo.scoring.detect import evaluate, run_detector
+from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.training.loop import Epoch
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source, path_text
@@ -155,11 +156,9 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
         assert detector is not None, "there is at least one epoch"
         around.report(Stage("evaluating", training.epochs - 1, training.epochs))
         with record.timed("evaluate"):
-            rows = detection_rows(
-                run_detector(detector, data.val, val), data.val, data.category_ids
-            )
+            detections = run_detector(detector, data.val, val)
             truth = ground_truth(data.val, data.class_names, data.category_ids)
-            scores = coco_scores(truth, rows)
+            scores = coco_scores(truth, detections)
             some = training_sample(len(data.train), len(data.val), seed)
             train_scores = evaluate(
                 detector,
@@ -177,7 +176,7 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
         cost = with_training_memory(cost, spec, training, pixels, streamed)
     facts: dict[str, Any] = {"scores": scores.to_dict(), "cost": cost.to_dict()}
     save_detector(folder / "detector", detector, {"arm": arm, "seed": seed, **facts})
-    save_detections(folder, Detections(rows))
+    save_detections(folder, detections, truth)
     for key, value in {**facts, "train_scores": train_scores.to_dict()}.items():
         trial.set_user_attr(key, value)
     return scores.map or 0.0

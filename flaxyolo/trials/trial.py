@@ -5,7 +5,6 @@ import json
 import logging
 from dataclasses import replace
 
-import numpy as np
 import optuna
 
 from flaxyolo.base.files import replace_file
@@ -28,9 +27,10 @@ from flaxyolo.crew.record import (
 )
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import is_streamed, open_pixels
-from flaxyolo.scoring.average_precision import coco_scores, ground_truth
-from flaxyolo.scoring.detect import detection_rows, run_detector
+from flaxyolo.scoring.average_precision import coco_scores
+from flaxyolo.scoring.detect import run_detector
 from flaxyolo.scoring.diagnosis import summary
+from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.search.features import features
 from flaxyolo.search.results import is_finished
 from flaxyolo.search.setting import Sweep
@@ -100,9 +100,8 @@ def run_trial(
         run_dir = sweep.runs / run_name(spec, config, data, sweep.initial)
         trial.set_user_attr("run", run_dir.name)
         scored = {config.epochs} if final else set(sweep.spending.rungs)
-        detector = scores = None
+        detector = scores = detections = None
         truth = ground_truth(data.val, data.class_names, data.category_ids)
-        rows = np.zeros((0, 7))
         for epoch in record.timed_each(
             "train", epochs(spec, pixels, data, config, run_dir, around, sweep.initial, streamed)
         ):
@@ -116,9 +115,8 @@ def run_trial(
             if epoch.number not in record.epochs() or epoch.number == config.epochs:
                 around.report(Stage("evaluating", epoch.number - 1, config.epochs))
                 with record.timed("evaluate"):
-                    found = run_detector(detector, data.val, val)
-                    rows = detection_rows(found, data.val, data.category_ids)
-                    scores = coco_scores(truth, rows)
+                    detections = run_detector(detector, data.val, val)
+                    scores = coco_scores(truth, detections)
                 record.keep_scores(epoch, scores, sweep.objective.value(scores))
                 note = f"mAP {scores.map or 0:.3f}, mAP50 {scores.map_50 or 0:.3f}"
                 around.report(Stage("scored", epoch.number, config.epochs, note))
@@ -126,6 +124,7 @@ def run_trial(
                 raise PausedError(until)
     assert detector is not None, "the last epoch is scored"
     assert scores is not None
+    assert detections is not None
 
     # Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
     around.report(Stage("measuring"))
@@ -138,7 +137,7 @@ def run_trial(
         raise optuna.TrialPruned(f"{overrun(budget, cost)} once trained")
     facts = {"trial": trial.number, "scores": scores.to_dict(), "cost": cost.to_dict()}
     save_detector(run_dir / "detector", detector, facts)
-    replace_file(run_dir / ERRORS_FILE, json.dumps(summary(truth, rows), indent=1) + "\n")
+    replace_file(run_dir / ERRORS_FILE, json.dumps(summary(truth, detections), indent=1) + "\n")
     return sweep.objective.value(scores)
 
 
