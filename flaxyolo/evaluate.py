@@ -3,13 +3,12 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from rich import box
 from rich.console import Console
@@ -17,10 +16,13 @@ from rich.progress import track
 from rich.table import Table
 
 from flaxyolo.base import cli
+from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
-from flaxyolo.scoring.average_precision import Scores, coco_scores, ground_truth
-from flaxyolo.scoring.detect import _detect_each, detection_rows, shown
+from flaxyolo.scoring.average_precision import Scores, coco_scores
+from flaxyolo.scoring.detect import detect_each, shown
 from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
+from flaxyolo.scoring.records import read_records
+from flaxyolo.scoring.truth import GroundTruth, ground_truth
 
 if TYPE_CHECKING:
     # Only for types: scoring a result file must not wait for JAX and the network to be imported.
@@ -63,28 +65,27 @@ class Flags:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Truth and detections as `coco_scores` takes them, and where they come from."""
+    """Truth and detections, and where they come from."""
 
     title: str
-    truth: dict[str, Any]
-    detections: Sequence[Any] | np.ndarray
+    truth: GroundTruth
+    detections: Detections
     truth_name: str
-    detections_name: str
     folder: Path
     """Where pictures go."""
     examples: "Sequence[flaxyolo.data.sources.Example]" = ()
     """With the pixels of the images; empty: there are none."""
 
     def scores(self) -> Scores:
-        return self._passed_to(coco_scores)
+        return coco_scores(self.truth, self.detections)
 
     def diagnosis(self, flags: Flags) -> Diagnosis:
-        limits = {"confusion_iou": flags.confusion_iou, "confusion_score": flags.confusion_score}
-        return self._passed_to(partial(diagnose, **limits))
-
-    def _passed_to(self, judge: Callable[..., Any]) -> Any:
-        names = {"truth_name": self.truth_name, "detections_name": self.detections_name}
-        return judge(self.truth, self.detections, **names)
+        return diagnose(
+            self.truth,
+            self.detections,
+            confusion_iou=flags.confusion_iou,
+            confusion_score=flags.confusion_score,
+        )
 
 
 def score_files(annotations: Path, detections: Path) -> Scores:
@@ -104,12 +105,14 @@ def _read_files(annotations: Path, detections: Path) -> Judged:
             f"{detections}: expected a COCO result file (a list of objects with 'image_id', "
             f"'category_id', 'bbox' and 'score'), got a {type(results).__name__}"
         )
+    objects, found = read_records(
+        truth, results, truth_name=str(annotations), results_name=str(detections)
+    )
     return Judged(
         title=f"{detections} against {annotations}",
-        truth=truth,
-        detections=results,
+        truth=objects,
+        detections=found,
         truth_name=str(annotations),
-        detections_name=str(detections),
         folder=detections.parent / "errors",
     )
 
@@ -147,8 +150,8 @@ def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"])
     examples = getattr(dataset, split)
     pixels = open_pixels(dataset, split, detector.spec.image_size)
     logger.info("%s: %d images of %s, split %s", checkpoint, len(examples), data, split)
-    each = track(
-        _detect_each(detector, examples, pixels),
+    parts = track(
+        detect_each(detector, examples, pixels),
         description="detecting",
         total=len(examples),
         console=cli.CONSOLE,
@@ -158,9 +161,8 @@ def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"])
     return Judged(
         title=f"{checkpoint} on {data}, {split}",
         truth=ground_truth(examples, dataset.class_names, dataset.category_ids),
-        detections=detection_rows(list(each), examples, dataset.category_ids),
+        detections=Detections.joined(list(parts)),
         truth_name=f"{data}, {split}",
-        detections_name=f"detections of {checkpoint}",
         folder=checkpoint.parent / "errors",
         examples=examples,
     )

@@ -13,7 +13,7 @@ from flaxyolo import ablate
 from flaxyolo.ablation import around, outcome, study, work
 from flaxyolo.ablation.plan import AblationPlan, read_plan
 from flaxyolo.ablation.progress import seconds_left
-from flaxyolo.ablation.results import Arm, Run, load_detections
+from flaxyolo.ablation.results import Arm, Run
 from flaxyolo.ablation.study import Ablation
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew.record import CurvePoint, Record
@@ -27,6 +27,7 @@ from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
 from flaxyolo.weights.checkpoint import load_detector
 from flaxyolo.weights.transfer import weights_from
+from tests.ablation.runs import stored_rows
 from tests.search.made import COST
 from tests.small import tiny_pixels, tiny_spec
 from tests.tiny_data import tiny_study, write_coco
@@ -103,8 +104,8 @@ def test_an_ablation_is_run_added_to_interrupted_and_equal_to_a_run_alone(
     )
     for one, other in zip(weights_of(apart), weights_of(together), strict=True):
         np.testing.assert_array_equal(one, other)
-    rows = load_detections(together).rows
-    np.testing.assert_array_equal(load_detections(apart).rows, rows)
+    rows = stored_rows(together)
+    np.testing.assert_array_equal(stored_rows(apart), rows)
     assert len(rows) > 0
     first = weights_of(folder / "runs" / "se" / "seed-0")
     assert any((a != b).any() for a, b in zip(first, weights_of(together), strict=True))

@@ -2,150 +2,28 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import flaxyolo
 from flaxyolo import evaluate
-from flaxyolo.base.boxes import letterbox, letterbox_boxes
 from flaxyolo.base.errors import InputError
-from flaxyolo.data import feeds, sources
-from flaxyolo.data.cache import Pixels
-from flaxyolo.data.sources import Dataset, Example
+from flaxyolo.data import sources, stream
+from flaxyolo.data.sources import Dataset
 from flaxyolo.nn import detector as network
-from flaxyolo.nn.detector import Detections, TrainedDetector, initial_weights
 from flaxyolo.scoring.average_precision import KEYS
-from flaxyolo.spec import BackboneSpec, DetectorSpec, StageSpec
 from flaxyolo.weights import checkpoint
-
-SIZE = 64
-SLOTS = 5
-NAMES, CATEGORY_IDS = ("cat", "dog"), (3, 17)
-
-
-def example(image_id, height, width, boxes, labels, crowd=()):
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    return Example(
-        image_id=image_id,
-        image=np.zeros((height, width, 3), np.uint8),
-        height=height,
-        width=width,
-        boxes=boxes,
-        labels=np.array(labels, np.int32),
-        areas=np.prod(boxes[:, 2:] - boxes[:, :2], 1),
-        crowd=np.array([i in crowd for i in range(len(boxes))], bool),
-    )
-
-
-# Wide, tall and square, one without objects; three images, so that a batch of 2 is not full.
-EXAMPLES = (
-    example(42, 100, 240, [(10, 20, 150, 90), (200, 5, 239, 25)], [0, 1]),
-    example(7, 333, 111, [(0, 0, 111, 333)], [1]),
-    example(900, 50, 50, [], []),
-)
-
-
-def pixels_of(examples):
-    """Images whose first pixel names them, so that a stand-in detector knows what it sees."""
-    images = np.zeros((len(examples), SIZE, SIZE, 3), np.uint8)
-    images[:, 0, 0, 0] = np.arange(len(examples)) + 1
-    count = len(examples)
-    return Pixels(
-        images=images,
-        boxes=np.zeros((count, 1, 4), np.float32),
-        labels=np.zeros((count, 1), np.int32),
-        valid=np.zeros((count, 1), bool),
-        content=np.zeros((count, 4), np.float32),
-    )
+from tests.scoring.scenes import CATEGORY_IDS, EXAMPLES, NAMES, perfect_detect, pixels_of, trained
 
 
 @pytest.fixture
 def perfect(monkeypatch):
     """A detector whose `detect` finds exactly the objects; yields the batch shapes it saw."""
     shapes = []
-
-    def detect(spec, weights, images):
-        shapes.append(images.shape)
-        assert images.dtype == jnp.uint8
-        count = len(images)
-        boxes = np.zeros((count, SLOTS, 4), np.float32)
-        scores, labels = np.zeros((count, SLOTS), np.float32), np.zeros((count, SLOTS), np.int32)
-        valid = np.zeros((count, SLOTS), bool)
-        for i, number in enumerate(np.asarray(images[:, 0, 0, 0])):
-            if number == 0:  # the filler of the last batch: nonsense that nobody may use
-                valid[i], scores[i] = True, 0.99
-                continue
-            truth = EXAMPLES[number - 1]
-            place, n = letterbox(truth.height, truth.width, SIZE), len(truth.boxes)
-            boxes[i, :n] = letterbox_boxes(truth.boxes, place)
-            labels[i, :n], scores[i, :n], valid[i, :n] = truth.labels, 0.9, True
-            # What is not valid must not count, whatever is in its slot.
-            boxes[i, n:], scores[i, n:] = (0, 0, 9, 9), 0.99
-        return Detections(*map(jnp.asarray, (boxes, scores, labels, valid)))
-
-    monkeypatch.setattr(network, "detect", detect)
+    monkeypatch.setattr(network, "detect", perfect_detect(shapes))
     return shapes
-
-
-def trained(class_names=NAMES):
-    stages = tuple(StageSpec(block="c2f", width=8, depth=1) for _ in range(4))
-    backbone = BackboneSpec(stem_width=8, stages=stages)
-    spec = DetectorSpec(backbone, num_classes=len(class_names), image_size=SIZE)
-    return TrainedDetector(spec, initial_weights(spec, 0), tuple(class_names))
-
-
-def test_a_perfect_detector_scores_1_in_original_pixels(perfect):
-    scores = evaluate.evaluate(
-        trained(), EXAMPLES, pixels_of(EXAMPLES), NAMES, CATEGORY_IDS, batch_size=2
-    )
-    # By hand: 140 x 70 and 111 x 333 are large, 39 x 20 is small; none is medium. In input pixels
-    # the first would be medium.
-    assert scores.map_medium is None
-    assert [scores.map, scores.map_small, scores.map_large] == pytest.approx([1, 1, 1])
-    assert {entry.name: entry.map for entry in scores.per_class} == pytest.approx(
-        {"cat": 1, "dog": 1}
-    )
-    assert scores.objective() == pytest.approx(2)
-
-
-def test_every_batch_has_the_same_shape(perfect):
-    evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES), batch_size=2)
-    assert perfect == [(2, SIZE, SIZE, 3)] * 2
-
-
-def test_what_is_found_comes_per_image_in_original_pixels(perfect):
-    found = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES), batch_size=16)
-    assert [len(each.boxes) for each in found] == [2, 1, 0]
-    for each, truth in zip(found, EXAMPLES, strict=True):
-        np.testing.assert_allclose(each.boxes, truth.boxes, atol=1e-3)
-        np.testing.assert_array_equal(each.labels, truth.labels)
-
-
-def test_a_shifted_box_loses_precision(perfect):
-    found = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
-    # The cat is 140 wide, moved by 21: IoU 119 / 161 = 0.739, enough for 5 of the 10 thresholds.
-    found[0].boxes[0] += np.array([21, 0, 21, 0], np.float32)
-    cat, dog = evaluate.score(found, EXAMPLES, NAMES, CATEGORY_IDS).per_class
-    assert [cat.map_50, cat.map, dog.map] == pytest.approx([1, 0.5, 1])
-
-
-def test_a_crowd_is_no_object_and_what_lies_in_it_is_no_mistake():
-    lone = example(1, 100, 100, [(0, 0, 40, 40), (50, 50, 100, 100)], [0, 0], crowd={1})
-    boxes = np.array([(0, 0, 40, 40), (60, 60, 80, 80)], np.float32)
-    found = network.Found(boxes, np.array([0.5, 0.9], np.float32), np.array([0, 0], np.int32))
-    assert evaluate.score([found], [lone], NAMES, CATEGORY_IDS).map == pytest.approx(1)
-    ordinary = replace(lone, crowd=np.array([False, False]))
-    assert evaluate.score([found], [ordinary], NAMES, CATEGORY_IDS).map < 0.5
-
-
-def test_pixels_of_other_examples_are_refused(perfect):
-    with pytest.raises(ValueError, match="pixels of 3 examples, got 2"):
-        evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES[:2]))
 
 
 @pytest.fixture
@@ -161,7 +39,7 @@ def command(perfect, monkeypatch):
     )
     monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained())
     monkeypatch.setattr(sources, "read_dataset", lambda source: dataset)
-    monkeypatch.setattr(feeds, "open_pixels", lambda data, split, size: pixels_of(data.val))
+    monkeypatch.setattr(stream, "open_pixels", lambda data, split, size: pixels_of(data.val))
     return dataset
 
 
@@ -269,6 +147,16 @@ def test_scoring_files_does_not_load_jax(files):
     assert done.returncode == 0, done.stderr
 
 
+ANNOTATIONS = {
+    "images": [{"id": one.image_id} for one in EXAMPLES],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}],
+    "annotations": [
+        {"image_id": 42, "category_id": 3, "bbox": [10, 20, 140, 70], "area": 9800, "iscrowd": 0},
+        {"image_id": 42, "category_id": 17, "bbox": [200, 5, 39, 20], "area": 780, "iscrowd": 0},
+        {"image_id": 7, "category_id": 17, "bbox": [0, 0, 111, 333], "area": 36963, "iscrowd": 0},
+    ],
+}
+"""The examples, as COCO has them."""
 SHIFTED = [
     {"image_id": 42, "category_id": 3, "bbox": [10, 20, 140, 70], "score": 0.9},
     {"image_id": 42, "category_id": 3, "bbox": [200, 5, 39, 20], "score": 0.8},
@@ -280,8 +168,7 @@ SHIFTED = [
 @pytest.fixture
 def result_files(tmp_path):
     truth, found = tmp_path / "gt.json", tmp_path / "dets.json"
-    content = evaluate.ground_truth(EXAMPLES, NAMES, CATEGORY_IDS)
-    truth.write_text(json.dumps(content))
+    truth.write_text(json.dumps(ANNOTATIONS))
     found.write_text(json.dumps(SHIFTED))
     return ["--detections", str(found), "--annotations", str(truth)]
 
@@ -359,22 +246,3 @@ def test_flags_that_do_not_fit_are_told_in_one_line(result_files, more, says, ca
     err = capsys.readouterr().err
     assert re.match(says, err)
     assert err.count("\n") == 1
-
-
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule is for CPUs")
-def test_a_cpu_takes_few_images_one_at_a_time(monkeypatch):
-    seen, detect = [], network.detect
-
-    def counted(spec, fused, images):
-        seen.append(len(images))
-        return detect(spec, fused, images)
-
-    monkeypatch.setattr(network, "detect", counted)
-    few = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
-    assert set(seen) == {1}
-    seen.clear()
-    monkeypatch.setattr(evaluate, "FEW", 0)
-    many = evaluate.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
-    assert set(seen) == {evaluate.BATCH_SIZE}
-    for one, other in zip(few, many, strict=True):
-        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)

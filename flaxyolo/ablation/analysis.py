@@ -18,12 +18,14 @@ from flaxyolo.ablation.statistics import (
     residuals,
     spread,
 )
+from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring import bootstrap
+from flaxyolo.scoring.truth import GroundTruth
 
 logger = logging.getLogger(__name__)
 
-ErrorKinds = Callable[[Mapping[str, Any], np.ndarray], dict[str, Any]]
+ErrorKinds = Callable[[GroundTruth, Detections], dict[str, Any]]
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 
 
@@ -103,22 +105,22 @@ class Analysis:
 def analyse(
     arms: Sequence[Arm],
     runs: Sequence[Run],
-    truth: Mapping[str, Any],
+    truth: GroundTruth,
     *,
     error_kinds: ErrorKinds | None = None,
     resamples: int = bootstrap.RESAMPLES,
 ) -> Analysis:
     """Compare the arms with the first over the seeds that all of them have.
 
-    `truth` are the validation images in COCO form; `error_kinds` sums up the errors of one run's
-    detections (n, 7).
+    `truth` are the objects of the validation images; `error_kinds` sums up the errors of one run's
+    detections.
     """
     by_arm, seeds, notes = _paired(arms, runs)
     scores = _matrix(by_arm, "map")
     comparisons = compare(scores)
     logger.info("ablation: %d arms, %d seeds, bootstrap over images", len(arms), len(seeds))
-    rows = [[load_detections(run.folder).rows for run in of_arm] for of_arm in by_arm]
-    drawn = _resampled(truth, rows, resamples)
+    detections = [[load_detections(run.folder, truth) for run in of_arm] for of_arm in by_arm]
+    drawn = _resampled(truth, detections, resamples)
     apart = drawn.mean(1)[1:] - drawn.mean(1)[0]
     others = {key: _compare_if_there(by_arm, key) for key in METRICS}
 
@@ -151,14 +153,14 @@ def analyse(
                 cost={key: _median([run.cost.get(key) for run in of_arm]) for key in COSTS},
                 errors=None
                 if error_kinds is None
-                else mean_of([error_kinds(truth, found) for found in rows[place]]),
+                else mean_of([error_kinds(truth, of_run) for of_run in detections[place]]),
                 **against,
             )
         )
     return Analysis(
         arms=tuple(analysed),
         seeds=seeds,
-        images=len(truth["images"]),
+        images=len(truth.image_ids),
         resamples=resamples,
         comparisons=comparisons,
         noise_by_images=_noise_by_images(scores, drawn[..., 0]),
@@ -251,13 +253,12 @@ def _compare_if_there(by_arm: list[list[Run]], key: str) -> Comparisons | None:
 
 
 def _resampled(
-    truth: Mapping[str, Any], rows: list[list[np.ndarray]], resamples: int
+    truth: GroundTruth, detections: list[list[Detections]], resamples: int
 ) -> Float[np.ndarray, "k s b 2"]:
-    objects = bootstrap.read_truth(truth)
-    matches = [bootstrap.match(objects, found) for of_arm in rows for found in of_arm]
-    weights = bootstrap.draw_weights(len(objects.images), resamples)
-    drawn = bootstrap.weighted_map(objects.counts, matches, weights)
-    return drawn.reshape(len(rows), len(rows[0]), resamples, 2)
+    matches = [bootstrap.match(truth, of_run) for of_arm in detections for of_run in of_arm]
+    weights = bootstrap.draw_weights(len(truth.image_ids), resamples)
+    drawn = bootstrap.weighted_map(bootstrap.count_objects(truth), matches, weights)
+    return drawn.reshape(len(detections), len(detections[0]), resamples, 2)
 
 
 def _noise_by_images(scores: np.ndarray, drawn: np.ndarray) -> float | None:

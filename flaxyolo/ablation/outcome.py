@@ -2,21 +2,19 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import optuna
-from jaxtyping import Float
-from numpy import ndarray
 
 from flaxyolo.ablation import table
 from flaxyolo.ablation.analysis import Analysis, analyse
 from flaxyolo.ablation.figure import draw_differences
 from flaxyolo.ablation.results import Run
 from flaxyolo.ablation.study import Ablation, failures, read_runs, records_of, whole_seeds
-from flaxyolo.scoring.average_precision import ground_truth
+from flaxyolo.base.detections import Detections
 from flaxyolo.scoring.error_kinds import error_kinds
+from flaxyolo.scoring.truth import GroundTruth, ground_truth
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +76,9 @@ def title(ablation: Ablation) -> str:
     return f"{ablation.folder.name}, on {ablation.data.name}"
 
 
-def errors_of(truth: Mapping[str, Any], rows: Float[ndarray, "n 7"]) -> dict[str, Any]:
+def errors_of(truth: GroundTruth, detections: Detections) -> dict[str, Any]:
     """Error kinds of a run's detections, with the AP that each costs by its name."""
-    found = error_kinds(truth, rows)
+    found = error_kinds(truth, detections)
     kinds = {
         **found.kinds,
         "false positives": found.false_positives,

@@ -1,11 +1,16 @@
 """What an ablation records: its arms, and what each arm's run of a seed came to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float64, Int64
+
+from flaxyolo.base.detections import Detections
+from flaxyolo.base.errors import InputError
+from flaxyolo.scoring.truth import GroundTruth
 
 
 @dataclass(frozen=True)
@@ -36,20 +41,45 @@ class Run:
     """Holds `detections.npz`, what it found on the validation images."""
 
 
-class Detections(NamedTuple):
-    """All detections of a run: COCO image id, xywh in pixels, score, COCO category id."""
+def save_detections(folder: Path, detections: Detections, truth: GroundTruth) -> None:
+    """Write them into a run's folder, as rows (image id, x, y, width, height, score, category id).
 
-    rows: Float[np.ndarray, "n 7"]
-
-
-def save_detections(folder: Path, detections: Detections) -> None:
-    """Write them into a run's folder."""
+    The ids are the annotation file's, so that the rows do not depend on the order of the images.
+    """
+    rows = np.column_stack(
+        [
+            np.array(truth.image_ids, np.float64)[detections.image],
+            detections.xywh,
+            detections.scores,
+            np.array(truth.category_ids, np.float64)[detections.labels],
+        ]
+    )
     partial = folder / "detections.partial.npz"
-    np.savez_compressed(partial, rows=detections.rows)
+    np.savez_compressed(partial, rows=rows)
     partial.replace(folder / "detections.npz")
 
 
-def load_detections(folder: Path) -> Detections:
-    """Read them back."""
+def load_detections(folder: Path, truth: GroundTruth) -> Detections:
+    """Read them back; an InputError where they are not of these images and classes."""
     with np.load(folder / "detections.npz") as file:
-        return Detections(file["rows"])
+        rows = file["rows"]
+    return Detections(
+        image=_places(rows[:, 0], truth.image_ids, "image"),
+        labels=_places(rows[:, 6], truth.category_ids, "category"),
+        xywh=rows[:, 1:5],
+        scores=rows[:, 5],
+    )
+
+
+def _places(
+    numbers: Float64[np.ndarray, " n"], ids: Sequence[int | str], what: str
+) -> Int64[np.ndarray, " n"]:
+    known = {number: index for index, number in enumerate(ids)}
+    places = [known.get(number, -1) for number in numbers.tolist()]
+    if -1 in places:
+        wrong = places.index(-1)
+        raise InputError(
+            f"detections: row {wrong}: expected one of the {len(known)} {what} ids of the "
+            f"validation images, got {numbers[wrong]:g}; were they found on other data?"
+        )
+    return np.array(places, np.int64)

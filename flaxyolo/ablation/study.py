@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from flaxyolo.ablation.paths import fields
-from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
+from flaxyolo.ablation.results import Arm, Run, save_detections
 from flaxyolo.config import Config, TrainConfig
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.step_memory import with_training_memory
@@ -160,7 +160,7 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
         cost = with_training_memory(cost, spec, training, ready.feed)
     facts = {"scores": result.scores.to_dict(), "cost": cost.to_dict()}
     save_detector(folder / "detector", detector, {"arm": arm, "seed": seed, **facts})
-    save_detections(folder, Detections(result.rows))
+    save_detections(folder, result.detections, result.truth)
     entry.keep(scores=result.scores, cost=cost, train_scores=train_scores)
     return result.scores.map or 0.0
 

@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from flaxyolo.base.detections import Detections
+
 PANEL_INCHES = 3.4
 DPI = 110
 NAMED_BOXES = 12
@@ -32,17 +34,9 @@ class Labelled(Protocol):
     def labels(self) -> np.ndarray: ...
 
 
-@runtime_checkable
-class Scored(Labelled, Protocol):
-    """Boxes, labels and scores (n,): what a detector found in one image."""
-
-    @property
-    def scores(self) -> np.ndarray: ...
-
-
 def draw_detections(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    found: Sequence[Scored],
+    found: Sequence[Detections],
     truth: Sequence[Labelled],
     class_names: Sequence[str],
     path: Path,
@@ -50,7 +44,7 @@ def draw_detections(
     columns: int = 4,
     title: str = "",
 ) -> None:
-    """A grid of images with what was found (solid) and what is there (dashed)."""
+    """A grid of images with what was found in each (solid) and what is there (dashed)."""
     if not images:
         raise ValueError("expected at least one image to draw")
     figure, grid = panels(len(images), columns, PANEL_INCHES, head=0.38, foot=0.32)
@@ -137,7 +131,7 @@ def panels(
 
 
 def _draw_image(
-    axes: Axes, image: np.ndarray, found: Scored, truth: Labelled, class_names: Sequence[str]
+    axes: Axes, image: np.ndarray, found: Detections, truth: Labelled, class_names: Sequence[str]
 ) -> None:
     # Every panel has the same size, so small images are enlarged; nearest keeps their pixels.
     axes.imshow(image, interpolation="nearest" if max(image.shape) < 300 else "antialiased")

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from flaxyolo.base.boxes import anchor_points
+from flaxyolo.base.detections import Detections
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.probe import (
     PROBE_RATE,
@@ -22,8 +24,9 @@ from flaxyolo.checks.probe import (
 from flaxyolo.data.batches import Batch
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Example
-from flaxyolo.nn.detector import Detections, Found
-from flaxyolo.scoring.detect import score
+from flaxyolo.nn.detector import Slots
+from flaxyolo.scoring.average_precision import coco_scores
+from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.training.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -220,18 +223,14 @@ def check_overfit(
     return Check("overfit", False, measured, cause)
 
 
-def detected(detections: Detections) -> list[Found]:
-    """The detections of each image, in pixels of the network's input."""
-    boxes, scores, labels, valid = map(np.asarray, detections)
-    return [
-        Found(boxes[i][valid[i]], scores[i][valid[i]], labels[i][valid[i]])
-        for i in range(len(boxes))
-    ]
+def detected(slots: Slots) -> Detections:
+    """The detections of all images, in pixels of the network's input."""
+    boxes, scores, labels, valid = map(np.asarray, slots)
+    image, _ = np.nonzero(valid)
+    return Detections.from_corners(boxes[valid], scores[valid], labels[valid], image)
 
 
-def average_precision(
-    batch: Batch, found: Sequence[Found], class_names: Sequence[str] | None
-) -> float:
+def average_precision(batch: Batch, found: Detections, class_names: Sequence[str] | None) -> float:
     """AP50 of detections in a batch; without names all classes count as one."""
     examples = []
     for number, picture in enumerate(np.asarray(batch.images)):
@@ -251,5 +250,6 @@ def average_precision(
         examples.append(example)
     names = tuple(class_names or ("object",))
     if not class_names:
-        found = [one._replace(labels=np.zeros_like(one.labels)) for one in found]
-    return score(found, examples, names, tuple(range(len(names)))).map_50 or 0.0
+        found = replace(found, labels=np.zeros_like(found.labels))
+    truth = ground_truth(examples, names, tuple(range(len(names))))
+    return coco_scores(truth, found).map_50 or 0.0

@@ -17,7 +17,7 @@ from flaxyolo.data.batches import Batch, box_slots, plain_batch, to_device
 from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import (
-    Detections,
+    Slots,
     abstract_weights,
     best_pairs,
     compute_dtype,
@@ -117,7 +117,7 @@ def learn(plan: Plan, probe: Probe, said: Gradients) -> Probe:
 @partial(jax.jit, static_argnames="plan")
 def look(
     plan: Plan, params: Any, stats: Any, images: Float[Array, "b s s 3"]
-) -> tuple[Float[Array, "b a 4"], Detections]:
+) -> tuple[Float[Array, "b a 4"], Slots]:
     """What the network says of a batch with the batch's own statistics: all boxes, detections.
 
     After so few steps the running statistics are still those of the start.
@@ -127,7 +127,7 @@ def look(
         predictions = network(images)
     used = predictions if predictions.one_to_one is None else predictions.one_to_one
     choose = batched_nms if predictions.one_to_one is None else jax.vmap(best_pairs)
-    return predictions.boxes, Detections(*choose(used.scores, used.boxes))
+    return predictions.boxes, Slots(*choose(used.scores, used.boxes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
+from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.again import measure_for
@@ -23,8 +23,9 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
-from flaxyolo.scoring.average_precision import Scores, coco_scores, ground_truth
-from flaxyolo.scoring.detect import detection_rows, run_detector
+from flaxyolo.scoring.average_precision import Scores, coco_scores
+from flaxyolo.scoring.detect import run_detector
+from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.loop import Epoch, StepReport, train
 from flaxyolo.training.state import has_state
@@ -56,8 +57,8 @@ class Prepared:
 class Scored:
     """What a detector found on the validation images, and how good that is."""
 
-    truth: dict[str, Any]
-    rows: Float[np.ndarray, "n 7"]
+    truth: GroundTruth
+    detections: Detections
     scores: Scores
 
     @property
@@ -121,10 +122,9 @@ def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:
     """COCO's scores on the validation images."""
     data = ready.data
     with entry.timed("evaluate"):
-        found = run_detector(detector, data.val, ready.val)
-        rows = detection_rows(found, data.val, data.category_ids)
+        detections = run_detector(detector, data.val, ready.val)
         truth = ground_truth(data.val, data.class_names, data.category_ids)
-        return Scored(truth, rows, coco_scores(truth, rows))
+        return Scored(truth, detections, coco_scores(truth, detections))
 
 
 def curve_point(

@@ -1,5 +1,6 @@
 """The whole network, and `detect`: image in, boxes out, in one compiled function."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from flaxyolo.base.boxes import letterbox, letterbox_image, unletterbox_boxes
+from flaxyolo.base.detections import Detections
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.fuse import fuse_network
@@ -33,21 +35,13 @@ class Weights(NamedTuple):
     stats: Any
 
 
-class Detections(NamedTuple):
+class Slots(NamedTuple):
     """Detections of a batch, best first, in a fixed number of slots; boxes xyxy, input pixels."""
 
     boxes: Float[Array, "b n 4"]
     scores: Float[Array, "b n"]
     labels: Int[Array, "b n"]
     valid: Bool[Array, "b n"]
-
-
-class Found(NamedTuple):
-    """Detections in one image: boxes xyxy in original pixels, best first (numpy)."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
 
 
 class Detector(nnx.Module):
@@ -153,14 +147,14 @@ def run_network(
 @partial(jax.jit, static_argnames=("spec", "dtype"))
 def detect_batch(
     spec: DetectorSpec, fused: Fused, images: Num[Array, "b h w 3"], dtype: Any
-) -> Detections:
+) -> Slots:
     """Folded network, decoding and class-wise NMS in one compiled function.
 
     One-to-one branches need no NMS: their best box-class pairs are the detections.
     """
     predictions = run_network(spec, fused, images, dtype)
     choose = jax.vmap(best_pairs) if spec.head.one_to_one else batched_nms
-    return Detections(*choose(predictions.scores, predictions.boxes))
+    return Slots(*choose(predictions.scores, predictions.boxes))
 
 
 def best_pairs(
@@ -184,10 +178,26 @@ def compiled_detect(spec: DetectorSpec, batch: int, image_dtype: Any) -> jax.sta
     return compile_ahead(detect_batch, spec, fused_graph(spec, dtype)[1], images, dtype)
 
 
-def detect(spec: DetectorSpec, fused: Fused, images: Images) -> Detections:
+def detect(spec: DetectorSpec, fused: Fused, images: Images) -> Slots:
     """Detections of letterboxed images (uint8, or floats in 0..1), in this device's dtype."""
     function = compiled_detect(spec, len(images), np.dtype(images.dtype))
     return function(fused, jnp.asarray(images))
+
+
+def in_original(slots: Slots, shapes: Sequence[tuple[int, int]], size: int) -> list[Detections]:
+    """The detections of each letterboxed image, best first, in pixels of its original.
+
+    `shapes` are heights and widths of the originals; images of the batch beyond them are filler.
+    """
+    boxes, scores, labels, valid = map(np.asarray, slots)
+    found = []
+    for index, (height, width) in enumerate(shapes):
+        chosen, place = valid[index], letterbox(height, width, size)
+        original = unletterbox_boxes(boxes[index][chosen], place, height, width)
+        found.append(
+            Detections.from_corners(original, scores[index][chosen], labels[index][chosen])
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,15 +213,13 @@ class TrainedDetector:
         """The weights folded for inference, on the device; made once."""
         return jax.device_put(fuse(self.spec, self.weights))
 
-    def __call__(self, image: np.ndarray, *, min_score: float = 0.25) -> Found:
-        """Boxes, scores and labels found in one uint8 RGB image (h, w, 3), in its own pixels."""
+    def __call__(self, image: np.ndarray, *, min_score: float = 0.25) -> Detections:
+        """What is found in one uint8 RGB image (h, w, 3), in its own pixels, best first."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(
                 f"expected a uint8 RGB image of shape (h, w, 3), got {image.dtype} {image.shape}"
             )
-        height, width = image.shape[:2]
-        box = letterbox(height, width, self.spec.image_size)
-        found = detect(self.spec, self.fused, letterbox_image(image, self.spec.image_size)[None])
-        keep = np.asarray(found.valid[0] & (found.scores[0] >= min_score))
-        boxes = unletterbox_boxes(np.asarray(found.boxes[0])[keep], box, height, width)
-        return Found(boxes, np.asarray(found.scores[0])[keep], np.asarray(found.labels[0])[keep])
+        size = self.spec.image_size
+        slots = detect(self.spec, self.fused, letterbox_image(image, size)[None])
+        (found,) = in_original(slots, [image.shape[:2]], size)
+        return found.part(found.scores >= min_score)

@@ -5,34 +5,21 @@ gives every image a weight, the number of times that it was drawn. At weights of
 are those of pycocotools; at others, those of a data set in which images occur several times.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from pycocotools import mask
 
-from flaxyolo.base.errors import InputError
+from flaxyolo.base.detections import Detections
+from flaxyolo.scoring.matches import case_of
+from flaxyolo.scoring.truth import GroundTruth
 
 RESAMPLES = 1000
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-LIMIT = 100
-"""Detections of a class that count in an image: COCO's largest limit."""
 CHUNK = 64
 """Resamples at a time: their running sums stay in the processor's cache."""
-
-
-class Truth(NamedTuple):
-    """The objects of every image and class."""
-
-    images: dict[Any, int]
-    """Place of an image by its id."""
-    objects: list[dict[int, tuple[np.ndarray, np.ndarray]]]
-    """Of each class, by the place of the image: xywh boxes (g, 4), and which are crowds (g,)."""
-    counts: Int[np.ndarray, "c i"]
-    """Objects that are no crowd, of each class in each image."""
-    categories: dict[Any, int]
 
 
 class Matches(NamedTuple):
@@ -46,92 +33,71 @@ class Matches(NamedTuple):
     """Whether it lies on a crowd, and so counts neither way."""
 
 
-def read_truth(truth: Mapping[str, Any]) -> Truth:
-    """The objects of ground truth in COCO form, sorted for matching."""
-    # Sorted as COCOeval does: that decides between detections of equal score.
-    images = {number: i for i, number in enumerate(sorted({r["id"] for r in truth["images"]}))}
-    categories = {n: c for c, n in enumerate(sorted({r["id"] for r in truth["categories"]}))}
-    found: list[dict[int, list[tuple[int, list[float]]]]] = [{} for _ in categories]
-    for record in truth["annotations"]:
-        place = images[record["image_id"]]
-        of_class = found[categories[record["category_id"]]]
-        of_class.setdefault(place, []).append((record.get("iscrowd", 0), record["bbox"]))
-    counts = np.zeros((len(categories), len(images)), np.int64)
-    objects: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in categories]
-    for label, of_class in enumerate(found):
-        for place, records in of_class.items():
-            records.sort(key=lambda record: record[0])
-            crowd = np.array([record[0] for record in records], bool)
-            boxes = np.array([record[1] for record in records], np.float64)
-            objects[label][place] = (boxes, crowd)
-            counts[label, place] = np.count_nonzero(~crowd)
-    return Truth(images, objects, counts, categories)
+def count_objects(truth: GroundTruth) -> Int[np.ndarray, "c i"]:
+    """Objects that are no crowd, of each class in each image, both in the order of their ids."""
+    classes, images = _places(truth.category_ids), _places(truth.image_ids)
+    counts = np.zeros((len(classes), len(images)), np.int64)
+    single = ~truth.crowd
+    np.add.at(counts, (classes[truth.labels[single]], images[truth.image[single]]), 1)
+    return counts
 
 
-def match(truth: Truth, rows: Float[np.ndarray, "n 7"]) -> tuple[Matches, ...]:
-    """Match a run's detections (image id, xywh, score, category id) with the objects of a class."""
-    image = _places(rows[:, 0], truth.images, "image")
-    label = _places(rows[:, 6], truth.categories, "category")
-    score = rows[:, 5].astype(np.float64)
-    boxes = np.ascontiguousarray(rows[:, 1:5], np.float64)
-    # By class, by image, best first: and then the groups' borders.
-    order = np.lexsort((-score, image, label))
-    groups = np.flatnonzero(np.diff(label[order]) | np.diff(image[order])) + 1
-    of_class: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-    of_class = [[] for _ in truth.categories]
-    for group in np.split(order, groups) if len(order) else []:
-        best = group[:LIMIT]
-        c, i = int(label[best[0]]), int(image[best[0]])
-        hit, ignored = _match_image(boxes[best], truth.objects[c].get(i))
-        of_class[c].append((best, hit, ignored))
-    return tuple(_best_first(parts, image, score) for parts in of_class)
+def match(truth: GroundTruth, detections: Detections) -> tuple[Matches, ...]:
+    """Match a run's detections with the objects of their class by COCO's rules, class by class.
 
-
-def _places(numbers: np.ndarray, known: Mapping[Any, int], what: str) -> np.ndarray:
-    places = [known.get(number, -1) for number in numbers.tolist()]
-    if -1 in places:
-        wrong = places.index(-1)
-        raise InputError(
-            f"detections: row {wrong}: expected one of the {len(known)} {what} ids of the "
-            f"validation images, got {numbers[wrong]:g}; were they found on other data?"
-        )
-    return np.array(places, np.int64)
-
-
-def _best_first(
-    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], image: np.ndarray, score: np.ndarray
-) -> Matches:
-    if not parts:
-        empty = np.zeros((len(THRESHOLDS), 0), bool)
-        return Matches(np.zeros(0, np.int64), empty, empty)
-    members, hit, ignored = (np.concatenate([part[k] for part in parts], axis=-1) for k in range(3))
-    order = np.argsort(-score[members], kind="stable")
-    return Matches(image[members[order]], hit[:, order], ignored[:, order])
-
-
-def _match_image(
-    boxes: np.ndarray, objects: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which boxes (best first) found an object, and which lie on a crowd, at each threshold."""
-    hit = np.zeros((len(THRESHOLDS), len(boxes)), bool)
+    Pairs, overlaps and the order of the detections are those of `matches`. The rest differs from
+    `matches.match`: there are ten thresholds, the best detections of each class count, of objects
+    that are overlapped alike the last is taken, and on a crowd an overlap of the threshold is
+    enough.
+    """
+    case = case_of(truth, detections, of_each_class=True)
+    found = case.found
+    hit = np.zeros((len(THRESHOLDS), len(found)), bool)
     ignored = np.zeros_like(hit)
-    if objects is None:
-        return hit, ignored
-    there, crowd = objects
-    overlap = np.asarray(mask.iou(boxes, there, crowd.astype(np.uint8))).reshape(
-        len(boxes), len(there)
-    )
-    single = int(np.count_nonzero(~crowd))  # crowds come last
+    for pairs in case.pairs:
+        labels, objects = found.labels[pairs.found], truth.labels[pairs.truth]
+        crowd = truth.crowd[pairs.truth]
+        for label in np.intersect1d(labels, objects):
+            rows = np.flatnonzero(labels == label)
+            overlap = pairs.iou[rows][:, objects == label]
+            at = rows + pairs.found.start
+            hit[:, at], ignored[:, at] = _match_class(overlap, crowd[objects == label])
+    # In the order of the ids, as COCOeval: that decides between detections of equal score.
+    place = _places(truth.image_ids)[found.image]
+    of_class = []
+    for label in np.argsort(_places(truth.category_ids)):
+        mine = np.flatnonzero(found.labels == label)
+        mine = mine[np.lexsort((place[mine], -found.scores[mine]))]
+        of_class.append(Matches(place[mine], hit[:, mine], ignored[:, mine]))
+    return tuple(of_class)
+
+
+def _places(ids: Sequence[Any]) -> Int[np.ndarray, " n"]:
+    """The place of each once all are sorted."""
+    order = sorted(range(len(ids)), key=lambda index: ids[index])
+    places = np.empty(len(ids), np.int64)
+    places[order] = np.arange(len(ids))
+    return places
+
+
+def _match_class(
+    overlap: Float[np.ndarray, "n m"], crowd: Bool[np.ndarray, " m"]
+) -> tuple[Bool[np.ndarray, "t n"], Bool[np.ndarray, "t n"]]:
+    """Which of an image's detections of a class found an object, and which lie on a crowd."""
+    hit = np.zeros((len(THRESHOLDS), len(overlap)), bool)
+    ignored = np.zeros_like(hit)
+    single, crowds = overlap[:, ~crowd], overlap[:, crowd]
+    count = single.shape[1]
     bars = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
-    free = np.ones((len(THRESHOLDS), single), bool)
+    free = np.ones((len(THRESHOLDS), count), bool)
     for d in np.flatnonzero(overlap.max(1) >= bars[0, 0]):
-        if single:
-            reached = np.where(free & (overlap[d, :single] >= bars), overlap[d, :single], -1.0)
+        if count:
+            reached = np.where(free & (single[d] >= bars), single[d], -1.0)
             # The last of equally good ones, as pycocotools takes them.
-            chosen = single - 1 - reached[:, ::-1].argmax(1)
+            chosen = count - 1 - reached[:, ::-1].argmax(1)
             hit[:, d] = reached.max(1) >= 0
             free[np.flatnonzero(hit[:, d]), chosen[hit[:, d]]] = False
-        ignored[:, d] = ~hit[:, d] & (overlap[d, single:] >= bars).any(1)
+        ignored[:, d] = ~hit[:, d] & (crowds[d] >= bars).any(1)
     return hit, ignored
 
 

@@ -76,11 +76,11 @@ def confusion_matrix(
     """
     if not 0 < min_iou <= 1:
         raise InputError(f"expected a least IoU above 0 and up to 1, got {min_iou:g}")
-    classes = len(case.class_names)
+    classes = len(case.truth.class_names)
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for one in case.pairs:
-        labels = case.found.label[one.found]
-        objects, crowd = case.truth.label[one.truth], case.truth.crowd[one.truth]
+        labels = case.found.labels[one.found]
+        objects, crowd = case.truth.labels[one.truth], case.truth.crowd[one.truth]
         free = np.where(crowd, 0, one.iou)
         lost = ~crowd
         for row in np.flatnonzero(case.found.scores[one.found] >= min_score):
@@ -92,4 +92,4 @@ def confusion_matrix(
             elif not (crowd & (objects == labels[row]) & (one.iou[row] > min_iou)).any():
                 matrix[classes, labels[row]] += 1
         matrix[:, classes] += np.bincount(objects[lost], minlength=classes + 1)
-    return Confusion(case.class_names, matrix, min_iou, min_score)
+    return Confusion(case.truth.class_names, matrix, min_iou, min_score)

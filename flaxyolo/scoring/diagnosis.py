@@ -1,18 +1,17 @@
 """Where a detector goes wrong: kinds of errors, confused classes and calibration of scores."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from rich import box
 from rich.table import Table
 
+from flaxyolo.base.detections import Detections
 from flaxyolo.scoring.calibration import Calibration, calibrate
 from flaxyolo.scoring.confusion import BACKGROUND, MIN_SCORE, Confusion, confusion_matrix
 from flaxyolo.scoring.error_kinds import SIZES, ErrorKinds, Errors, Kind, find_errors, score_errors
-from flaxyolo.scoring.matches import MIN_IOU, Case, match, read_case
+from flaxyolo.scoring.matches import MIN_IOU, Case, case_of, match
+from flaxyolo.scoring.truth import GroundTruth
 
 MATRIX_CLASSES = 20
 """Classes up to which the whole confusion matrix is printed."""
@@ -50,16 +49,14 @@ class Diagnosis:
 
 
 def diagnose(
-    truth: Mapping[str, Any],
-    detections: Sequence[Any] | Float[np.ndarray, "n 7"],
+    truth: GroundTruth,
+    detections: Detections,
     *,
-    truth_name: str = "ground truth",
-    detections_name: str = "detections",
     confusion_iou: float = MIN_IOU,
     confusion_score: float = MIN_SCORE,
 ) -> Diagnosis:
-    """Judge detections in the form that `average_precision.coco_scores` takes."""
-    case = read_case(truth, detections, truth_name=truth_name, detections_name=detections_name)
+    """Judge detections, with limits of the confusion matrix."""
+    case = case_of(truth, detections)
     matches = match(case)
     single = find_errors(case, matches)
     return Diagnosis(
@@ -71,11 +68,9 @@ def diagnose(
     )
 
 
-def summary(
-    truth: Mapping[str, Any], rows: Sequence[Any] | Float[np.ndarray, "n 7"]
-) -> dict[str, Any]:
+def summary(truth: GroundTruth, detections: Detections) -> dict[str, Any]:
     """Error kinds, confusion and calibration of detections as a plain dict, ready for JSON."""
-    return diagnose(truth, rows).to_dict()
+    return diagnose(truth, detections).to_dict()
 
 
 def error_table(errors: ErrorKinds) -> Table:

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from flaxyolo.base.charts import PANEL_INCHES, outline, panels, save_figure
+from flaxyolo.base.detections import xywh_to_xyxy
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.sources import Example
@@ -50,7 +51,7 @@ def draw_errors(
             continue
         figure, grid = panels(len(worst), COLUMNS, PANEL_INCHES, head=0.3, foot=0.34, caption=0.38)
         for axes, index in zip(grid, worst.tolist(), strict=False):
-            number = case.image_ids[_image_of(case, errors, index)]
+            number = case.truth.image_ids[_image_of(case, errors, index)]
             if number not in by_id:
                 raise InputError(
                     f"{truth_name}: expected its images in the data set, which has no image "
@@ -83,14 +84,14 @@ def worst_errors(case: Case, errors: Errors, kind: int, most: int) -> Int[np.nda
     """The best-scored wrong detections of a kind, or the largest objects that were missed."""
     mine = np.flatnonzero(errors.kind == kind)
     if kind == MISSED:
-        weight = case.truth.boxes[errors.truth[mine], 2:].prod(1)
+        weight = case.truth.xywh[errors.truth[mine], 2:].prod(1)
     else:
         weight = case.found.scores[errors.found[mine]]
     return mine[np.argsort(-weight, kind="stable")[:most]]
 
 
 def _image_of(case: Case, errors: Errors, index: int) -> int:
-    """Place of an error's image in `Case.image_ids`."""
+    """Place of an error's image in `GroundTruth.image_ids`."""
     found = errors.found[index]
     return int(case.found.image[found] if found >= 0 else case.truth.image[errors.truth[index]])
 
@@ -99,15 +100,15 @@ def describe(case: Case, errors: Errors, index: int) -> str:
     """An error in words."""
     kind, found, truth = (int(column[index]) for column in errors[:3])
     if kind == MISSED:
-        width, height = case.truth.boxes[truth, 2:]
-        return f"{_name(case, case.truth.label[truth])}, {width:.0f} x {height:.0f} px: not found"
-    said = f"found {_name(case, case.found.label[found])} (score {case.found.scores[found]:.2f})"
+        width, height = case.truth.xywh[truth, 2:]
+        return f"{_name(case, case.truth.labels[truth])}, {width:.0f} x {height:.0f} px: not found"
+    said = f"found {_name(case, case.found.labels[found])} (score {case.found.scores[found]:.2f})"
     iou = f"IoU {errors.iou[index]:.2f}"
     if kind == BACKGROUND:
         return f"{said}: nothing there, {iou}"
     if kind == DUPLICATE:
         return f"{said} once more, {iou}"
-    return f"{said}: is {_name(case, case.truth.label[truth])}, {iou}"
+    return f"{said}: is {_name(case, case.truth.labels[truth])}, {iou}"
 
 
 def _title(example: Example) -> str:
@@ -117,7 +118,7 @@ def _title(example: Example) -> str:
 
 
 def _name(case: Case, label: int | np.integer) -> str:
-    name = case.class_names[int(label)]
+    name = case.truth.class_names[int(label)]
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
@@ -127,11 +128,11 @@ def _draw(axes: Axes, image: np.ndarray, case: Case, errors: Errors, index: int)
     boxes: list[Any] = []
     if truth >= 0:
         dashes = {"edgecolor": THERE, "linewidth": 1.6, "linestyle": (0, (4, 3))}
-        boxes.append((_corners(case.truth.boxes[truth]), dashes))
+        boxes.append((xywh_to_xyxy(case.truth.xywh[truth]), dashes))
     if found >= 0:
         solid = {"edgecolor": FOUND, "linewidth": 2.0}
         # Below the dashes, which stay visible where the two coincide.
-        boxes.insert(0, (_corners(case.found.boxes[found]), solid))
+        boxes.insert(0, (xywh_to_xyxy(case.found.xywh[found]), solid))
     left, top, right, bottom = _view(np.array([box for box, _ in boxes]), *image.shape[:2])
     part = image[top:bottom, left:right]
     smooth = "nearest" if max(part.shape) < 300 else "antialiased"
@@ -156,7 +157,3 @@ def _view(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> tuple[int
         edges.append((first, max(first + 1, int(np.ceil(min(start + side, length))))))
     (left, right), (top, bottom) = edges
     return left, top, right, bottom
-
-
-def _corners(box: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 4"]:
-    return np.concatenate([box[:2], box[:2] + box[2:]])

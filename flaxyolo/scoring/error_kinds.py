@@ -5,14 +5,15 @@ COCO's: of an image the best 100 detections count over all classes, not of each 
 that is detected but has no object counts as 0 instead of being left out.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flaxyolo.scoring.matches import MIN_IOU, Case, Matches, match, read_case
+from flaxyolo.base.detections import Detections
+from flaxyolo.scoring.matches import MIN_IOU, Case, Matches, case_of, match
+from flaxyolo.scoring.truth import GroundTruth
 
 BACKGROUND_IOU = 0.1
 """Overlap up to which a detection has nothing to do with an object."""
@@ -78,15 +79,9 @@ class Errors(NamedTuple):
     that no other finds does; of the others, the mended form is that they are gone."""
 
 
-def error_kinds(
-    truth: Mapping[str, Any],
-    detections: Sequence[Any] | Float[np.ndarray, "n 7"],
-    *,
-    truth_name: str = "ground truth",
-    detections_name: str = "detections",
-) -> ErrorKinds:
-    """Sort what is wrong into kinds; the arguments are those of `average_precision.coco_scores`."""
-    case = read_case(truth, detections, truth_name=truth_name, detections_name=detections_name)
+def error_kinds(truth: GroundTruth, detections: Detections) -> ErrorKinds:
+    """Sort what is wrong into kinds."""
+    case = case_of(truth, detections)
     matches = match(case)
     return score_errors(case, matches, find_errors(case, matches))
 
@@ -104,7 +99,7 @@ def find_errors(
     of its class is an error only where mending it finds an object; tidecv counts the others as
     well, at no cost.
     """
-    used = np.zeros(len(case.truth.image), bool)
+    used = np.zeros(len(case.truth.crowd), bool)
     used[matches.truth[matches.truth >= 0]] = True
     told = [
         _errors_of(case, matches, used, index, min_iou, background_iou)
@@ -154,7 +149,7 @@ def error_sizes(case: Case, errors: Errors) -> Int[np.ndarray, " e"]:
     areas = np.zeros(len(errors.kind))
     about = errors.truth >= 0
     areas[about] = case.truth.areas[errors.truth[about]]
-    areas[~about] = case.found.boxes[errors.found[~about], 2:].prod(1)
+    areas[~about] = case.found.xywh[errors.found[~about], 2:].prod(1)
     return _sizes(areas)
 
 
@@ -179,7 +174,7 @@ def _errors_of(
     mends = np.zeros(len(found), bool)
     if len(ordinary) and len(found):
         iou = place.iou[np.ix_(found - place.found.start, ordinary - place.truth.start)]
-        same = case.found.label[found, None] == case.truth.label[None, ordinary]
+        same = case.found.labels[found, None] == case.truth.labels[None, ordinary]
         own, taken = iou * same, iou * same * used[ordinary]
         other = iou * ~same
         # The first condition that holds decides; a detection that overlaps an object by exactly
@@ -218,7 +213,7 @@ def _precision(
     gone: Int[np.ndarray, " k"] | None = None,
 ) -> float | None:
     """Mean AP after some errors are mended, detections put last, or objects taken away."""
-    labels, scores = case.found.label.copy(), case.found.scores.copy()
+    labels, scores = case.found.labels.copy(), case.found.scores.copy()
     right, keep = matches.truth >= 0, ~matches.in_crowd
     away = [] if gone is None else [gone]
     if mended is not None:
@@ -226,16 +221,16 @@ def _precision(
         keep[errors.found[false]] = errors.mends[false]
         true = mended & errors.mends
         right[errors.found[true]] = True
-        labels[errors.found[true]] = case.truth.label[errors.truth[true]]
+        labels[errors.found[true]] = case.truth.labels[errors.truth[true]]
         away.append(errors.truth[mended & (errors.kind == MISSED)])
     if last is not None:
         scores[last] = -np.inf
-    classes = len(case.class_names)
-    positives = np.bincount(case.truth.label[~case.truth.crowd], minlength=classes)
+    classes = len(case.truth.class_names)
+    positives = np.bincount(case.truth.labels[~case.truth.crowd], minlength=classes)
     if not positives.sum():
         return None
     for objects in away:
-        positives = positives - np.bincount(case.truth.label[objects], minlength=classes)
+        positives = positives - np.bincount(case.truth.labels[objects], minlength=classes)
     return _mean_precision(labels[keep], scores[keep], right[keep], positives)
 
 

@@ -1,42 +1,22 @@
-"""Truth and detections of many images as arrays, and which detection finds which object."""
+"""Which detections and objects lie in one image and overlap, and which finds which by TIDE's rules.
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+COCO's rules, of which the bootstrap resamples the outcome, are in bootstrap.py.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flaxyolo.scoring.average_precision import check_records
+from flaxyolo.base.detections import Detections
+from flaxyolo.scoring.truth import GroundTruth
 
 MIN_IOU = 0.5
 """Overlap from which on a detection has found an object."""
 MOST_DETECTIONS = 100
-"""The best detections of an image that count, over all classes, as in tidecv; COCO's AP takes
-as many of each class."""
-
-
-class Truth(NamedTuple):
-    """All annotated objects, sorted by image and in the order of the file."""
-
-    image: Int[np.ndarray, " m"]
-    """Index into `Case.image_ids`."""
-    label: Int[np.ndarray, " m"]
-    """Index into `Case.class_names`."""
-    boxes: Float[np.ndarray, "m 4"]
-    """xywh in pixels."""
-    areas: Float[np.ndarray, " m"]
-    """The annotation's own area."""
-    crowd: Bool[np.ndarray, " m"]
-
-
-class Detected(NamedTuple):
-    """All detections that count, sorted by image and by falling score."""
-
-    image: Int[np.ndarray, " n"]
-    label: Int[np.ndarray, " n"]
-    boxes: Float[np.ndarray, "n 4"]
-    """xywh in pixels."""
-    scores: Float[np.ndarray, " n"]
+"""The best detections of an image that count: over all classes in tidecv, of each class in
+COCO's AP."""
 
 
 class Pairs(NamedTuple):
@@ -51,10 +31,9 @@ class Pairs(NamedTuple):
 class Case(NamedTuple):
     """Everything that is judged."""
 
-    image_ids: tuple[Any, ...]
-    class_names: tuple[str, ...]
-    truth: Truth
-    found: Detected
+    truth: GroundTruth
+    found: Detections
+    """Those that count, sorted by image and by falling score; the scores in float64."""
     pairs: tuple[Pairs, ...]
     """One for each image that holds anything."""
 
@@ -68,47 +47,36 @@ class Matches(NamedTuple):
     """Has found no object and lies in a crowd of its class: neither right nor wrong."""
 
 
-def read_case(
-    truth: Mapping[str, Any],
-    detections: Sequence[Any] | Float[np.ndarray, "n 7"],
-    *,
-    truth_name: str = "ground truth",
-    detections_name: str = "detections",
-    most: int = MOST_DETECTIONS,
-) -> Case:
-    """Check truth and detections as `average_precision.coco_scores` does, and sort them."""
-    checked = check_records(
-        truth, detections, truth_name=truth_name, detections_name=detections_name
-    )
-    objects, results = checked.objects, checked.results
-    image_of = {number: index for index, number in enumerate(checked.image_ids)}
-    label_of = {number: index for index, number in enumerate(checked.category_ids)}
-    there = Truth(
-        *_places(objects, image_of, label_of),
-        areas=np.array([record["area"] for record in objects], np.float64),
-        crowd=np.array([record["iscrowd"] for record in objects], bool),
-    )
-    there = _taken(there, np.argsort(there.image, kind="stable"))
-    found = Detected(
-        *_places(results, image_of, label_of),
-        scores=np.array([record["score"] for record in results], np.float64),
-    )
-    found = _taken(found, np.lexsort((-found.scores, found.image)))
-    rank = np.arange(len(found.image)) - np.searchsorted(found.image, found.image)
-    found = _taken(found, np.flatnonzero(rank < most))
-    pairs = _pairs(there, found, len(checked.image_ids))
-    return Case(tuple(checked.image_ids), tuple(checked.class_names), there, found, pairs)
+def case_of(truth: GroundTruth, detections: Detections, *, of_each_class: bool = False) -> Case:
+    """Sort the detections, and hold each against the objects of its image.
+
+    The best MOST_DETECTIONS of an image count, over all classes or of each class.
+    """
+    truth.check(detections)
+    found = replace(detections, scores=detections.scores.astype(np.float64))
+    found = found.part(np.lexsort((-found.scores, found.image)))
+    classes = len(truth.class_names)
+    group = found.image * classes + found.labels if of_each_class else found.image
+    order = np.argsort(group, kind="stable")
+    rank = np.empty(len(found), np.int64)
+    rank[order] = np.arange(len(found)) - np.searchsorted(group[order], group[order])
+    found = found.part(np.flatnonzero(rank < MOST_DETECTIONS))
+    return Case(truth, found, _pairs(truth, found))
 
 
 def match(case: Case, min_iou: float = MIN_IOU) -> Matches:
-    """Let each detection, best first, take the free object of its class that it overlaps most."""
-    found = np.full(len(case.found.image), -1)
-    in_crowd = np.zeros(len(case.found.image), bool)
+    """Let each detection, best first, take the free object of its class that it overlaps most.
+
+    As in tidecv: of objects that it overlaps alike the first is taken, and to lie in a crowd it
+    has to overlap that by more than `min_iou`. COCO's rules differ: see `bootstrap.match`.
+    """
+    found = np.full(len(case.found), -1)
+    in_crowd = np.zeros(len(case.found), bool)
     for one in case.pairs:
         if not one.iou.size:
             continue
         crowd = case.truth.crowd[one.truth]
-        same = case.found.label[one.found, None] == case.truth.label[None, one.truth]
+        same = case.found.labels[one.found, None] == case.truth.labels[None, one.truth]
         free = np.where(same & ~crowd, one.iou, 0)
         for row in np.flatnonzero((free >= min_iou).any(1)):
             column = free[row].argmax()
@@ -119,24 +87,11 @@ def match(case: Case, min_iou: float = MIN_IOU) -> Matches:
     return Matches(found, in_crowd & (found < 0))
 
 
-def _places(
-    records: list[dict], image_of: dict[Any, int], label_of: dict[Any, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
-        np.array([image_of[record["image_id"]] for record in records], np.int64),
-        np.array([label_of[record["category_id"]] for record in records], np.int64),
-        np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4),
-    )
-
-
-def _taken(arrays: Any, rows: np.ndarray) -> Any:
-    return type(arrays)(*(array[rows] for array in arrays))
-
-
-def _pairs(truth: Truth, found: Detected, images: int) -> tuple[Pairs, ...]:
+def _pairs(truth: GroundTruth, found: Detections) -> tuple[Pairs, ...]:
     # Imported here, as in average_precision: not every reader of a summary needs it.
     from pycocotools import mask
 
+    images = len(truth.image_ids)
     edges = np.arange(images + 1)
     to_truth, to_found = (np.searchsorted(side.image, edges).tolist() for side in (truth, found))
     pairs = []
@@ -149,6 +104,6 @@ def _pairs(truth: Truth, found: Detected, images: int) -> tuple[Pairs, ...]:
         iou = np.zeros(shape)
         if all(shape):
             crowd = truth.crowd[there].astype(np.uint8)
-            iou = np.asarray(mask.iou(found.boxes[here], truth.boxes[there], crowd))
+            iou = np.asarray(mask.iou(found.xywh[here], truth.xywh[there], crowd))
         pairs.append(Pairs(here, there, iou))
     return tuple(pairs)

@@ -12,7 +12,7 @@ from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Example
 from flaxyolo.machine.gate import Gate
-from flaxyolo.nn.detector import Found, TrainedDetector
+from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.detect import run_detector
 from flaxyolo.search.advised import verdicts
 from flaxyolo.search.finalists import verdict
@@ -111,15 +111,13 @@ def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
     chosen = np.unique(np.linspace(0, count - 1, min(DRAWN_IMAGES, count)).round().astype(int))
     examples = [sweep.data.val[i] for i in chosen]
     some = pixels._replace(images=np.asarray(pixels.images[chosen]))
-    found = [_confident(each) for each in run_detector(detector, examples, some)]
+    found = run_detector(detector, examples, some)
+    found = found.part(found.scores >= DRAWN_SCORE)
+    by_image = [found.part(found.image == place) for place in range(len(examples))]
     images = [_picture(example) for example in examples]
     names = sweep.data.class_names
-    draw_detections(images, found, examples, names, sweep.folder / "detections.png", title=title)
-
-
-def _confident(found: Found) -> Found:
-    keep = found.scores >= DRAWN_SCORE
-    return Found(found.boxes[keep], found.scores[keep], found.labels[keep])
+    path = sweep.folder / "detections.png"
+    draw_detections(images, by_image, examples, names, path, title=title)
 
 
 def _picture(example: Example) -> np.ndarray:

@@ -150,7 +150,7 @@ def save_trained(run_dir: Path, entry: Entry, detector: TrainedDetector, result:
         "cost": entry.record.cost.to_dict(),
     }
     save_detector(run_dir / "detector", detector, facts)
-    errors = json.dumps(summary(result.truth, result.rows), indent=1)
+    errors = json.dumps(summary(result.truth, result.detections), indent=1)
     replace_file(run_dir / ERRORS_FILE, f"{errors}\n")
 
 

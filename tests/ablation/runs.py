@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from flaxyolo.ablation.results import Arm, Detections, Run, save_detections
+from flaxyolo.ablation.results import Arm, Run, save_detections
 from flaxyolo.scoring.average_precision import coco_scores
 from tests.ablation.made import made_rows, made_truth
+from tests.scoring.judged import judged
 
 COST = {
     "latency_ms_p50": 10.0,
@@ -35,15 +36,21 @@ def made_ablation(folder, skills, *, seeds=3, images=60, seed=0):
         changes = {} if not arms else {"backbone.stages.2.attention": name}
         arms.append(Arm(name, changes))
         for number in range(seeds):
-            rows = made_rows(random, truth, skill=skill)
+            objects, found = judged(truth, made_rows(random, truth, skill=skill))
             place = folder / name / str(number)
             place.mkdir(parents=True)
-            save_detections(place, Detections(rows))
-            scores = coco_scores(truth, rows).to_dict()
+            save_detections(place, found, objects)
+            scores = coco_scores(objects, found).to_dict()
             train = {**scores, "map": scores["map"] + 0.1}
             cost = {**COST, "latency_ms_p50": 10.0 + number}
             runs.append(Run(name, number, scores, train, cost, place))
-    return arms, runs, truth
+    return arms, runs, judged(truth, [])[0]
+
+
+def stored_rows(folder):
+    """The detections of a run as they lie on the disk."""
+    with np.load(folder / "detections.npz") as file:
+        return file["rows"]
 
 
 def renamed(runs, name, **changes):

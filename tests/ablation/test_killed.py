@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from flaxyolo.ablation.results import load_detections
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew.storage import read_study
 from flaxyolo.training.state import has_state
+from tests.ablation.runs import stored_rows
 from tests.small import tiny_spec
 from tests.tiny_data import kill_something, killable_environment, write_coco
 
@@ -68,10 +68,10 @@ def test_kills_change_no_result(tmp_path):
     assert finished(folder) == calm
     for arm, seed in calm:
         one, other = (
-            load_detections(tmp_path / "runs" / "ablations" / name / "runs" / arm / f"seed-{seed}")
+            tmp_path / "runs" / "ablations" / name / "runs" / arm / f"seed-{seed}"
             for name in ("calm", "killed")
         )
-        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_array_equal(stored_rows(one), stored_rows(other))
     assert min(killed.values()) > 0
     assert (folder / "ablation.md").is_file()
     assert not any(has_state(path) for path in folder.glob("runs/*/*/state"))

@@ -5,16 +5,11 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.charts import draw_detections
+from flaxyolo.base.detections import Detections
 
 
 class Objects(NamedTuple):
     boxes: np.ndarray
-    labels: np.ndarray
-
-
-class Found(NamedTuple):
-    boxes: np.ndarray
-    scores: np.ndarray
     labels: np.ndarray
 
 
@@ -24,7 +19,7 @@ def objects(*boxes):
 
 def found(*boxes):
     truth = objects(*boxes)
-    return Found(truth.boxes, np.full(len(boxes), 0.5, np.float32), truth.labels)
+    return Detections.from_corners(truth.boxes, np.full(len(boxes), 0.5, np.float32), truth.labels)
 
 
 def black(height=60, width=80):

@@ -5,14 +5,15 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.calibration import calibrate
-from flaxyolo.scoring.matches import match, read_case
+from flaxyolo.scoring.matches import case_of, match
+from tests.scoring.judged import judged
 from tests.scoring.test_error_kinds import AWAY, CAT, DOG, WHOLE, rows_of, truth_of
 
 TRUTH = truth_of((1, CAT, WHOLE), (2, CAT, WHOLE), (2, DOG, (0, 0, 300, 300), True))
 
 
 def calibration(*found, **settings):
-    case = read_case(TRUTH, rows_of(*found))
+    case = case_of(*judged(TRUTH, rows_of(*found)))
     return calibrate(case, match(case), **settings)
 
 
@@ -69,7 +70,7 @@ def test_a_score_that_is_right_as_often_as_it_says_is_calibrated():
     truth = truth_of(*[(1, CAT, (10 * i, 0, 9, 9)) for i in range(30)])
     # 40 detections at 0.75, 30 of them right.
     found = [(1, CAT, (10 * i, 0, 9, 9), 0.75) for i in range(40)]
-    case = read_case(truth, rows_of(*found))
+    case = case_of(*judged(truth, rows_of(*found)))
     told = calibrate(case, match(case), bins=1)
     assert [told.d_ece, told.ece] == pytest.approx([0, 0], abs=1e-12)
     assert calibrate(case, match(case), bins=10).d_ece == pytest.approx(0, abs=1e-12)

@@ -3,14 +3,15 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.confusion import Pair, confusion_matrix
-from flaxyolo.scoring.matches import read_case
+from flaxyolo.scoring.matches import case_of
+from tests.scoring.judged import judged
 from tests.scoring.test_error_kinds import AWAY, CAT, DOG, PART, WHOLE, rows_of, truth_of
 
 OBJECTS = [(1, CAT, WHOLE), (1, DOG, AWAY), (2, CAT, WHOLE)]
 
 
 def matrix(objects, *found, **limits):
-    return confusion_matrix(read_case(truth_of(*objects), rows_of(*found)), **limits).matrix
+    return confusion_matrix(case_of(*judged(truth_of(*objects), rows_of(*found))), **limits).matrix
 
 
 def test_rows_are_objects_and_columns_what_was_found():
@@ -58,7 +59,7 @@ def test_the_most_confused_pairs_come_first():
     objects = [(1, CAT, (x, 0, 50, 50)) for x in (0, 100, 200)] + [(2, 3, WHOLE)]
     found = [(1, DOG, (x, 0, 50, 50), 0.9) for x in (0, 100)]
     found += [(1, CAT, (200, 0, 50, 50), 0.9), (2, CAT, WHOLE, 0.9), (2, DOG, AWAY, 0.9)]
-    case = read_case(truth_of(*objects, classes=classes), rows_of(*found))
+    case = case_of(*judged(truth_of(*objects, classes=classes), rows_of(*found)))
     confusion = confusion_matrix(case)
     assert confusion.pairs() == [Pair("cat", "dog", 2, 2 / 3), Pair("cow", "cat", 1, 1.0)]
     assert len(confusion.pairs(1)) == 1

@@ -4,6 +4,7 @@ import numpy as np
 from rich.console import Console
 
 from flaxyolo.scoring import diagnosis
+from tests.scoring.judged import judged
 from tests.scoring.test_error_kinds import AWAY, CAT, DOG, WHOLE, rows_of, truth_of
 
 TRUTH = truth_of((1, CAT, WHOLE), (2, DOG, WHOLE))
@@ -19,7 +20,7 @@ def shown(*things):
 
 
 def test_a_summary_is_plain_and_holds_all_three():
-    told = diagnosis.summary(TRUTH, ROWS)
+    told = diagnosis.summary(*judged(TRUTH, ROWS))
     assert tuple(told) == ("errors", "confusion", "calibration")
     assert json.loads(json.dumps(told)) == told
     assert told["errors"]["kinds"]["classification"]["count"] == 1
@@ -28,24 +29,24 @@ def test_a_summary_is_plain_and_holds_all_three():
 
 
 def test_the_whole_matrix_up_to_twenty_classes_and_pairs_beyond():
-    few = diagnosis.diagnose(TRUTH, ROWS).confusion
+    few = diagnosis.diagnose(*judged(TRUTH, ROWS)).confusion
     assert "background" in shown(diagnosis.confusion_table(few))
     names = tuple(f"class {index}" for index in range(21))
     truth = truth_of((1, CAT, WHOLE), (2, DOG, WHOLE), classes=names)
-    many = diagnosis.diagnose(truth, ROWS).confusion
+    many = diagnosis.diagnose(*judged(truth, ROWS)).confusion
     table = shown(diagnosis.confusion_table(many))
     assert "background" not in table
     assert "100.0%" in table
     assert "the 1 most confused" in diagnosis.confusion_title(many)
     assert "no class is confused" in diagnosis.confusion_title(
-        diagnosis.diagnose(truth, np.zeros((0, 7))).confusion
+        diagnosis.diagnose(*judged(truth, np.zeros((0, 7)))).confusion
     )
 
 
 def test_a_different_ap_is_explained_and_an_equal_one_is_not():
-    errors = diagnosis.diagnose(TRUTH, ROWS).errors
+    errors = diagnosis.diagnose(*judged(TRUTH, ROWS)).errors
     assert "COCO's" not in diagnosis.note(errors, errors.map_50)
     assert "COCO's mAP50 is 0.9000" in diagnosis.note(errors, 0.9)
-    empty = diagnosis.diagnose(truth_of(), ROWS).errors
+    empty = diagnosis.diagnose(*judged(truth_of(), ROWS)).errors
     assert "no object is annotated" in diagnosis.note(empty, None)
     assert "n/a" in shown(diagnosis.error_table(empty))

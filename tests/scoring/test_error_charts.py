@@ -6,7 +6,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.data.sources import Example
 from flaxyolo.scoring import error_charts
 from flaxyolo.scoring.error_kinds import BACKGROUND, KINDS, MISSED, find_errors
-from flaxyolo.scoring.matches import match, read_case
+from flaxyolo.scoring.matches import case_of, match
+from tests.scoring.judged import judged
 from tests.scoring.test_error_kinds import AWAY, CAT, DOG, PART, WHOLE, rows_of, truth_of
 
 OBJECTS = [
@@ -44,15 +45,15 @@ def examples(*numbers):
 
 
 @pytest.fixture
-def judged():
-    case = read_case(truth_of(*OBJECTS), rows_of(*FOUND))
+def told():
+    case = case_of(*judged(truth_of(*OBJECTS), rows_of(*FOUND)))
     return case, find_errors(case, match(case))
 
 
-def test_each_kind_is_told_in_words(judged):
-    case, errors = judged
-    told = {KINDS[errors.kind[i]]: error_charts.describe(case, errors, i) for i in range(8)}
-    assert told == {
+def test_each_kind_is_told_in_words(told):
+    case, errors = told
+    words = {KINDS[errors.kind[i]]: error_charts.describe(case, errors, i) for i in range(8)}
+    assert words == {
         "classification": "found dog (score 0.90): is cat, IoU 1.00",
         "localisation": "found dog (score 0.80): is dog, IoU 0.40",
         "duplicate": "found cat (score 0.60) once more, IoU 1.00",
@@ -62,17 +63,17 @@ def test_each_kind_is_told_in_words(judged):
     }
 
 
-def test_the_worst_have_the_best_score_or_are_the_largest(judged):
-    case, errors = judged
+def test_the_worst_have_the_best_score_or_are_the_largest(told):
+    case, errors = told
     worst = error_charts.worst_errors(case, errors, BACKGROUND, 5)
     assert case.found.scores[errors.found[worst]].tolist() == [0.95, 0.4]
     missed = error_charts.worst_errors(case, errors, MISSED, 5)
-    assert case.truth.boxes[errors.truth[missed], 2].tolist() == [50, 10]
+    assert case.truth.xywh[errors.truth[missed], 2].tolist() == [50, 10]
     assert len(error_charts.worst_errors(case, errors, MISSED, 1)) == 1
 
 
-def test_a_sheet_for_each_kind_is_written(judged, tmp_path):
-    case, errors = judged
+def test_a_sheet_for_each_kind_is_written(told, tmp_path):
+    case, errors = told
     paths = error_charts.draw_errors(case, errors, 2, tmp_path / "errors", examples(1, 2))
     assert [path.stem for path in paths] == list(KINDS)
     one, two = (cv2.imread(str(tmp_path / "errors" / f"{kind}.png")) for kind in ("both", "missed"))
@@ -81,9 +82,9 @@ def test_a_sheet_for_each_kind_is_written(judged, tmp_path):
     assert two.shape[1] > 1.5 * one.shape[1]
 
 
-def test_an_image_that_the_data_set_lacks_is_named(judged, tmp_path):
+def test_an_image_that_the_data_set_lacks_is_named(told, tmp_path):
     with pytest.raises(InputError, match=r"gt.json: expected its images .* no image 2"):
-        error_charts.draw_errors(*judged, 2, tmp_path, examples(1), truth_name="gt.json")
+        error_charts.draw_errors(*told, 2, tmp_path, examples(1), truth_name="gt.json")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.average_precision import coco_scores
 from flaxyolo.scoring.error_kinds import KINDS, error_kinds, find_errors
-from flaxyolo.scoring.matches import match, read_case
+from flaxyolo.scoring.matches import case_of, match
+from tests.scoring.judged import judged
 
 WHOLE = (0, 0, 100, 100)
 PART = (0, 0, 100, 40)
@@ -67,6 +68,10 @@ def rows_of(*found):
     return np.array(rows, np.float64).reshape(-1, 7)
 
 
+def errors_of(truth, found, **names):
+    return error_kinds(*judged(truth, found, **names))
+
+
 def counts(errors):
     return {name: kind.count for name, kind in errors.kinds.items() if kind.count}
 
@@ -75,7 +80,7 @@ def counts(errors):
 def test_the_costs_are_tidecvs(test_data, table):
     folder = test_data / "eval_coco100"
     truth = json.loads((folder / f"{table}.json").read_text())
-    errors = error_kinds(truth, json.loads((folder / "dets.json").read_text()))
+    errors = errors_of(truth, json.loads((folder / "dets.json").read_text()))
     # 0.01 AP points. Where scores are equal, tidecv lets what is still wrong lead as soon as
     # anything is mended; here the order stays, which makes up to 0.004 points.
     close = {"rel": 0, "abs": 1e-4}
@@ -132,7 +137,7 @@ CASES = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_by_hand(kind):
     objects, found, (precision, cost, size) = CASES[kind]
-    errors = error_kinds(truth_of(*objects), rows_of(*found))
+    errors = errors_of(truth_of(*objects), rows_of(*found))
     missed = {"missed": 1} if kind in ("both", "missed") else {}
     assert counts(errors) == {kind: 1} | missed
     assert errors.map_50 == pytest.approx(precision)
@@ -144,7 +149,7 @@ def test_each_kind_by_hand(kind):
 
 def test_false_positives_and_negatives_by_hand():
     objects, found, _ = CASES["classification"]
-    errors = error_kinds(truth_of(*objects), rows_of(*found))
+    errors = errors_of(truth_of(*objects), rows_of(*found))
     # Cat 0 and dog 1/2. The wrong dog last: 0 and 1. The cat taken away: dog alone, 1/2.
     assert errors.false_positives.cost == pytest.approx(0.25)
     assert errors.false_negatives.cost == pytest.approx(0.25)
@@ -154,28 +159,28 @@ def test_false_positives_and_negatives_by_hand():
 
 def test_of_two_tries_at_an_object_the_better_one_is_mended():
     tries = rows_of((1, CAT, PART, 0.6), (1, CAT, (0, 0, 40, 100), 0.7))
-    case = read_case(truth_of((1, CAT, WHOLE)), tries)
+    case = case_of(*judged(truth_of((1, CAT, WHOLE)), tries))
     errors = find_errors(case, match(case))
     assert [KINDS[kind] for kind in errors.kind] == ["localisation"] * 2
     assert case.found.scores[errors.found].tolist() == [0.7, 0.6]
     assert errors.mends.tolist() == [True, False]
     assert errors.iou.tolist() == pytest.approx([0.4, 0.4])
-    assert error_kinds(truth_of((1, CAT, WHOLE)), tries).kinds["localisation"].cost == 1
+    assert errors_of(truth_of((1, CAT, WHOLE)), tries).kinds["localisation"].cost == 1
 
 
 def test_a_detection_in_a_crowd_of_its_class_is_no_error():
     truth = truth_of((1, CAT, WHOLE, True), (1, CAT, AWAY))
     inside = (10, 10, 20, 20)
     found = [(1, CAT, AWAY, 0.5), (1, CAT, inside, 0.9)]
-    errors = error_kinds(truth, rows_of(*found))
+    errors = errors_of(truth, rows_of(*found))
     assert (errors.map_50, counts(errors), errors.false_negatives.count) == (1, {}, 0)
-    other = error_kinds(truth, rows_of(*found, (1, DOG, inside, 0.9)))
+    other = errors_of(truth, rows_of(*found, (1, DOG, inside, 0.9)))
     assert counts(other) == {"background": 1}
 
 
 def test_a_detection_in_a_crowd_counts_where_it_would_find_an_object_of_another_class():
     truth = truth_of((1, CAT, (0, 0, 200, 200), True), (1, DOG, (10, 10, 50, 50)))
-    errors = error_kinds(truth, rows_of((1, CAT, (10, 10, 50, 50), 0.9)))
+    errors = errors_of(truth, rows_of((1, CAT, (10, 10, 50, 50), 0.9)))
     assert counts(errors) == {"classification": 1}
     assert (errors.map_50, errors.kinds["classification"].cost) == (0, 1)
     assert errors.false_positives.count == 0
@@ -184,16 +189,16 @@ def test_a_detection_in_a_crowd_counts_where_it_would_find_an_object_of_another_
 def test_a_class_without_objects_counts_as_0_once_it_is_detected():
     # As tidecv has it; COCO leaves the class out.
     truth, rows = truth_of((1, CAT, WHOLE)), rows_of((1, CAT, WHOLE, 0.9), (1, DOG, AWAY, 0.8))
-    assert error_kinds(truth, rows).map_50 == pytest.approx(0.5)
-    assert coco_scores(truth, rows).map_50 == pytest.approx(1)
-    assert error_kinds(truth, rows).kinds["background"].cost == pytest.approx(0.5)
+    assert errors_of(truth, rows).map_50 == pytest.approx(0.5)
+    assert coco_scores(*judged(truth, rows)).map_50 == pytest.approx(1)
+    assert errors_of(truth, rows).kinds["background"].cost == pytest.approx(0.5)
 
 
 def test_without_objects_there_is_no_cost_and_without_detections_everything_is_missed():
-    nothing = error_kinds(truth_of(), rows_of((1, CAT, WHOLE, 0.9)))
+    nothing = errors_of(truth_of(), rows_of((1, CAT, WHOLE, 0.9)))
     assert (nothing.map_50, nothing.kinds["background"].cost) == (None, None)
     assert counts(nothing) == {"background": 1}
-    silent = error_kinds(truth_of((1, CAT, WHOLE)), rows_of())
+    silent = errors_of(truth_of((1, CAT, WHOLE)), rows_of())
     assert (silent.map_50, silent.kinds["missed"].cost, counts(silent)) == (0, 1, {"missed": 1})
     assert json.loads(json.dumps(silent.to_dict()))["kinds"]["missed"]["sizes"]["large"] == {
         "cost": 1.0,
@@ -219,9 +224,9 @@ def random_rows(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_every_error_has_one_kind_and_one_size(seed):
     truth, rows = random_rows(seed)
-    errors = error_kinds(truth, rows)
+    errors = errors_of(truth, rows)
     # Both classes have objects, so AP is COCO's; k / 7 meets no step of the recall axis.
-    assert errors.map_50 == pytest.approx(coco_scores(truth, rows).map_50, abs=1e-9)
+    assert errors.map_50 == pytest.approx(coco_scores(*judged(truth, rows)).map_50, abs=1e-9)
     wrong = sum(kind.count for name, kind in errors.kinds.items() if name != "missed")
     right = 14 - errors.false_negatives.count
     assert wrong == errors.false_positives.count == len(rows) - right
@@ -232,10 +237,10 @@ def test_every_error_has_one_kind_and_one_size(seed):
 
 def test_the_hundred_best_of_an_image_count():
     rows = rows_of(*[(1, CAT, AWAY, 0.5)] * 100, (1, CAT, WHOLE, 0.4), (2, CAT, AWAY, 0.1))
-    errors = error_kinds(truth_of((1, CAT, WHOLE)), rows)
+    errors = errors_of(truth_of((1, CAT, WHOLE)), rows)
     assert counts(errors) == {"background": 101, "missed": 1}
 
 
 def test_a_wrong_record_is_named():
     with pytest.raises(InputError, match=r"dets.json: record 0: expected 'image_id'"):
-        error_kinds(truth_of(), [{"image_id": 9}], detections_name="dets.json")
+        errors_of(truth_of(), [{"image_id": 9}], results_name="dets.json")

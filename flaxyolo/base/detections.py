@@ -1,0 +1,111 @@
+"""Detections as columns: one form from the network to scoring, drawing and the disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int
+
+from flaxyolo.base.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in one or several images, in pixels of the originals; a column a field.
+
+    Boxes are kept as COCO keeps them: corners in float32 come back from that to the bit, while the
+    sizes that a result file gives would not come back from corners.
+    """
+
+    xywh: Float64[np.ndarray, "n 4"]
+    """Left, top, width, height."""
+    scores: Float[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    """Index into the class names."""
+    image: Int[np.ndarray, " n"]
+    """Place among the images that are judged; 0 where there is one image."""
+
+    def __post_init__(self):
+        check_boxes("detections", self.xywh, scores=self.scores)
+        check_places("detections", len(self.xywh), labels=self.labels, image=self.image)
+
+    @classmethod
+    def from_corners(
+        cls,
+        boxes: Float[np.ndarray, "n 4"],
+        scores: Float[np.ndarray, " n"],
+        labels: Int[np.ndarray, " n"],
+        image: Int[np.ndarray, " n"] | None = None,
+    ) -> "Detections":
+        """From xyxy boxes; of one image unless `image` says."""
+        places = np.zeros(len(boxes), np.int64) if image is None else image
+        return cls(xyxy_to_xywh(boxes), scores, labels, places)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Detections]") -> "Detections":
+        """Those of several images, a part each: `image` becomes the place of the part."""
+        none = cls.from_corners(
+            np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
+        )
+        return cls(
+            np.concatenate([part.xywh for part in (none, *parts)]),
+            np.concatenate([part.scores for part in (none, *parts)]),
+            np.concatenate([part.labels for part in (none, *parts)]),
+            np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+        )
+
+    @cached_property
+    def boxes(self) -> Float32[np.ndarray, "n 4"]:
+        """Corners xyxy."""
+        return xywh_to_xyxy(self.xywh).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def part(self, chosen: Bool[np.ndarray, " n"] | Int[np.ndarray, " k"]) -> "Detections":
+        """Those that a mask or indices choose, in the order of these."""
+        return Detections(
+            self.xywh[chosen], self.scores[chosen], self.labels[chosen], self.image[chosen]
+        )
+
+
+def xyxy_to_xywh(boxes: Float[np.ndarray, "*n 4"]) -> Float64[np.ndarray, "*n 4"]:
+    """COCO's boxes (left, top, width, height), in float64, from corners."""
+    exact = boxes.astype(np.float64)
+    return np.concatenate([exact[..., :2], exact[..., 2:] - exact[..., :2]], -1)
+
+
+def xywh_to_xyxy(boxes: Float64[np.ndarray, "*n 4"]) -> Float64[np.ndarray, "*n 4"]:
+    """Corners from COCO's boxes."""
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+
+
+def check_boxes(what: str, xywh: np.ndarray, **numbers: np.ndarray) -> None:
+    """A ValueError where a column has another length; InputError where a value is no number."""
+    if xywh.ndim != 2 or xywh.shape[1] != 4:
+        raise ValueError(f"{what}: expected boxes of shape (n, 4), got {xywh.shape}")
+    if not (good := np.isfinite(xywh).all(1) & (xywh[:, 2:] >= 0).all(1)).all():
+        row = int(good.argmin())
+        raise InputError(
+            f"{what}: row {row}: expected a box of 4 finite numbers [x, y, width, height] with no "
+            f"negative size, got {xywh[row].tolist()}"
+        )
+    for name, column in numbers.items():
+        _check_length(what, len(xywh), name, column)
+        if not (good := np.isfinite(column)).all():
+            row = int(good.argmin())
+            raise InputError(f"{what}: row {row}: expected finite {name}, got {column[row]}")
+
+
+def check_places(what: str, rows: int, **places: np.ndarray) -> None:
+    """A ValueError where a column of indices has another length, or holds what is no index."""
+    for name, column in places.items():
+        _check_length(what, rows, name, column)
+        if not np.issubdtype(column.dtype, np.integer) or (column < 0).any():
+            raise ValueError(f"{what}: expected {name} as integers from 0 on, got {column!r:.60}")
+
+
+def _check_length(what: str, rows: int, name: str, column: np.ndarray) -> None:
+    if column.shape != (rows,):
+        raise ValueError(f"{what}: expected {name} of {rows} boxes, got shape {column.shape}")
