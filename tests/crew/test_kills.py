@@ -8,8 +8,9 @@ import time
 import pytest
 
 import flaxyolo
+from flaxyolo.crew.record import read
 from flaxyolo.crew.storage import read_study
-from flaxyolo.search.results import is_finished, results
+from flaxyolo.search.results import results
 from tests.tiny_data import flags, kill_something, killable_environment, write_coco
 
 
@@ -18,7 +19,7 @@ def finished(folder):
     if not (folder / "study.log").exists():
         return {}
     trials = read_study(folder).get_trials(deepcopy=False)
-    return {t.number: (t.state, t.values) for t in trials if is_finished(t)}
+    return {t.number: (t.state, t.values) for t in trials if read(t).is_over}
 
 
 def killed_in_a_trial(process, folder, log):
