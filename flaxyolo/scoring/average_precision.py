@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from flaxyolo.base.detections import Detections
-from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.truth import GroundTruth
 from flaxyolo.spec import parse
 
@@ -39,14 +38,6 @@ class Scores:
     mar_medium: float | None
     mar_large: float | None
     per_class: tuple[ClassScores, ...]
-
-    def objective(self) -> float:
-        """What a sweep maximises: mAP_s + mAP_m + mAP_l of the sizes that have objects."""
-        sizes = [self.map_small, self.map_medium, self.map_large]
-        present = [size for size in sizes if size is not None]
-        if not present:
-            raise InputError("nothing to score: the validation images hold no object; label some")
-        return sum(present)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict with torchmetrics' keys and `per_class`, ready for JSON."""

@@ -31,39 +31,17 @@ def draw_front(standings: Standings, path: Path) -> None:
     """
     figure = Figure(figsize=(9, 5), dpi=DPI, layout="constrained")
     axes: Any = figure.subplots()
-    budget, latency, scored = standings.budget, standings.latency, standings.scored
+    budget = standings.budget
     _draw_scored(axes, standings)
-    unscored = [record for record in standings.records if record.cost and record.objective is None]
-    if unscored:
-        # At the lower edge of the axes, whatever the objectives are.
-        axes.plot(
-            [latency(record) for record in unscored],
-            [0.02] * len(unscored),
-            transform=axes.get_xaxis_transform(),
-            linestyle="",
-            marker="|",
-            markersize=10,
-            color="0.5",
-            label="not trained",
-        )
+    _draw_unscored(axes, standings)
     if standings.front:
-        ends = [*map(latency, standings.front), max(map(latency, scored))]
-        heights = [record.objective for record in standings.front]
-        axes.step(
-            ends,
-            [*heights, heights[-1]],
-            where="post",
-            color="0.25",
-            linewidth=1,
-            zorder=1,
-            label="Pareto front",
-        )
+        _draw_steps(axes, standings)
     if budget.latency_ms is not None:
         told = f"budget {budget.latency_ms:g} ms"
         axes.axvline(budget.latency_ms, color="tab:red", linestyle="--", label=told)
     if (best := standings.best) is not None and best.cost and best.objective is not None:
         axes.scatter(
-            [latency(best)],
+            [standings.latency(best)],
             [best.objective],
             marker="*",
             s=260,
@@ -71,17 +49,6 @@ def draw_front(standings: Standings, path: Path) -> None:
             edgecolor="black",
             zorder=3,
             label=f"winner: trial {best.number}",
-        )
-    for record in standings.front:
-        # Nothing lies above and left of a point on the front.
-        axes.annotate(
-            str(record.number),
-            (latency(record), record.objective),
-            xytext=(-6, 5),
-            textcoords="offset points",
-            horizontalalignment="right",
-            fontsize=8,
-            zorder=4,
         )
     axes.set_xlabel(f"latency {budget.latency_stat} of detect, ms")
     axes.set_ylabel(f"objective: {standings.objective.text}")
@@ -109,4 +76,46 @@ def _draw_scored(axes: Any, standings: Standings) -> None:
             edgecolors=[colour],
             linewidths=1.4,
             label=name,
+        )
+
+
+def _draw_unscored(axes: Any, standings: Standings) -> None:
+    """A tick at the lower edge, whatever the objectives are, for each that was only measured."""
+    unscored = [record for record in standings.records if record.cost and record.objective is None]
+    if unscored:
+        axes.plot(
+            [standings.latency(record) for record in unscored],
+            [0.02] * len(unscored),
+            transform=axes.get_xaxis_transform(),
+            linestyle="",
+            marker="|",
+            markersize=10,
+            color="0.5",
+            label="not trained",
+        )
+
+
+def _draw_steps(axes: Any, standings: Standings) -> None:
+    """The front as a line of steps, with the number of each trial on it."""
+    ends = [*map(standings.latency, standings.front), max(map(standings.latency, standings.scored))]
+    heights = [record.objective for record in standings.front]
+    axes.step(
+        ends,
+        [*heights, heights[-1]],
+        where="post",
+        color="0.25",
+        linewidth=1,
+        zorder=1,
+        label="Pareto front",
+    )
+    for record in standings.front:
+        # Nothing lies above and left of a point on the front.
+        axes.annotate(
+            str(record.number),
+            (standings.latency(record), record.objective),
+            xytext=(-6, 5),
+            textcoords="offset points",
+            horizontalalignment="right",
+            fontsize=8,
+            zorder=4,
         )

@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.average_precision import KEYS, coco_scores
+from flaxyolo.search.objective import Objective
 from tests.scoring.judged import judged
 
 TABLES = ("gt_official", "gt_boxarea_nocrowd")
@@ -119,7 +120,7 @@ def test_sizes_and_classes_without_objects_have_no_score():
     cat, dog = scores.per_class
     assert (cat.name, cat.map_50) == ("cat", pytest.approx(51 / 101))
     assert (dog.name, dog.map, dog.map_50) == ("dog", None, None)
-    assert scores.objective() == scores.map_small
+    assert Objective().value(scores) == scores.map_small
 
 
 def test_the_objective_adds_up_the_sizes_that_exist():
@@ -129,7 +130,7 @@ def test_the_objective_adds_up_the_sizes_that_exist():
     assert scores.map_medium is None
     assert scores.map_small == pytest.approx(1.0)
     assert scores.map_large == pytest.approx(1.0)
-    assert scores.objective() == pytest.approx(2.0)
+    assert Objective().value(scores) == pytest.approx(2.0)
 
 
 def test_no_detections_score_zero_where_there_are_objects():
@@ -143,7 +144,7 @@ def test_without_any_object_nothing_is_scored(found):
     scores = scored(truth_of(), found)
     assert [getattr(scores, key) for key in KEYS] == [None] * 12
     with pytest.raises(InputError, match="no object"):
-        scores.objective()
+        Objective().value(scores)
 
 
 def test_annotation_ids_do_not_matter():

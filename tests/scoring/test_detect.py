@@ -9,6 +9,7 @@ from flaxyolo.nn import detector as network
 from flaxyolo.scoring import detect
 from flaxyolo.scoring.average_precision import coco_scores
 from flaxyolo.scoring.truth import ground_truth
+from flaxyolo.search.objective import Objective
 from tests.scoring.scenes import (
     CATEGORY_IDS,
     EXAMPLES,
@@ -40,7 +41,7 @@ def test_a_perfect_detector_scores_1_in_original_pixels(perfect):
     assert {entry.name: entry.map for entry in scores.per_class} == pytest.approx(
         {"cat": 1, "dog": 1}
     )
-    assert scores.objective() == pytest.approx(2)
+    assert Objective().value(scores) == pytest.approx(2)
 
 
 def test_every_batch_has_the_same_shape(perfect):

@@ -13,20 +13,21 @@ SCORES = Scores(**{key: (i + 1) / 16 for i, key in enumerate(KEYS)}, per_class=(
 
 
 @pytest.mark.parametrize("gone", [(), ("map_small",), ("map_medium",), ("map_small", "map_large")])
-def test_the_default_is_the_objective_of_the_scores(gone):
+def test_the_default_is_the_sum_over_the_sizes_that_have_objects(gone):
     rng = random.Random(1)
     for _ in range(20):
         drawn = replace(SCORES, **{key: rng.random() for key in KEYS})
         scores = replace(drawn, **dict.fromkeys(gone))
-        assert Objective().value(scores) == scores.objective()
-        assert Objective().value(scores.to_dict()) == scores.objective()
+        sizes = (scores.map_small, scores.map_medium, scores.map_large)
+        expected = sum(size for size in sizes if size is not None)
+        assert Objective().value(scores) == expected
+        assert Objective().value(scores.to_dict()) == expected
 
 
-def test_the_default_and_the_scores_refuse_the_same():
+def test_without_any_object_of_its_sizes_the_default_refuses():
     empty = replace(SCORES, map_small=None, map_medium=None, map_large=None)
-    for score in (empty.objective, lambda: Objective().value(empty)):
-        with pytest.raises(InputError, match="nothing to score: the validation images hold no"):
-            score()
+    with pytest.raises(InputError, match="nothing to score: the validation images hold no"):
+        Objective().value(empty)
 
 
 @pytest.mark.parametrize(
