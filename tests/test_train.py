@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from flaxyolo.checks.steps import compilations
-from flaxyolo.config import Augmentation, TrainConfig
+from flaxyolo.config import Augmentation, TrainConfig, read_config, write_config
 from flaxyolo.data.batches import to_device
 from flaxyolo.train import Record, main
 from flaxyolo.training.loop import DivergedError, compile_step, start, train
@@ -114,6 +115,18 @@ def test_bad_flags_are_said_in_one_line(tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_name_in_the_config_is_said_before_the_run_begins(tmp_path, capsys):
+    config = read_config(Path("configs/yolov8n.yaml"))
+    backbone = replace(config.detector.backbone, stem="fokus")
+    path = tmp_path / "wrong.yaml"
+    write_config(path, replace(config, detector=replace(config.detector, backbone=backbone)))
+    assert main([str(path), "--out", str(tmp_path / "run")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"{path}: stem must be one of conv3, " in line
+    assert "(did you mean 'focus'?)" in line
     assert not (tmp_path / "run").exists()
 
 

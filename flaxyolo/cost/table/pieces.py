@@ -30,7 +30,7 @@ from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.norm import NORMS, BatchNorm
 from flaxyolo.nn.stem import STEMS
 from flaxyolo.nn.tables import entry
-from flaxyolo.spec import STEM_STRIDES, DetectorSpec
+from flaxyolo.spec import DetectorSpec, stem_stride
 
 KINDS = ("stem", "stage", "neck", "head", "nms")
 
@@ -119,7 +119,7 @@ def pieces(spec: DetectorSpec) -> tuple[Piece, ...]:
         return Piece(_key(kind, shapes, common | parts), spec, kind, number, shapes)
 
     cut = [piece("stem", ((size, 3),), backbone=backbone)]
-    side, width = size // STEM_STRIDES[spec.backbone.stem], spec.backbone.stem_width
+    side, width = size // stem_stride(spec.backbone.stem), spec.backbone.stem_width
     for number, stage in enumerate(spec.backbone.stages):
         before, after = contexts(spec, number)
         made = backbone["stages"][number] | {
