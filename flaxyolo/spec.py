@@ -291,6 +291,14 @@ class DetectorSpec:
         return self.head.class_width or max(self.feature_widths[0], min(self.num_classes, 100))
 
 
+def without_noise(spec: DetectorSpec) -> DetectorSpec:
+    """The same network without the layers that drop something."""
+    backbone = dataclasses.replace(
+        spec.backbone, drop_path=0.0, drop_block=0.0, spatial_dropout=0.0
+    )
+    return dataclasses.replace(spec, backbone=backbone)
+
+
 def to_dict(spec: Any) -> dict[str, Any]:
     """Plain dict of a spec or config, ready for JSON or YAML (tuples become lists)."""
     return TypeAdapter(type(spec)).dump_python(spec, mode="json")
