@@ -27,13 +27,18 @@ Names = str | tuple[str, ...]
 LEVEL_STRIDES = {2: 4, 3: 8, 4: 16, 5: 32, 6: 64}
 """Input pixels per cell of C2/P2 to C6/P6."""
 
-STEM_STRIDES = {"conv3": 2, "conv6": 2, "deep": 2, "focus": 2, "rep": 2, "patchify": 4}
-"""Input pixels per cell of a stem's output."""
+STEM_STRIDES = {"patchify": 4}
+"""Input pixels per cell of a stem's output, of stems where they are not 2."""
 
 SELF_ATTENTIONS = ("window", "area")
 """Attentions whose cost grows with the square of the map; refused below `SELF_STRIDE`."""
 
 SELF_STRIDE = 16
+
+
+def stem_stride(stem: str) -> int:
+    """Input pixels per cell of a stem's output."""
+    return STEM_STRIDES.get(stem, 2)
 
 
 def _check_attention(where: str, name: str, stride: int) -> None:
@@ -65,7 +70,7 @@ class BackboneSpec:
 
     stem_width: Width
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=3, max_length=6)]
-    stem: Literal["conv3", "conv6", "deep", "focus", "rep", "patchify"] = "conv3"
+    stem: str = "conv3"
     context: str = "none"
     context_place: Literal["after", "before"] = "after"
     """After the last stage, or before its block (YOLOX, RTMDet)."""
@@ -79,7 +84,7 @@ class BackboneSpec:
     @property
     def strides(self) -> tuple[int, ...]:
         """Input pixels per cell of every stage's output."""
-        strides, stride = [], STEM_STRIDES[self.stem]
+        strides, stride = [], stem_stride(self.stem)
         for stage in self.stages:
             stride *= stage.stride
             strides.append(stride)
@@ -285,6 +290,14 @@ class DetectorSpec:
     def class_width(self) -> int:
         """Width of the head's class branch."""
         return self.head.class_width or max(self.feature_widths[0], min(self.num_classes, 100))
+
+
+def without_noise(spec: DetectorSpec) -> DetectorSpec:
+    """The same network without the layers that drop something."""
+    backbone = dataclasses.replace(
+        spec.backbone, drop_path=0.0, drop_block=0.0, spatial_dropout=0.0
+    )
+    return dataclasses.replace(spec, backbone=backbone)
 
 
 def to_dict(spec: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.statistics.advice import Advice, advise, candidates
+from flaxyolo.statistics.advice import Advice, advise, candidates, stride_recommend
 from flaxyolo.statistics.columns import columns_of, percent
 from flaxyolo.statistics.page import resolution_rows, shown_value, write_page
 from flaxyolo.statistics.resolution import suitable_image_sizes
@@ -59,9 +59,10 @@ def summary(found: Statistics) -> Table:
 
 def resolutions_table(found: Statistics) -> Table:
     """The boxes at each input size."""
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption=(
+    caption = (
         "Boxes by their shorter side; cells: median along it. Each at strides 4 / 8 / 16 / 32."
-    ))  # fmt: skip
+    )
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption=caption)
     for name in ("px", "under 8 / 16 / 32 px", "cells", "collisions", "p95 side / stride"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in resolution_rows(found):
@@ -77,6 +78,16 @@ def advice_table(advice: Sequence[Advice]) -> Table:
     for each in advice:
         table.add_row(each.key, shown_value(each.value), each.why, each.source)
     return table
+
+
+def stride_line(found: Statistics, advice: Sequence[Advice]) -> str | None:
+    """The coarsest usual stride for the median box at the advised input size; None without one."""
+    advised = {each.key: each.value for each in advice}
+    for resolution in found.resolutions:
+        if resolution.image_size == advised.get("image_size"):
+            choice = stride_recommend(float(f"{resolution.side.p50:.3g}"))
+            return f"median box at {resolution.image_size} px: {choice.message}"
+    return None
 
 
 def _lines(split: SplitStatistics) -> list[tuple[str, str]]:
@@ -139,6 +150,8 @@ def _run(flags: Flags) -> None:
     console.print(summary(found))
     console.print(resolutions_table(found))
     console.print(advice_table(advice))
+    if (line := stride_line(found, advice)) is not None:
+        console.print(line, soft_wrap=True)
     for name, parameters in candidates(advice).items():
         text = ", ".join(f"{key} {value}" for key, value in parameters.items())
         console.print(f"{name}: {text}", soft_wrap=True)

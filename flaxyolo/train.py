@@ -21,6 +21,7 @@ from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.feeds import Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.scoring.detect import evaluate, shown
 from flaxyolo.spec import describe
 from flaxyolo.training.loop import DivergedError, StepReport, train
@@ -67,7 +68,7 @@ def configure(flags: Flags, dataset: Dataset) -> Config:
     if config.training.augmentation.flip and not dataset.mirror:
         log.info("%s: a mirrored object is another one here, so flip is off", dataset.name)
     try:
-        return fitted(
+        config = fitted(
             config,
             num_classes=len(dataset.class_names),
             mirror=dataset.mirror,
@@ -78,6 +79,11 @@ def configure(flags: Flags, dataset: Dataset) -> Config:
         )
     except ValueError as error:
         raise InputError(f"the flags: {describe(error)}") from None
+    try:
+        abstract_weights(config.detector)
+    except ValueError as error:
+        raise InputError(f"{flags.config}: {error}") from None
+    return config
 
 
 def claim_run(out: Path, config: Config, dataset: Dataset) -> None:

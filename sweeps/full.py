@@ -23,12 +23,12 @@ from flaxyolo.spec import (
     LEVEL_STRIDES,
     SELF_ATTENTIONS,
     SELF_STRIDE,
-    STEM_STRIDES,
     BackboneSpec,
     DetectorSpec,
     HeadSpec,
     NeckSpec,
     StageSpec,
+    stem_stride,
 )
 
 RUNS = {
@@ -69,7 +69,7 @@ def suggest_backbone(trial: BaseTrial, last: int) -> BackboneSpec:
     stem = choose(trial, "stem", tuple(STEMS))
     stages, spare = [], MOST_STAGES - (last - 1)
     for level in range(2, last + 1):
-        stride = LEVEL_STRIDES[2] // STEM_STRIDES[stem] if level == 2 else 2
+        stride = LEVEL_STRIDES[2] // stem_stride(stem) if level == 2 else 2
         stages.append(suggest_stage(trial, f"c{level}", level, stride))
         if spare and choose(trial, f"c{level}.longer", (False, True)):
             stages.append(suggest_stage(trial, f"c{level}b", level, 1))

@@ -38,6 +38,16 @@ def test_the_tables_show_statistics_and_advice(source, capsys):
         assert text in out
 
 
+def test_the_coarsest_stride_of_the_median_box_is_said_in_a_line(capsys):
+    assert stats.main(["digits", "--image-size", "144"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "median box" in line]
+    assert re.fullmatch(
+        r"median box at 144 px: [\d.]+ px covers [\d.]+ cells at stride \d+: .*", line
+    )
+    measured = statistics(dataset([example([])] * 3))
+    assert stats.stride_line(measured, advise(measured)) is None
+
+
 def test_json_holds_statistics_advice_and_candidates(capsys):
     assert stats.main(["digits", "--json", "--batch-size", "4"]) == 0
     found = json.loads(capsys.readouterr().out)

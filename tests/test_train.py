@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from flaxyolo import train as train_module
 from flaxyolo.checks.steps import compilations
-from flaxyolo.config import Augmentation, Config, TrainConfig, write_config
+from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
 from flaxyolo.data.batches import to_device
 from flaxyolo.data.feeds import Resident
 from flaxyolo.train import Record, main
@@ -198,6 +199,18 @@ def test_bad_flags_are_said_in_one_line(tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_name_in_the_config_is_said_before_the_run_begins(tmp_path, capsys):
+    config = read_config(Path("configs/yolov8n.yaml"))
+    backbone = replace(config.detector.backbone, stem="fokus")
+    path = tmp_path / "wrong.yaml"
+    write_config(path, replace(config, detector=replace(config.detector, backbone=backbone)))
+    assert main([str(path), "--out", str(tmp_path / "run")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"{path}: stem must be one of conv3, " in line
+    assert "(did you mean 'focus'?)" in line
     assert not (tmp_path / "run").exists()
 
 

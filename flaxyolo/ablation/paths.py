@@ -16,7 +16,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config
 from flaxyolo.nn.tables import entry
 from flaxyolo.search.space import PLANS
-from flaxyolo.spec import STEM_STRIDES, describe, detector_from_dict, to_dict
+from flaxyolo.spec import describe, detector_from_dict, stem_stride, to_dict
 
 FIXED = {
     "num_classes": "comes from the data",
@@ -193,7 +193,7 @@ def _stride_plan(data: dict[str, Any], value: Any, where: str) -> None:
     for stage, stride in zip(backbone["stages"], plan.strides, strict=True):
         stage["stride"] = stride
     # Another stem of the same stride is no part of the plan.
-    if STEM_STRIDES[backbone["stem"]] != STEM_STRIDES[plan.stem]:
+    if stem_stride(backbone["stem"]) != stem_stride(plan.stem):
         backbone["stem"] = plan.stem
     data["detector"]["neck"]["levels"] = list(plan.levels)
     after = detector_from_dict(data["detector"], where)

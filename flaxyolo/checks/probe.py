@@ -26,7 +26,7 @@ from flaxyolo.nn.detector import (
 )
 from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.regularize import randomness
-from flaxyolo.spec import DetectorSpec
+from flaxyolo.spec import DetectorSpec, without_noise
 from flaxyolo.training.loop import total_loss
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.training.plan import Plan
@@ -62,10 +62,9 @@ class Gradients(NamedTuple):
 
 def probe_plan(spec: DetectorSpec, config: TrainConfig, pixels: Pixels) -> Plan:
     """The run's loss on a few images, without noise."""
-    backbone = replace(spec.backbone, drop_path=0.0, drop_block=0.0, spatial_dropout=0.0)
     few = replace(config, epochs=PROBE_STEPS, batch_size=PROBED)
     slots = box_slots(pixels, mosaic=False)
-    return Plan(replace(spec, backbone=backbone), few, 1, slots, compute_dtype())
+    return Plan(without_noise(spec), few, 1, slots, compute_dtype())
 
 
 def fresh_probe(plan: Plan) -> Probe:

@@ -22,7 +22,7 @@ from flaxyolo.base.files import cache_root
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.sources import Dataset, Example
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 """Raised with every change of what is stored."""
@@ -125,7 +125,7 @@ def _open(folder: Path, settings: dict[str, str | int]) -> Pixels | None:
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         if folder.is_dir():
-            logger.warning("%s is damaged and is made again: %s", folder, error)
+            log.warning("%s is damaged and is made again: %s", folder, error)
         return None
     return Pixels(images, boxes, labels, valid, content)
 
@@ -153,7 +153,7 @@ def _remove_leftovers(root: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue  # finished in this moment, or not ours
         if time.time() - newest > LEFTOVER_S:
-            logger.warning("%s: removed, its process has ended without finishing it", folder)
+            log.warning("%s: removed, its process has ended without finishing it", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -189,8 +189,14 @@ def _write(
     with (folder / "meta.json").open("wb") as file:
         file.write(json.dumps(meta, indent=2).encode())
         _sync(file)
-    logger.info("%s: %d images at %d px, %d boxes, %d crowd boxes left out",
-                what, len(examples), size, meta["boxes"], crowd)  # fmt: skip
+    log.info(
+        "%s: %d images at %d px, %d boxes, %d crowd boxes left out",
+        what,
+        len(examples),
+        size,
+        meta["boxes"],
+        crowd,
+    )
 
 
 def _sync(file: BinaryIO) -> None:
@@ -247,4 +253,4 @@ def _progress(images: Iterator[np.ndarray], count: int, what: str) -> Iterator[n
         if now - reported >= REPORT_S and done < count:
             reported = now
             left = (now - start) / done * (count - done)
-            logger.info("%s: %d of %d images decoded, %.0f s left", what, done, count, left)
+            log.info("%s: %d of %d images decoded, %.0f s left", what, done, count, left)

@@ -24,7 +24,7 @@ from flaxyolo.data.readers.listing import progress
 from flaxyolo.data.readers.tfds import CLASSES, Record
 from flaxyolo.data.sources import Dataset, Example
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 VERSION = "1.0.0"
 """Of the schema of a TFDS data set written here."""
@@ -56,7 +56,7 @@ def convert(dataset: Dataset, target: Path, form: Form = "coco") -> None:
     finally:
         # Gone already if it was renamed; otherwise nothing half-written may stay.
         shutil.rmtree(unfinished, ignore_errors=True)
-    logger.info("%s: %s as %s:%s", target, dataset.name, form, target)
+    log.info("%s: %s as %s:%s", target, dataset.name, form, target)
 
 
 def write_coco(dataset: Dataset, folder: Path) -> None:
@@ -92,7 +92,7 @@ def write_coco(dataset: Dataset, folder: Path) -> None:
             )
             annotations += _annotations(dataset, example, len(annotations))
         if turned:
-            logger.info(
+            log.info(
                 "%s %s: %d images are labelled as rotated by their file (EXIF), and were turned: "
                 "their size cannot say so", dataset.name, split, turned,
             )  # fmt: skip
@@ -215,8 +215,9 @@ def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def _annotations(dataset: Dataset, example: Example, before: int) -> list[dict[str, Any]]:
-    columns = (column.tolist() for column in (example.boxes, example.labels, example.areas,
-                                              example.crowd))  # fmt: skip
+    columns = (
+        column.tolist() for column in (example.boxes, example.labels, example.areas, example.crowd)
+    )
     rows = zip(*columns, strict=True)
     return [
         {

@@ -21,7 +21,7 @@ from flaxyolo.base.files import cache_root
 from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
 from flaxyolo.data.records import Encoded, Image
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FACTS_VERSION = 1
 """Raised with every change of what is stored."""
@@ -197,8 +197,9 @@ def _in_threads(work: list[tuple[Image, _Known]], what: str) -> Iterable[_Row]:
                 if now - reported >= REPORT_S and done < len(work):
                     reported = now
                     left = (now - start) / done * (len(work) - done)
-                    logger.info("%s: %d of %d images looked at, %.0f s left",
-                                what, done, len(work), left)  # fmt: skip
+                    log.info(
+                        "%s: %d of %d images looked at, %.0f s left", what, done, len(work), left
+                    )
 
 
 def _look(image_and_known: tuple[Image, _Known]) -> _Row:
@@ -289,7 +290,7 @@ def _load(store: Path) -> _Known:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s is damaged and is made again: %s", store, error)
+        log.warning("%s is damaged and is made again: %s", store, error)
         return {}
 
 
@@ -304,4 +305,4 @@ def _save(store: Path, fresh: _Known) -> None:
     except OSError as error:
         # Only time is lost: the facts are in memory.
         unfinished.unlink(missing_ok=True)
-        logger.warning("%s: what was learnt of the images is not kept: %s", store, error.strerror)
+        log.warning("%s: what was learnt of the images is not kept: %s", store, error.strerror)

@@ -29,7 +29,7 @@ from flaxyolo.data.readers.voc import read_voc
 from flaxyolo.data.readers.yolo import read_yolo
 from flaxyolo.data.records import Image, Source
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 READER_VERSION = 2
 """Raised with every change that makes other examples from the same files."""
@@ -106,7 +106,7 @@ def read_dataset(source: str, *, repair: Path | None = None) -> Dataset:
     """
     audited = _audit(_read(source))
     for line in audited.audit.lines():
-        logger.warning("%s: %s", audited.source.name, line)
+        log.warning("%s: %s", audited.source.name, line)
     if repair is not None:
         train, val, _ = _split(audited)
         parts = {"train": (train.checked, train.images), "val": (val.checked, val.images)}

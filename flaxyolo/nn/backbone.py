@@ -12,7 +12,7 @@ from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.regularize import DropBlock, SpatialDropout
 from flaxyolo.nn.stem import STEMS
 from flaxyolo.nn.tables import entry
-from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, StageSpec
+from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, StageSpec, stem_stride
 
 NOISE_STRIDE = 16
 """DropBlock and spatial dropout follow the blocks from this stride on: finer maps hold edges, not
@@ -61,6 +61,7 @@ class Backbone(nnx.Module):
 
     def __init__(self, spec: BackboneSpec, *, conv: Layers, rng: np.random.Generator):
         self.stem = entry(STEMS, spec.stem, "stem")(spec.stem_width, conv=conv, rng=rng)
+        self.stem_stride = stem_stride(spec.stem)
         self.strides = spec.strides
         widths = [spec.stem_width, *(stage.width for stage in spec.stages)]
         rates = iter(drop_path_rates(spec))
@@ -86,6 +87,11 @@ class Backbone(nnx.Module):
         """Features by level: `{2: C2, 3: C3, ...}`, the last output at each stride."""
         levels = {stride: level for level, stride in LEVEL_STRIDES.items()}
         x = self.stem(images)
+        if images.shape[1] != x.shape[1] * self.stem_stride:
+            raise ValueError(
+                f"the stem gives {x.shape[1]} cells for {images.shape[1]} pixels, expected a "
+                f"stride of {self.stem_stride}; a stem of another has it in spec.STEM_STRIDES"
+            )
         features = {}
         for stage, stride in zip(self.stages, self.strides, strict=True):
             x = stage(x)

@@ -173,60 +173,39 @@ class SharedBranch(nnx.Module):
         return nnx.List(branches)
 
 
-class Branches(nnx.Module):
-    """A class branch and a box branch for each level, or shared by them; decoded boxes.
+def make_branches(
+    spec: DetectorSpec, in_widths: tuple[int, ...], *, conv: Layers, rng: np.random.Generator
+) -> tuple[Any, Any]:
+    """A box branch and a class branch for each level, or one of each shared by them.
 
     The class bias starts at log(5 / classes / (640 / stride)^2), five objects in a 640 px image,
     the box bias where a box is that of a few cells around the point.
     """
-
-    def __init__(
-        self,
-        spec: DetectorSpec,
-        in_widths: tuple[int, ...],
-        *,
-        conv: Layers,
-        rng: np.random.Generator,
-    ):
-        head = spec.head
-        common: dict[str, Any] = {"conv": conv, "rng": rng}
-        box_bias = np.repeat(BOX_BIAS[head.box], head.bins).astype(np.float32)
-        # With objectness the rarity of objects is its matter, and classes start as in YOLOX.
-        priors = [
-            OBJECTNESS_PRIOR
-            if head.objectness
-            else float(np.log(5 / spec.num_classes / (640 / stride) ** 2))
-            for stride in spec.strides
-        ]
-        box = (spec.box_width, 4 * head.bins, head.depth)
-        cls = (spec.class_width, spec.num_classes, head.depth)
-        box_form: dict[str, Any] = {"form": head.box_conv, "objectness": head.objectness}
-        cls_form: dict[str, Any] = {"form": head.class_conv, "objectness": False}
-        if head.shared:
-            width, biases = in_widths[0], [box_bias] * len(priors)
-            self.box = SharedBranch(width, *box, biases=biases, **box_form, **common)
-            self.cls = SharedBranch(width, *cls, biases=priors, **cls_form, **common)
-        else:
-            self.box, self.cls = nnx.List([]), nnx.List([])
-            for width, prior in zip(in_widths, priors, strict=True):
-                self.box.append(Branch(width, *box, bias=box_bias, **box_form, **common))
-                self.cls.append(Branch(width, *cls, bias=prior, **cls_form, **common))
-        self.strides, self.bins, self.form = spec.strides, head.bins, head.box
-        self.has_objectness = head.objectness
-
-    def __call__(self, features: list[Float[Array, "b _ _ _"]]) -> Predictions:
-        logits = run_branches(self.cls, features)
-        raw = jnp.concatenate(run_branches(self.box, features), 1)
-        objectness = raw[..., -1] if self.has_objectness else None
-        values = raw[..., :-1] if self.has_objectness else raw
-        distances = values.reshape(*values.shape[:2], 4, self.bins)
-        points, strides = anchor_points(features[0].shape[1] * self.strides[0], self.strides)
-        return Predictions(
-            logits=jnp.concatenate(logits, 1),
-            boxes=DECODERS[self.form](distances, jnp.asarray(points), jnp.asarray(strides)),
-            distances=distances,
-            objectness=objectness,
+    head = spec.head
+    common: dict[str, Any] = {"conv": conv, "rng": rng}
+    box_bias = np.repeat(BOX_BIAS[head.box], head.bins).astype(np.float32)
+    # With objectness the rarity of objects is its matter, and classes start as in YOLOX.
+    priors = [
+        OBJECTNESS_PRIOR
+        if head.objectness
+        else float(np.log(5 / spec.num_classes / (640 / stride) ** 2))
+        for stride in spec.strides
+    ]
+    box = (spec.box_width, 4 * head.bins, head.depth)
+    cls = (spec.class_width, spec.num_classes, head.depth)
+    box_form: dict[str, Any] = {"form": head.box_conv, "objectness": head.objectness}
+    cls_form: dict[str, Any] = {"form": head.class_conv, "objectness": False}
+    if head.shared:
+        width, biases = in_widths[0], [box_bias] * len(priors)
+        return (
+            SharedBranch(width, *box, biases=biases, **box_form, **common),
+            SharedBranch(width, *cls, biases=priors, **cls_form, **common),
         )
+    boxes, classes = nnx.List([]), nnx.List([])
+    for width, prior in zip(in_widths, priors, strict=True):
+        boxes.append(Branch(width, *box, bias=box_bias, **box_form, **common))
+        classes.append(Branch(width, *cls, bias=prior, **cls_form, **common))
+    return boxes, classes
 
 
 def run_branches(
@@ -238,7 +217,43 @@ def run_branches(
     return [branch(x) for branch, x in zip(branches, features, strict=True)]
 
 
-class Head(Branches):
+def predict_pair(
+    spec: DetectorSpec, box: Any, cls: Any, features: list[Float[Array, "b _ _ _"]]
+) -> Predictions:
+    """What the box and class branches say of the features, with decoded boxes."""
+    logits = run_branches(cls, features)
+    raw = jnp.concatenate(run_branches(box, features), 1)
+    objectness = raw[..., -1] if spec.head.objectness else None
+    values = raw[..., :-1] if spec.head.objectness else raw
+    distances = values.reshape(*values.shape[:2], 4, spec.head.bins)
+    points, strides = anchor_points(features[0].shape[1] * spec.strides[0], spec.strides)
+    return Predictions(
+        logits=jnp.concatenate(logits, 1),
+        boxes=DECODERS[spec.head.box](distances, jnp.asarray(points), jnp.asarray(strides)),
+        distances=distances,
+        objectness=objectness,
+    )
+
+
+class OneToOne(nnx.Module):
+    """The second pair of branches (arXiv 2405.14458)."""
+
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        in_widths: tuple[int, ...],
+        *,
+        conv: Layers,
+        rng: np.random.Generator,
+    ):
+        self.spec = spec
+        self.box, self.cls = make_branches(spec, in_widths, conv=conv, rng=rng)
+
+    def __call__(self, features: list[Float[Array, "b _ _ _"]]) -> Predictions:
+        return predict_pair(self.spec, self.box, self.cls, features)
+
+
+class Head(nnx.Module):
     """An optional 1x1 stem and attention for each level, then the branches.
 
     A second pair of branches (arXiv 2405.14458) learns beside the first from features that it
@@ -262,16 +277,17 @@ class Head(Branches):
                 for name, width in zip(spec.head_attentions, widths, strict=True)
             ]
         )
-        super().__init__(spec, widths, conv=conv, rng=rng)
+        self.spec = spec
+        self.box, self.cls = make_branches(spec, widths, conv=conv, rng=rng)
         self.one_to_one = (
-            Branches(spec, widths, conv=conv, rng=rng) if spec.head.one_to_one else None
+            OneToOne(spec, widths, conv=conv, rng=rng) if spec.head.one_to_one else None
         )
 
     def __call__(self, features: list[Float[Array, "b _ _ _"]]) -> Predictions:
         if self.stem is not None:
             features = [stem(x) for stem, x in zip(self.stem, features, strict=True)]
         features = [attention(x) for attention, x in zip(self.attention, features, strict=True)]
-        predictions = super().__call__(features)
+        predictions = predict_pair(self.spec, self.box, self.cls, features)
         if self.one_to_one is None:
             return predictions
         return predictions._replace(one_to_one=self.one_to_one(lax.stop_gradient(features)))

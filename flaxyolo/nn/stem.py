@@ -1,6 +1,6 @@
 """Stems, from images to the first features: `Stem(width, *, conv, rng)`.
 
-They divide height and width by `STEM_STRIDES[name]` of the spec.
+They divide height and width by two; one that does not has its stride in `spec.STEM_STRIDES`.
 """
 
 from collections.abc import Callable

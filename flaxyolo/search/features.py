@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from flaxyolo.nn.blocks import BLOCKS, Repeat
 from flaxyolo.search.growth import Number
-from flaxyolo.spec import LEVEL_STRIDES, BackboneSpec, DetectorSpec
+from flaxyolo.spec import BackboneSpec, DetectorSpec
 
 FAMILIES = {
     "Plain": "plain",
@@ -41,21 +41,17 @@ def features(
     params: Number,
     gflops: Number,
     zero_cost: Mapping[str, Number] | None = None,
-    compact: bool = True,
 ) -> dict[str, float]:
-    """A candidate in numbers, sizes as logarithms to base 2: the compact ones, or all.
+    """A candidate in numbers, sizes as logarithms to base 2.
 
-    The compact ones, of which some 15 vary in a space, are for the 8 to 60 runs of one
-    study. From ten results a ridge or a Gaussian process learns three or four directions and
-    shrinks the others, but every idle column dilutes the distances between candidates and adds
-    chance: of 80 columns, one for each choice at each level, some fit any ten results by accident.
-    So sizes, depths and widths are summed up over the network, and blocks counted by family over
-    the backbone. The rest, `compact=False`, is for hundreds of runs.
+    Some 15 vary in a space: they are for the 8 to 60 runs of one study. From ten results a ridge
+    or a Gaussian process learns three or four directions and shrinks the others, but every idle
+    column dilutes the distances between candidates and adds chance: of 80 columns, one for each
+    choice at each level, some fit any ten results by accident. So sizes, depths and widths are
+    summed up over the network, and blocks counted by family over the backbone.
     """
     values = _sizes(spec, latency_ms, params, gflops) | _shape(spec) | _choices(spec)
     values |= dict(zero_cost or {})
-    if not compact:
-        values |= _levels(spec) | _details(spec)
     return {name: float(value) for name, value in values.items()}
 
 
@@ -86,27 +82,6 @@ def matrix(
     chosen = feature_names(rows) if names is None else tuple(names)
     values = [[_value(row, name) for name in chosen] for row in rows]
     return chosen, np.array(values, np.float64).reshape(len(rows), len(chosen))
-
-
-def column_scales(names: Sequence[str]) -> Float[np.ndarray, " f"]:
-    """A factor for each standardised column, by which every question weighs the same.
-
-    One over the root of the number of columns of the same question: the choices of a block, or a
-    width at several levels, vary together as much as one number does.
-    """
-    groups = [group(name) for name in names]
-    return np.array([groups.count(each) ** -0.5 for each in groups], np.float64)
-
-
-def group(name: str) -> str:
-    """The question that a feature answers, without choice and level: `c4.block=csp` is `block`."""
-    question = name.partition("=")[0]
-    part, _, rest = question.partition(".")
-    return rest if part in LEVEL_NAMES and rest else question
-
-
-LEVEL_NAMES = tuple(f"c{level}" for level in (1, *LEVEL_STRIDES))
-"""C1 is what a stage at stride 2 gives."""
 
 
 @cache
@@ -169,67 +144,6 @@ def _choices(spec: DetectorSpec) -> dict[str, Number]:
         | _one("neck.kind", neck.kind)
         | _one("activation", spec.activation)
         | _one("norm", spec.norm)
-    )
-
-
-def _levels(spec: DetectorSpec) -> dict[str, Number]:
-    """Width, depth, block and attention of each level; a level without a stage has depth 0."""
-    backbone = spec.backbone
-    at: dict[str, list[Any]] = {name: [] for name in LEVEL_NAMES}
-    for stage, stride in zip(backbone.stages, backbone.strides, strict=True):
-        at[f"c{stride.bit_length() - 1}"].append(stage)
-    values: dict[str, Number] = {}
-    for name, stages in at.items():
-        values[f"{name}.depth"] = sum(stage.depth for stage in stages)
-        if not stages:
-            continue
-        values[f"{name}.log_width"] = math.log2(stages[-1].width)
-        for part in ("block", "attention", "downsample"):
-            each = [(getattr(stage, part), stage.depth) for stage in stages]
-            values |= _shares(f"{name}.{part}", each)
-    return values
-
-
-def _details(spec: DetectorSpec) -> dict[str, Number]:
-    """Growth, stem, drop rates, neck and head."""
-    backbone, neck, head = spec.backbone, spec.neck, spec.head
-    widths = [math.log2(stage.width) for stage in backbone.stages]
-    levels = neck.levels
-    return {
-        "log_growth": (widths[-1] - widths[0]) / (len(widths) - 1),
-        "log_finest_pixels": 2 * math.log2(spec.image_size / spec.strides[0]),
-        "levels": len(levels),
-        "stem.log_width": math.log2(backbone.stem_width),
-        "drop_path": backbone.drop_path,
-        "drop_block": backbone.drop_block,
-        "spatial_dropout": backbone.spatial_dropout,
-        "narrow_down": sum(stage.down_width is not None for stage in backbone.stages),
-        "neck.depth": neck.depth,
-        "neck.repeats": neck.repeats,
-        "neck.reduce": neck.reduce,
-        "neck.log_width": sum(map(math.log2, spec.neck_widths)) / len(levels),
-        "head.log_feature_width": sum(map(math.log2, spec.feature_widths)) / len(levels),
-        "head.depth": head.depth,
-        "head.bins": head.bins,
-        "head.log_box_width": math.log2(spec.box_width),
-        "head.log_class_width": math.log2(spec.class_width),
-        "head.log_stem_width": math.log2(head.stem_width) if head.stem_width else math.nan,
-        "head.stem": head.stem_width is not None,
-        "head.shared": head.shared,
-        "head.objectness": head.objectness,
-        "head.one_to_one": head.one_to_one,
-    } | (
-        _one("stem", backbone.stem)
-        | _one("context", backbone.context)
-        | _one("context_place", backbone.context_place)
-        | _shares("neck.block", [(name, 1) for name in neck.blocks])
-        | _shares("neck.attention", [(name, 1) for name in neck.attentions])
-        | _shares("neck.downsample", [(name, 1) for name in neck.downsamples])
-        | _one("neck.upsample", neck.upsample)
-        | _one("head.box", head.box)
-        | _one("head.box_conv", head.box_conv)
-        | _one("head.class_conv", head.class_conv)
-        | _shares("head.attention", [(name, 1) for name in spec.head_attentions])
     )
 
 

@@ -4,7 +4,6 @@ A search over every stage's own width and depth has many dimensions; a rule has 
 """
 
 from collections import Counter
-from itertools import pairwise
 from math import log
 from typing import NamedTuple
 
@@ -18,9 +17,9 @@ class Growth(NamedTuple):
     depths: tuple[int, ...]
 
 
-def multiple(width: Number, of: int = 8) -> int:
-    """The multiple of `of` nearest to a width, at least `of`; halfway goes to the even one."""
-    return max(1, round(width / of)) * of
+def multiple(width: Number) -> int:
+    """The multiple of 8 nearest to a width, at least 8; halfway goes to the even one."""
+    return max(1, round(width / 8)) * 8
 
 
 def constant_ratio(
@@ -40,29 +39,11 @@ def constant_ratio(
     return tuple(multiple(width if cap is None else min(width, cap)) for width in wide)
 
 
-def regnet(depth: int, w_0: Number, w_a: Number, w_m: Number, *, group_width: int = 8) -> Growth:
-    """RegNet's quantised linear rule (arXiv 2003.13678, section 3.3); it decides the stages too.
-
-    Layer `j` of `depth` has the width `u_j = w_0 + w_a * j`, taken to the nearest `w_0 * w_m**s`
-    with whole `s`; layers of one `s` are a stage. Widths are multiples of 8, then of the group
-    width, where they are not below it.
-    """
-    if depth < 1 or w_0 <= 0 or w_a < 0 or w_m <= 1:
-        raise ValueError(
-            "expected a depth of at least 1, w_0 above 0, w_a of at least 0 and w_m above 1, "
-            f"got {depth}, {w_0}, {w_a} and {w_m}"
-        )
-    layers = Counter(_step(w_0 + w_a * j, w_0, w_m) for j in range(depth))
-    steps = sorted(layers)
-    eights = [multiple(w_0 * w_m**step) for step in steps]
-    widths = tuple(multiple(width, min(group_width, width)) for width in eights)
-    return _merged(Growth(widths, tuple(layers[step] for step in steps)))
-
-
 def regnet_stages(depth: int, base: Number, w_m: Number, stages: int) -> Growth:
-    """RegNet's linear rule for a network that must have so many stages.
+    """RegNet's linear rule (arXiv 2003.13678, section 3.3), with so many stages.
 
-    `w_a` is such that layer 0 has the width `base` and the last layer `base * w_m**(stages - 1)`.
+    Layer `j` has the width `base + w_a * j`, taken to the nearest `base * w_m**s` with whole `s`;
+    layers of one `s` are a stage. `w_a` is such that the last layer has `base * w_m**(stages - 1)`.
     A stage that the rule skips, as few layers or a large `w_m` can make it do, has one layer, so
     the depths may add up to more than `depth`.
     """
@@ -77,15 +58,5 @@ def regnet_stages(depth: int, base: Number, w_m: Number, stages: int) -> Growth:
     return Growth(widths, tuple(max(1, layers[step]) for step in range(stages)))
 
 
-def _step(width: Number, w_0: Number, w_m: Number) -> int:
-    return round(log(width / w_0) / log(w_m))
-
-
-def _merged(growth: Growth) -> Growth:
-    """The same with neighbouring stages of one width as one, as rounding can make them."""
-    ends = [i + 1 for i, (a, b) in enumerate(pairwise(growth.widths)) if a != b]
-    starts, ends = [0, *ends], [*ends, len(growth.widths)]
-    return Growth(
-        tuple(growth.widths[start] for start in starts),
-        tuple(sum(growth.depths[a:b]) for a, b in zip(starts, ends, strict=True)),
-    )
+def _step(width: Number, base: Number, w_m: Number) -> int:
+    return round(log(width / base) / log(w_m))

@@ -24,7 +24,7 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.compiling import compiler_options
 from flaxyolo.nn.detector import Weights, abstract_weights, graph, initial_weights
 from flaxyolo.nn.layers import activations_seen
-from flaxyolo.spec import DetectorSpec
+from flaxyolo.spec import DetectorSpec, without_noise
 from flaxyolo.training.loop import total_loss
 from flaxyolo.training.plan import Plan
 
@@ -132,12 +132,6 @@ def size_scores(spec: DetectorSpec) -> dict[str, float]:
         "log_units": float(np.log2(units)),
         "log_kernels": float(sum(np.log2(kernel.size) for kernel in kernels)),
     }
-
-
-def without_noise(spec: DetectorSpec) -> DetectorSpec:
-    """The same network without the layers that drop something."""
-    backbone = replace(spec.backbone, drop_path=0.0, drop_block=0.0, spatial_dropout=0.0)
-    return replace(spec, backbone=backbone)
 
 
 @partial(jax.jit, static_argnames="spec")

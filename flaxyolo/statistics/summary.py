@@ -26,7 +26,7 @@ from flaxyolo.statistics.columns import (
 from flaxyolo.statistics.crowding import overlaps
 from flaxyolo.statistics.resolution import Resolution, at_image_size, suitable_image_sizes
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MEDIUM_FROM, LARGE_FROM = 32.0**2, 96.0**2
 """COCO's limits of the annotation's area, in square pixels of the original image."""
@@ -177,7 +177,7 @@ def statistics(dataset: Dataset, *, image_sizes: Sequence[int] | None = None) ->
     for done, size in enumerate(sizes if train.boxes else ()):
         if time.monotonic() - reported > REPORT_S:
             reported = time.monotonic()
-            logger.info("%s: %d of %d input sizes done", dataset.name, done, len(sizes))
+            log.info("%s: %d of %d input sizes done", dataset.name, done, len(sizes))
         resolutions.append(at_image_size(columns, size))
     return Statistics(dataset.name, dataset.fingerprint, train, val, tuple(resolutions))
 

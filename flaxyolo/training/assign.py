@@ -1,6 +1,7 @@
 """Which anchor point learns which object: task-aligned assignment (TAL, arXiv 2108.07755)."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,24 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 EPSILON = 1e-7
 """Keeps the divisions of CIoU finite for boxes without area (pixels, square pixels)."""
+
+
+class Objects(NamedTuple):
+    """What is in each image of a batch, in a fixed number of slots; xyxy in input pixels."""
+
+    boxes: Float[Array, "b g 4"]
+    labels: Int[Array, "b g"]
+    valid: Bool[Array, "b g"]
+    """Which slots hold an object."""
+
+
+@dataclass(frozen=True)
+class AssignConfig:
+    """How many points an object chooses, and the exponents of score and overlap it chooses by."""
+
+    topk: int
+    alpha: float
+    beta: float
 
 
 class Assignment(NamedTuple):
@@ -52,13 +71,8 @@ def assign(
     scores: Float[Array, "b a k"],
     boxes: Float[Array, "b a 4"],
     points: Float[Array, "a 2"],
-    gt_boxes: Float[Array, "b g 4"],
-    gt_labels: Int[Array, "b g"],
-    gt_valid: Bool[Array, "b g"],
-    *,
-    topk: int,
-    alpha: float,
-    beta: float,
+    objects: Objects,
+    config: AssignConfig,
 ) -> Assignment:
     """Give each object its best aligned anchor points, image by image, without gradients.
 
@@ -70,17 +84,16 @@ def assign(
     """
 
     def one_image(image):
-        return _assign_image(points, *image, topk=topk, alpha=alpha, beta=beta)
+        return _assign_image(points, *image, config=config)
 
-    images = (scores, boxes, gt_boxes, gt_labels, gt_valid)
-    images = jax.tree.map(lax.stop_gradient, images)
+    images = jax.tree.map(lax.stop_gradient, (scores, boxes, *objects))
     # One image at a time: memory does not grow with the batch, and top_k stays two-dimensional,
     # the only form XLA has a fast routine for on a CPU.
     owner, score = lax.map(one_image, images)
     positive = owner >= 0
     row = jnp.maximum(owner, 0)
-    owned_boxes = jnp.take_along_axis(gt_boxes, row[..., None], 1)
-    label = jnp.take_along_axis(gt_labels, row, 1)
+    owned_boxes = jnp.take_along_axis(objects.boxes, row[..., None], 1)
+    label = jnp.take_along_axis(objects.labels, row, 1)
     one_hot = label[..., None] == jnp.arange(scores.shape[2])[None, None]
     return Assignment(
         boxes=jnp.where(positive[..., None], owned_boxes, 0).astype(jnp.float32),
@@ -97,16 +110,14 @@ def _assign_image(
     gt_labels: Int[Array, " g"],
     gt_valid: Bool[Array, " g"],
     *,
-    topk: int,
-    alpha: float,
-    beta: float,
+    config: AssignConfig,
 ) -> tuple[Int32[Array, " a"], Float32[Array, " a"]]:
     """For each point the row of the object it learns (-1 for none) and its score."""
     scores, boxes = scores.astype(jnp.float32), boxes.astype(jnp.float32)
     overlap = jnp.maximum(ciou(gt_boxes[:, None], boxes[None]), 0)
-    alignment = _power(scores, alpha).T[gt_labels] * _power(overlap, beta)
+    alignment = _power(scores, config.alpha).T[gt_labels] * _power(overlap, config.beta)
     candidate = _contains(gt_boxes, points) & gt_valid[:, None]
-    chosen = _best(jnp.where(candidate, alignment, -1), topk) & candidate
+    chosen = _best(jnp.where(candidate, alignment, -1), config.topk) & candidate
     owner = _owner(chosen, overlap)
     owned = jnp.arange(len(gt_boxes))[:, None] == owner[None]
     best_alignment = jnp.max(jnp.where(owned, alignment, 0), 1)

@@ -27,6 +27,7 @@ from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weight
 from flaxyolo.nn.mesh import averaged_over_devices, devices_along, own_key, summed_over_devices
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.assign import AssignConfig, Objects
 from flaxyolo.training.loss import LossTerms, detection_loss
 from flaxyolo.training.plan import Plan, make_optimizer, plan_run
 from flaxyolo.training.state import has_state, load_state, save_state
@@ -108,12 +109,8 @@ def total_loss(
         predictions,
         jnp.asarray(points),
         jnp.asarray(strides),
-        batch.boxes,
-        batch.labels,
-        batch.valid,
-        topk=config.tal_topk,
-        alpha=config.tal_alpha,
-        beta=config.tal_beta,
+        Objects(batch.boxes, batch.labels, batch.valid),
+        AssignConfig(config.tal_topk, config.tal_alpha, config.tal_beta),
     )
     mean = config.box_gain * terms.box + config.class_gain * terms.cls + config.dfl_gain * terms.dfl
     stats = averaged_over_devices(nnx.as_pure(nnx.state(network, nnx.BatchStat)))

@@ -1,15 +1,16 @@
 """The three terms of the training loss. Takes arrays; knows nothing of the model."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Float, Float32
 
 from flaxyolo.base.boxes import xyxy_to_ltrb
 from flaxyolo.nn.head import Predictions
 from flaxyolo.nn.mesh import summed_over_devices
-from flaxyolo.training.assign import Assignment, assign, ciou
+from flaxyolo.training.assign import AssignConfig, Assignment, Objects, assign, ciou
 
 LAST_BIN_MARGIN = 0.01
 """Targets stop this far (in strides) before the last bin, so that both bins exist."""
@@ -27,13 +28,8 @@ def detection_loss(
     predictions: Predictions,
     points: Float[Array, "a 2"],
     strides: Float[Array, " a"],
-    gt_boxes: Float[Array, "b g 4"],
-    gt_labels: Int[Array, "b g"],
-    gt_valid: Bool[Array, "b g"],
-    *,
-    topk: int,
-    alpha: float,
-    beta: float,
+    objects: Objects,
+    config: AssignConfig,
 ) -> LossTerms:
     """CIoU, classification and DFL loss against the task-aligned assignment.
 
@@ -41,30 +37,11 @@ def detection_loss(
     One-to-one branches add their own loss, against the assignment with a single point for each
     object: same `alpha` and `beta`, so that both pairs agree on the best (arXiv 2405.14458).
     """
-    first = pair_loss(
-        predictions,
-        points,
-        strides,
-        gt_boxes,
-        gt_labels,
-        gt_valid,
-        topk=topk,
-        alpha=alpha,
-        beta=beta,
-    )
+    first = pair_loss(predictions, points, strides, objects, config)
     if predictions.one_to_one is None:
         return first
-    second = pair_loss(
-        predictions.one_to_one,
-        points,
-        strides,
-        gt_boxes,
-        gt_labels,
-        gt_valid,
-        topk=1,
-        alpha=alpha,
-        beta=beta,
-    )
+    single = replace(config, topk=1)
+    second = pair_loss(predictions.one_to_one, points, strides, objects, single)
     return jax.tree.map(jnp.add, first, second)
 
 
@@ -72,29 +49,14 @@ def pair_loss(
     predictions: Predictions,
     points: Float[Array, "a 2"],
     strides: Float[Array, " a"],
-    gt_boxes: Float[Array, "b g 4"],
-    gt_labels: Int[Array, "b g"],
-    gt_valid: Bool[Array, "b g"],
-    *,
-    topk: int,
-    alpha: float,
-    beta: float,
+    objects: Objects,
+    config: AssignConfig,
 ) -> LossTerms:
     """The loss of one pair of branches; no DFL where the boxes have no bins."""
     alone = predictions._replace(one_to_one=None)
     predictions = jax.tree.map(lambda part: part.astype(jnp.float32), alone)
     logits, boxes, distances = predictions[:3]
-    targets = assign(
-        predictions.scores,
-        boxes,
-        points,
-        gt_boxes,
-        gt_labels,
-        gt_valid,
-        topk=topk,
-        alpha=alpha,
-        beta=beta,
-    )
+    targets = assign(predictions.scores, boxes, points, objects, config)
     weights = targets.scores.sum(-1)
     total = jnp.maximum(summed_over_devices(weights.sum()), 1)
     ltrb = xyxy_to_ltrb(targets.boxes, points[None]) / strides[None, :, None]

@@ -1,6 +1,7 @@
 """The backbone gives the last output at each stride; a stage is its parts in order."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from flax import nnx
 from flaxyolo.nn.backbone import Backbone, Stage
 from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.regularize import randomness
-from flaxyolo.spec import BackboneSpec, StageSpec
+from flaxyolo.nn.stem import STEMS, ConvStem
+from flaxyolo.spec import STEM_STRIDES, BackboneSpec, StageSpec
 
 PLAIN = StageSpec(block="plain", width=16, depth=1)
 
@@ -84,3 +86,16 @@ def test_a_wrong_name_says_what_it_is_the_name_of():
             backbone(spec_of(PLAIN, PLAIN, replace(PLAIN, **{field: "wrong"})))
     with pytest.raises(ValueError, match="context must be one of"):
         backbone(spec_of(PLAIN, PLAIN, PLAIN, context="wrong"))
+    with pytest.raises(ValueError, match=r"stem must be one of .* \(did you mean 'conv3'\?\)"):
+        backbone(spec_of(PLAIN, PLAIN, PLAIN, stem="convv3"))
+
+
+def test_a_new_stem_is_one_line_and_another_stride_than_two_a_second(monkeypatch):
+    monkeypatch.setitem(STEMS, "wide", partial(ConvStem, kernel=5))
+    assert shapes(spec_of(PLAIN, PLAIN, PLAIN, stem="wide"))[4] == (2, 4, 4, 16)
+    monkeypatch.setitem(STEMS, "coarse", partial(ConvStem, kernel=8, stride=8))
+    still = replace(PLAIN, stride=1)
+    with pytest.raises(ValueError, match="gives 8 cells for 64 pixels, expected a stride of 2; "):
+        shapes(spec_of(still, still, still, stem="coarse"))
+    monkeypatch.setitem(STEM_STRIDES, "coarse", 8)
+    assert shapes(spec_of(still, still, still, stem="coarse"))[3] == (2, 8, 8, 16)

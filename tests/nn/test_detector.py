@@ -26,6 +26,7 @@ from flaxyolo.nn.detector import (
     run_network,
 )
 from flaxyolo.spec import BackboneSpec, HeadSpec, NeckSpec, StageSpec
+from flaxyolo.training.assign import AssignConfig, Objects
 from flaxyolo.training.loss import detection_loss
 from tests.small import tiny_spec
 
@@ -246,18 +247,18 @@ def test_only_the_one_to_many_branches_teach_the_backbone():
     spec = tiny_spec(head=replace(ONE_TO_ONE, stem_width=16, attention="se"))
     weights = initial_weights(spec, 0)
     points, strides = map(jnp.asarray, anchor_points(64, spec.strides))
-    truth = (
+    truth = Objects(
         jnp.asarray([[[4.0, 4, 40, 40]]]),
         jnp.ones((1, 1), jnp.int32),
         jnp.ones((1, 1), bool),
     )
-    settings = {"topk": 10, "alpha": 0.5, "beta": 6.0}
+    config = AssignConfig(topk=10, alpha=0.5, beta=6.0)
 
     def loss(params, of_first, of_second):
         network = nnx.merge(graph(spec, train=True, dtype=jnp.float32), params, weights.stats)
         out = network(jnp.asarray(noise(1), jnp.float32) / 255)
-        first = detection_loss(out._replace(one_to_one=None), points, strides, *truth, **settings)
-        second = detection_loss(out.one_to_one, points, strides, *truth, **settings)
+        first = detection_loss(out._replace(one_to_one=None), points, strides, truth, config)
+        second = detection_loss(out.one_to_one, points, strides, truth, config)
         return of_first * sum(first) + of_second * sum(second)
 
     gradient = jax.jit(jax.grad(loss))

@@ -12,12 +12,10 @@ from flaxyolo.config import read_config
 from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.search.features import (
     FAMILIES,
-    column_scales,
     early_share,
     family,
     feature_names,
     features,
-    group,
     matrix,
 )
 from flaxyolo.spec import BackboneSpec, NeckSpec, StageSpec
@@ -34,7 +32,7 @@ def draws(name, count=30):
     return [suggest(study.ask()) for _ in range(count)]
 
 
-def rows_of(specs, compact):
+def rows_of(specs):
     rng = np.random.default_rng(0)
     return [
         features(
@@ -43,7 +41,6 @@ def rows_of(specs, compact):
             params=rng.uniform(1e5, 1e6),
             gflops=rng.uniform(0.1, 1),
             zero_cost={"nwot": rng.normal()},
-            compact=compact,
         )
         for spec in specs
     ]
@@ -84,45 +81,6 @@ def test_features_of_a_small_network_by_hand():
     }
 
 
-def test_all_features_of_a_small_network_by_hand():
-    compact = features(three_stages(), **COSTS)
-    row = features(three_stages(), **COSTS, compact=False)
-    assert compact.items() <= row.items()
-    expected = {
-        "c1.depth": 0,
-        "c3.depth": 2,
-        "c3.log_width": 4,
-        "c3.block=c3": 1,
-        "c4.attention=se": 1,
-        "c6.depth": 0,
-        "log_growth": 1,
-        # 8x8 cells.
-        "log_finest_pixels": 6,
-        "levels": 2,
-        "head.bins": 8,
-        "head.log_box_width": 4,
-        "neck.log_width": 4.5,
-        "neck.block=plain": 1,
-        "head.box=dfl": 1,
-        "stem=conv3": 1,
-    }
-    assert {name: row[name] for name in expected} == expected
-    assert "c6.log_width" not in row
-
-
-def test_two_stages_at_one_level_share_it():
-    stages = (
-        StageSpec("plain", 8, 1),
-        StageSpec("plain", 16, 1),
-        StageSpec("c3", 24, 3, stride=1),
-        StageSpec("plain", 32, 1),
-    )
-    row = features(tiny_spec(backbone=BackboneSpec(8, stages)), **COSTS, compact=False)
-    assert row["c3.depth"] == 4
-    assert row["c3.log_width"] == math.log2(24)
-    assert (row["c3.block=plain"], row["c3.block=c3"]) == (0.25, 0.75)
-
-
 def test_a_late_stage_lowers_the_early_share():
     stages = [StageSpec("plain", 16, 1) for _ in range(4)]
     # 16 + 4 of 16 + 4 + 1 + 0.25.
@@ -147,34 +105,29 @@ def test_families():
     assert family("no_such_block") == "no_such_block"
 
 
-@pytest.mark.parametrize("compact", [True, False])
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sweeps").glob("*.py")))
-def test_random_draws_of_every_space_make_a_matrix(name, compact):
-    rows = rows_of(draws(name), compact)
+def test_random_draws_of_every_space_make_a_matrix(name):
+    rows = rows_of(draws(name))
     names, values = matrix(rows)
-    assert json.loads(json.dumps(rows[0])) == rows[0] or not compact
+    assert json.loads(json.dumps(rows[0])) == rows[0]
     assert len(names) == values.shape[1] == len(set(names))
     assert (np.nanmax(values, 0) > np.nanmin(values, 0)).all()
-    missing = {name for name, column in zip(names, values.T, strict=True) if np.isnan(column).any()}
-    assert not any("=" in name for name in missing)
-    assert not (compact and missing)
+    assert not np.isnan(values).any()
     again = matrix(rows[::-1])
     assert again[0] == names
     np.testing.assert_array_equal(again[1], values[::-1])
 
 
-@pytest.mark.parametrize("compact", [True, False])
-def test_every_known_network_has_features(compact):
+def test_every_known_network_has_features():
     specs = [read_config(path).detector for path in sorted((ROOT / "configs").glob("*.yaml"))]
-    names, values = matrix(rows_of(specs, compact))
+    names, values = matrix(rows_of(specs))
     assert values.shape == (len(specs), len(names))
-    assert len(names) >= (9 if compact else 40)
+    assert len(names) >= 9
 
 
-def test_the_default_space_has_few_compact_columns():
+def test_the_default_space_has_few_columns():
     specs = draws("default", 200)
-    assert len(matrix(rows_of(specs, True))[0]) <= 17
-    assert len(matrix(rows_of(specs, False))[0]) > 40
+    assert len(matrix(rows_of(specs))[0]) <= 17
 
 
 def test_missing_numbers_are_unknown_and_missing_choices_absent():
@@ -206,13 +159,6 @@ def test_later_rows_take_the_columns_of_earlier_ones():
     later = matrix([{"b": 7.0, "c": 1.0}], names)
     assert later[0] == ("a", "b")
     np.testing.assert_array_equal(later[1], [[np.nan, 7]])
-
-
-def test_every_question_weighs_the_same():
-    names = ("c2.block=plain", "c3.block=plain", "c3.block=c2f", "c4.block=c2f", "log_params")
-    assert [group(name) for name in names] == ["block"] * 4 + ["log_params"]
-    np.testing.assert_allclose(column_scales(names), [0.5, 0.5, 0.5, 0.5, 1])
-    assert group("neck.kind=pan") == "neck.kind"
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan])

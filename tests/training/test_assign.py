@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxyolo.base.boxes import anchor_points
-from flaxyolo.training.assign import Assignment, assign, ciou
+from flaxyolo.training.assign import AssignConfig, Assignment, Objects, assign, ciou
 
-TAL = {"topk": 10, "alpha": 0.5, "beta": 6.0}
-jitted_assign = jax.jit(assign, static_argnames=("topk", "alpha", "beta"))
+TAL = AssignConfig(topk=10, alpha=0.5, beta=6.0)
+jitted_assign = jax.jit(assign, static_argnames="config")
 
 
 def loop_ciou(a, b, eps=1e-7):
@@ -26,8 +28,9 @@ def loop_ciou(a, b, eps=1e-7):
     return iou - rho2 / (c2 + eps) - v * v / (1 - iou + v + eps)
 
 
-def loop_assign(scores, boxes, points, gt_boxes, gt_labels, gt_valid, *, topk, alpha, beta):
+def loop_assign(scores, boxes, points, objects, config):
     """Arrays of one image, one object and one point at a time."""
+    gt_boxes, gt_labels, gt_valid = objects
     claims = {}
     for row in np.flatnonzero(gt_valid):
         x1, y1, x2, y2 = gt_boxes[row]
@@ -35,10 +38,10 @@ def loop_assign(scores, boxes, points, gt_boxes, gt_labels, gt_valid, *, topk, a
         for a, (x, y) in enumerate(points):
             if min(x - x1, y - y1, x2 - x, y2 - y) > 1e-9:
                 overlap = max(0.0, loop_ciou(gt_boxes[row], boxes[a]))
-                alignment = float(scores[a, gt_labels[row]]) ** alpha * overlap**beta
+                alignment = float(scores[a, gt_labels[row]]) ** config.alpha * overlap**config.beta
                 inside.append((alignment, overlap, a))
         inside.sort(key=lambda entry: (-entry[0], entry[2]))
-        for alignment, overlap, a in inside[:topk]:
+        for alignment, overlap, a in inside[: config.topk]:
             if a not in claims or overlap > claims[a][1]:
                 claims[a] = (row, overlap, alignment)
     out_boxes, out_scores = np.zeros_like(boxes), np.zeros_like(scores)
@@ -69,20 +72,26 @@ def random_case(seed, *, images=3, slots=12, classes=4, size=128):
         "scores": rng.uniform(0, 1, (images, count, classes)).astype(np.float32),
         "boxes": boxes.astype(np.float32),
         "points": points,
-        "gt_boxes": gt_boxes,
-        "gt_labels": rng.integers(0, classes, (images, slots)).astype(np.int32),
-        "gt_valid": rng.random((images, slots)) < 0.7,
+        "objects": Objects(
+            gt_boxes,
+            rng.integers(0, classes, (images, slots)).astype(np.int32),
+            rng.random((images, slots)) < 0.7,
+        ),
     }
+
+
+def of_image(case, index):
+    """The arrays of one image; the points are those of all."""
+    return jax.tree.map(lambda value: value[index], case) | {"points": case["points"]}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_assign_equals_a_loop_over_objects_and_points(seed):
     case = random_case(seed)
-    got = jitted_assign(**case, **TAL)
+    got = jitted_assign(**case, config=TAL)
     assert got.positive.sum() > 50
     for image in range(3):
-        one = {key: value if key == "points" else value[image] for key, value in case.items()}
-        expected = loop_assign(**one, **TAL)
+        expected = loop_assign(**of_image(case, image), config=TAL)
         np.testing.assert_array_equal(got.positive[image], expected.positive)
         np.testing.assert_array_equal(got.boxes[image], expected.boxes)
         np.testing.assert_allclose(got.scores[image], expected.scores, rtol=2e-4, atol=1e-6)
@@ -98,9 +107,11 @@ def one_image(boxes, gt_boxes, points, scores=None, labels=None, valid=None, cla
         else np.array([scores], np.float32),
         "boxes": boxes,
         "points": np.array(points, np.float32),
-        "gt_boxes": gt_boxes,
-        "gt_labels": np.array([labels or [0] * slots], np.int32),
-        "gt_valid": np.array([valid or [True] * slots]),
+        "objects": Objects(
+            gt_boxes,
+            np.array([labels or [0] * slots], np.int32),
+            np.array([valid or [True] * slots]),
+        ),
     }
 
 
@@ -108,7 +119,7 @@ def test_the_best_point_gets_the_objects_largest_overlap_as_its_score():
     boxes = [[0, 0, 10, 10], [0, 0, 5, 10], [0, 0, 10, 10]]
     scores = [[0.25, 0], [0.25, 0], [0.01, 0]]
     case = one_image(boxes, [[0, 0, 10, 10]], [[4, 4], [5, 5], [6, 6]], scores=scores)
-    got = jitted_assign(**case, **TAL)
+    got = jitted_assign(**case, config=TAL)
     half = loop_ciou([0, 0, 10, 10], [0, 0, 5, 10])
     # Alignments 0.5 * 1, 0.5 * half^6, 0.1 * 1, by the largest, times the largest overlap, 1.
     np.testing.assert_allclose(got.scores[0, :, 0], [1, half**6, 0.2], rtol=1e-4)
@@ -119,14 +130,14 @@ def test_the_best_point_gets_the_objects_largest_overlap_as_its_score():
 def test_points_on_the_border_or_outside_are_never_chosen():
     box = [0, 0, 10, 10]
     points = [[0, 5], [10, 5], [5, 10], [11, 5], [9.9, 0.1]]
-    got = jitted_assign(**one_image([box] * 5, [box], points), **TAL)
+    got = jitted_assign(**one_image([box] * 5, [box], points), config=TAL)
     np.testing.assert_array_equal(got.positive[0], [False, False, False, False, True])
 
 
 def test_an_object_chooses_at_most_topk_points_and_the_first_of_equals():
     box = [0, 0, 10, 10]
     points = [[x + 0.5, 5] for x in range(8)]
-    got = jitted_assign(**one_image([box] * 8, [box], points), topk=3, alpha=0.5, beta=6.0)
+    got = jitted_assign(**one_image([box] * 8, [box], points), config=replace(TAL, topk=3))
     np.testing.assert_array_equal(np.flatnonzero(got.positive[0]), [0, 1, 2])
 
 
@@ -134,7 +145,7 @@ def test_a_contested_point_goes_to_the_object_it_overlaps_most():
     small, large = [2, 2, 8, 8], [0, 0, 10, 10]
     for objects in ([small, large], [large, small]):
         case = one_image([[2, 2, 8, 9]], objects, [[5, 5]], labels=[0, 1])
-        got = jitted_assign(**case, **TAL)
+        got = jitted_assign(**case, config=TAL)
         np.testing.assert_array_equal(got.boxes[0, 0], small)
         label = objects.index(small)
         assert got.scores[0, 0, label] > 0.8
@@ -143,7 +154,7 @@ def test_a_contested_point_goes_to_the_object_it_overlaps_most():
 
 def test_of_two_equal_objects_one_gets_the_point():
     box = [0, 0, 10, 10]
-    got = jitted_assign(**one_image([box], [box, box], [[5, 5]], labels=[1, 0]), **TAL)
+    got = jitted_assign(**one_image([box], [box, box], [[5, 5]], labels=[1, 0]), config=TAL)
     np.testing.assert_allclose(got.scores[0, 0], [0, 1], rtol=1e-6)
 
 
@@ -151,7 +162,7 @@ def test_an_object_with_no_point_inside_and_a_padded_one_get_nothing():
     case = one_image(
         [[0, 0, 10, 10]], [[5, 5, 6, 6], [0, 0, 10, 10]], [[4, 4]], valid=[True, False]
     )
-    got = jitted_assign(**case, **TAL)
+    got = jitted_assign(**case, config=TAL)
     assert not got.positive.any()
     assert not got.scores.any()
     assert not got.boxes.any()
@@ -162,16 +173,16 @@ def test_faint_alignments_keep_their_score():
     gt, box = [0, 0, 2, 2], [-6, -6, 8, 8]
     overlap = loop_ciou(gt, box)
     assert 0.01 < overlap < 0.03
-    got = jitted_assign(**one_image([box], [gt], [[1, 1]]), **TAL)
+    got = jitted_assign(**one_image([box], [gt], [[1, 1]]), config=TAL)
     np.testing.assert_allclose(got.scores[0, 0, 0], overlap, rtol=1e-4)
 
 
 def test_crowded_images_and_boxes_without_area_stay_finite():
     case = random_case(3, images=2, slots=400, size=96)
     case["boxes"][:, ::3, 2:] = case["boxes"][:, ::3, :2]
-    case["gt_boxes"][:, ::5, 2:] = case["gt_boxes"][:, ::5, :2] + 1
-    case["gt_valid"][1] = False
-    got = jitted_assign(**case, **TAL)
+    case["objects"].boxes[:, ::5, 2:] = case["objects"].boxes[:, ::5, :2] + 1
+    case["objects"].valid[1] = False
+    got = jitted_assign(**case, config=TAL)
     assert np.isfinite(got.scores).all()
     assert (got.scores >= 0).all()
     assert (got.scores <= 1).all()
@@ -180,8 +191,8 @@ def test_crowded_images_and_boxes_without_area_stay_finite():
 
 def test_an_image_is_assigned_the_same_alone_as_in_a_batch():
     case = random_case(4)
-    alone = {key: value if key == "points" else value[1:2] for key, value in case.items()}
-    together, single = jitted_assign(**case, **TAL), jitted_assign(**alone, **TAL)
+    alone = of_image(case, slice(1, 2))
+    together, single = jitted_assign(**case, config=TAL), jitted_assign(**alone, config=TAL)
     for whole, part in zip(together, single, strict=True):
         np.testing.assert_array_equal(whole[1], part[0])
 
@@ -190,7 +201,7 @@ def test_the_assignment_has_no_gradient():
     case = random_case(5, images=1)
 
     def total(scores, boxes):
-        got = jitted_assign(**{**case, "scores": scores, "boxes": boxes}, **TAL)
+        got = jitted_assign(**{**case, "scores": scores, "boxes": boxes}, config=TAL)
         return got.scores.sum() + got.boxes.sum()
 
     gradients = jax.grad(total, (0, 1))(jnp.array(case["scores"]), jnp.array(case["boxes"]))
@@ -199,9 +210,9 @@ def test_the_assignment_has_no_gradient():
 
 def test_other_exponents_are_powers_too():
     case = random_case(6, images=1)
-    got = jitted_assign(**case, topk=5, alpha=1.0, beta=2.5)
-    one = {key: value if key == "points" else value[0] for key, value in case.items()}
-    expected = loop_assign(**one, topk=5, alpha=1.0, beta=2.5)
+    other = AssignConfig(topk=5, alpha=1.0, beta=2.5)
+    got = jitted_assign(**case, config=other)
+    expected = loop_assign(**of_image(case, 0), config=other)
     np.testing.assert_allclose(got.scores[0], expected.scores, rtol=2e-4, atol=1e-6)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,10 +8,10 @@ import pytest
 
 from flaxyolo.base.boxes import anchor_points, ltrb_to_xyxy
 from flaxyolo.nn.head import DECODERS, Predictions
-from flaxyolo.training.assign import assign, ciou
+from flaxyolo.training.assign import AssignConfig, Objects, assign, ciou
 from flaxyolo.training.loss import binary_cross_entropy, detection_loss, distribution_focal_loss
 
-TAL = {"topk": 10, "alpha": 0.5, "beta": 6.0}
+TAL = AssignConfig(topk=10, alpha=0.5, beta=6.0)
 SIZE = 64
 POINTS, STRIDES = (jnp.array(part) for part in anchor_points(SIZE, (8, 16, 32)))
 
@@ -33,17 +34,17 @@ def objects(seed, *, images=2, slots=8, classes=3):
     rng = np.random.default_rng(seed)
     centre, side = rng.uniform(8, 56, (images, slots, 2)), rng.uniform(4, 50, (images, slots, 2))
     boxes = np.concatenate([centre - side / 2, centre + side / 2], -1).clip(0, SIZE)
-    return (
+    return Objects(
         jnp.array(boxes, jnp.float32),
         jnp.array(rng.integers(0, classes, (images, slots)), jnp.int32),
         jnp.array(rng.random((images, slots)) < 0.7),
     )
 
 
-def loop_loss(predictions, gt_boxes, gt_labels, gt_valid):
+def loop_loss(predictions, truth):
     """The three terms, one image, point, class and side at a time, in double precision."""
     scores = jax.nn.sigmoid(predictions.logits)
-    targets = assign(scores, predictions.boxes, POINTS, gt_boxes, gt_labels, gt_valid, **TAL)
+    targets = assign(scores, predictions.boxes, POINTS, truth, TAL)
     overlaps = np.asarray(ciou(predictions.boxes, targets.boxes))
     scores, targets = np.asarray(scores, np.float64), jax.tree.map(np.asarray, targets)
     total = max(targets.scores.sum(dtype=np.float64), 1)
@@ -72,8 +73,8 @@ def loop_loss(predictions, gt_boxes, gt_labels, gt_valid):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_loss_equals_a_loop_over_points_and_sides(seed):
     predictions, truth = predict(seed), objects(seed)
-    got = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
-    expected = loop_loss(predictions, *truth)
+    got = detection_loss(predictions, POINTS, STRIDES, truth, TAL)
+    expected = loop_loss(predictions, truth)
     assert (expected > 0.01).all()
     np.testing.assert_allclose(np.array(got), expected, rtol=2e-4)
 
@@ -135,7 +136,7 @@ def test_the_weight_of_the_shape_term_has_no_gradient():
 @jax.jit
 def loss_and_gradients(logits, distances, truth):
     def total(logits, distances):
-        terms = detection_loss(decode(logits, distances), POINTS, STRIDES, *truth, **TAL)
+        terms = detection_loss(decode(logits, distances), POINTS, STRIDES, truth, TAL)
         return 7.5 * terms.box + 0.5 * terms.cls + 1.5 * terms.dfl
 
     return jax.value_and_grad(total, (0, 1))(logits, distances)
@@ -149,7 +150,7 @@ def test_loss_and_gradients_of_images_without_objects_are_finite():
     boxes, labels, valid = objects(0)
     predictions = predict(0)
     loss, gradients = loss_and_gradients(
-        predictions.logits, predictions.distances, (boxes * 0, labels * 0, valid & False)
+        predictions.logits, predictions.distances, Objects(boxes * 0, labels * 0, valid & False)
     )
     assert_finite((loss, gradients))
     assert not gradients[1].any()
@@ -166,7 +167,7 @@ def test_boxes_of_no_size_and_of_one_pixel_have_finite_gradients(favoured):
     # Half the objects are one pixel around an anchor point, so that it is inside.
     pixel = jnp.concatenate([POINTS[:4] - 0.5, POINTS[:4] + 0.5], -1)
     boxes = boxes.at[:, :4].set(pixel[None])
-    assert_finite(loss_and_gradients(logits, distances, (boxes, labels, valid | True)))
+    assert_finite(loss_and_gradients(logits, distances, Objects(boxes, labels, valid | True)))
 
 
 def test_hundreds_of_objects_have_finite_gradients():
@@ -177,7 +178,7 @@ def test_hundreds_of_objects_have_finite_gradients():
 
 def test_half_precision_predictions_are_taken_in_float32():
     predictions = jax.tree.map(lambda part: part.astype(jnp.bfloat16), predict(0))
-    terms = detection_loss(predictions, POINTS, STRIDES, *objects(0), **TAL)
+    terms = detection_loss(predictions, POINTS, STRIDES, objects(0), TAL)
     assert all(term.dtype == jnp.float32 for term in terms)
 
 
@@ -204,9 +205,9 @@ def predict_raw(form, seed, *, spread=1.0, objectness=False):
 @pytest.mark.parametrize("form", ["ltrb", "cxcywh"])
 def test_boxes_without_bins_have_no_dfl_and_the_same_other_terms(form):
     predictions, truth = predict_raw(form, 0), objects(0)
-    got = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
+    got = detection_loss(predictions, POINTS, STRIDES, truth, TAL)
     # The loop's DFL term needs two bins; it is not compared.
-    expected = loop_loss(predictions._replace(distances=predict(0).distances), *truth)
+    expected = loop_loss(predictions._replace(distances=predict(0).distances), truth)
     assert (expected > 0.01).all()
     np.testing.assert_allclose(np.array(got)[:2], expected[:2], rtol=2e-4)
     assert got.dfl == 0
@@ -214,9 +215,9 @@ def test_boxes_without_bins_have_no_dfl_and_the_same_other_terms(form):
 
 def test_objectness_is_learned_everywhere_and_classes_on_the_positives_alone():
     predictions, truth = predict_raw("cxcywh", 3, objectness=True), objects(3)
-    got = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
+    got = detection_loss(predictions, POINTS, STRIDES, truth, TAL)
     scores = sigmoid(predictions.logits) * sigmoid(predictions.objectness)[..., None]
-    assigned = assign(jnp.asarray(scores, jnp.float32), predictions.boxes, POINTS, *truth, **TAL)
+    assigned = assign(jnp.asarray(scores, jnp.float32), predictions.boxes, POINTS, truth, TAL)
     targets = jax.tree.map(np.asarray, assigned)
     assert targets.positive.any()
     cls = 0.0
@@ -236,11 +237,11 @@ def sigmoid(logits):
 
 def test_one_to_one_adds_the_loss_of_one_point_for_each_object():
     first, second, truth = predict(0), predict(1), objects(0)
-    got = detection_loss(first._replace(one_to_one=second), POINTS, STRIDES, *truth, **TAL)
-    many = detection_loss(first, POINTS, STRIDES, *truth, **TAL)
-    one = detection_loss(second, POINTS, STRIDES, *truth, **(TAL | {"topk": 1}))
+    got = detection_loss(first._replace(one_to_one=second), POINTS, STRIDES, truth, TAL)
+    many = detection_loss(first, POINTS, STRIDES, truth, TAL)
+    one = detection_loss(second, POINTS, STRIDES, truth, replace(TAL, topk=1))
     np.testing.assert_allclose(got, np.add(many, one), rtol=1e-6)
-    alike = detection_loss(second, POINTS, STRIDES, *truth, **TAL)
+    alike = detection_loss(second, POINTS, STRIDES, truth, TAL)
     assert np.abs(np.subtract(alike, one)).min() > 1e-3
 
 
@@ -249,7 +250,7 @@ def raw_loss_and_gradients(form, logits, values, objectness, truth):
     def total(logits, values, objectness):
         boxes = DECODERS[form](values, POINTS, STRIDES)
         predictions = Predictions(logits, boxes, values, objectness)
-        terms = detection_loss(predictions, POINTS, STRIDES, *truth, **TAL)
+        terms = detection_loss(predictions, POINTS, STRIDES, truth, TAL)
         return 7.5 * terms.box + 0.5 * terms.cls
 
     return jax.value_and_grad(total, (0, 1, 2))(logits, values, objectness)
@@ -269,7 +270,9 @@ def test_extreme_raw_outputs_have_finite_gradients(form, value):
     boxes = boxes.at[:, :4].set(pixel[None])
     for here in (valid | True, valid & False):
         assert_finite(
-            raw_loss_and_gradients(form, logits, values, logits[..., 0], (boxes, labels, here))
+            raw_loss_and_gradients(
+                form, logits, values, logits[..., 0], Objects(boxes, labels, here)
+            )
         )
 
 

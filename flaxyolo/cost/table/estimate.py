@@ -45,6 +45,9 @@ def described(key: str) -> tuple[dict[str, float], frozenset[str]]:
             names.add(f"{name}: {len(value)}")
             for index, item in enumerate(value):
                 walk(f"{name}.{index}", item)
+        elif isinstance(value, dict):
+            for inner, item in value.items():
+                walk(f"{name}.{inner}", item)
         elif isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             numbers[name] = log(value)
         else:

@@ -59,7 +59,8 @@ def conditions() -> dict[str, Any]:
     """What a time depends on beside the network: other conditions, another file."""
     package = Path(flaxyolo.spec.__file__).parent
     digest = hashlib.sha256((package / "spec.py").read_bytes())
-    for path in sorted((package / "nn").glob("*.py")):
+    # Keys of another making would be learnt from as other pieces.
+    for path in (Path(__file__).with_name("pieces.py"), *sorted((package / "nn").glob("*.py"))):
         digest.update(path.read_bytes())
     return {
         "device": device_name(),

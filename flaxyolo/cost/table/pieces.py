@@ -6,7 +6,7 @@ runs the levels of a head side by side. Two networks that have a piece in common
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.norm import NORMS, BatchNorm
 from flaxyolo.nn.stem import STEMS
 from flaxyolo.nn.tables import entry
-from flaxyolo.spec import STEM_STRIDES, DetectorSpec
+from flaxyolo.spec import DetectorSpec, stem_stride
 
 KINDS = ("stem", "stage", "neck", "head", "nms")
 
@@ -38,6 +38,56 @@ VISITS = 10
 VISIT_CALLS = 5
 VISIT_SECONDS = 0.03
 LONGEST_VISIT_SECONDS = 1.0
+
+
+_PIECES = "pieces of their own"
+_MAPS = "said by the maps that the piece takes"
+_TRAINING = "in training only"
+_DETECTIONS = "NMS takes scores and boxes, however they were made"
+_DETECTOR = {
+    "detector.backbone": _PIECES,
+    "detector.neck": _PIECES,
+    "detector.head": _PIECES,
+    "detector.image_size": _MAPS,
+}
+_BACKBONE = {
+    "backbone.stages": _PIECES,
+    "backbone.context": "said by the `before` and `after` of the stage that has it",
+    "backbone.context_place": "said by the `before` and `after` of the stage that has it",
+    "backbone.drop_path": _TRAINING,
+    "backbone.drop_block": _TRAINING,
+    "backbone.spatial_dropout": _TRAINING,
+}
+_CLASSES = {"detector.num_classes": "only the head and NMS know of classes"}
+
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "stem": _DETECTOR | _CLASSES | _BACKBONE,
+    "stage": _DETECTOR
+    | _CLASSES
+    | _BACKBONE
+    | {"backbone.stem": _PIECES, "backbone.stem_width": _MAPS},
+    "neck": _DETECTOR | _CLASSES | {"neck.levels": _MAPS},
+    "head": _DETECTOR,
+    "nms": _DETECTOR
+    | {
+        "detector.norm": _DETECTIONS,
+        "detector.activation": _DETECTIONS,
+        "detector.num_classes": _MAPS,
+        "head.depth": _DETECTIONS,
+        "head.box": _DETECTIONS,
+        "head.reg_max": _DETECTIONS,
+        "head.box_width": _DETECTIONS,
+        "head.class_width": _DETECTIONS,
+        "head.box_conv": _DETECTIONS,
+        "head.class_conv": _DETECTIONS,
+        "head.stem_width": _DETECTIONS,
+        "head.shared": _DETECTIONS,
+        "head.attention": _DETECTIONS,
+        "head.objectness": _DETECTIONS,
+    },
+}
+"""Fields of the spec that cannot change the time of a kind of piece, and why. Every other field is
+in its key, also one that the spec is given later."""
 
 
 @dataclass(frozen=True)
@@ -58,70 +108,56 @@ class Piece:
 @lru_cache(maxsize=20_000)
 def pieces(spec: DetectorSpec) -> tuple[Piece, ...]:
     """The parts of a detector in the order in which an image meets them."""
-    common = {"norm": _norm(spec.norm), "activation": spec.activation}
+    fields = asdict(spec)
+    backbone, neck, head = fields["backbone"], fields["neck"], fields["head"]
+    common = {"detector": fields | {"norm": _norm(spec.norm)}}
+    size, sides = spec.image_size, [spec.image_size // stride for stride in spec.strides]
 
     def piece(
-        kind: str, parts: dict[str, Any], shapes: tuple[tuple[int, int], ...], number: int = 0
+        kind: str, shapes: tuple[tuple[int, int], ...], number: int = 0, **parts: dict[str, Any]
     ) -> Piece:
-        key = json.dumps({"kind": kind, "in": shapes} | parts | common, separators=(",", ":"))
-        return Piece(key, spec, kind, number, shapes)
+        return Piece(_key(kind, shapes, common | parts), spec, kind, number, shapes)
 
-    backbone, size = spec.backbone, spec.image_size
-    parts = {"stem": backbone.stem, "width": backbone.stem_width}
-    cut = [piece("stem", parts, ((size, 3),))]
-    side, width = size // STEM_STRIDES[backbone.stem], backbone.stem_width
-    for number, stage in enumerate(backbone.stages):
+    cut = [piece("stem", ((size, 3),), backbone=backbone)]
+    side, width = size // stem_stride(spec.backbone.stem), spec.backbone.stem_width
+    for number, stage in enumerate(spec.backbone.stages):
         before, after = contexts(spec, number)
-        parts = {
-            "block": stage.block,
-            "width": stage.width,
-            "depth": stage.depth,
-            "attention": stage.attention,
-            "stride": stage.stride,
-            "downsample": stage.downsample,
+        made = backbone["stages"][number] | {
             "down_width": stage.down_width or stage.width,
             "before": before,
             "after": after,
         }
-        cut.append(piece("stage", parts, ((side, width),), number))
+        cut.append(piece("stage", ((side, width),), number, backbone=backbone, stage=made))
         side, width = side // stage.stride, stage.width
-    sides = [size // stride for stride in spec.strides]
-    neck = spec.neck
-    made = [backbone.level_widths[level] for level in neck.levels]
-    parts = {
-        "neck": neck.kind,
-        "blocks": neck.blocks,
-        "depth": neck.depth,
+    made = neck | {
+        "block": spec.neck.blocks,
         "widths": spec.neck_widths,
-        "attentions": neck.attentions,
-        "downsamples": neck.downsamples[1:],
-        "upsample": neck.upsample,
-        "reduce": neck.reduce,
-        "out_width": neck.out_width,
-        "repeats": neck.repeats,
+        "attention": spec.neck.attentions,
+        # The finest level's is unused.
+        "downsample": spec.neck.downsamples[1:],
     }
-    cut.append(piece("neck", parts, tuple(zip(sides, made, strict=True))))
-    head = spec.head
-    parts = {
-        "depth": head.depth,
-        "box": head.box,
-        "bins": head.bins,
+    taken = [spec.backbone.level_widths[level] for level in spec.neck.levels]
+    cut.append(piece("neck", tuple(zip(sides, taken, strict=True)), neck=made))
+    made = head | {
+        "reg_max": spec.head.bins,
         "box_width": spec.box_width,
         "class_width": spec.class_width,
-        "box_conv": head.box_conv,
-        "class_conv": head.class_conv,
-        "stem_width": head.stem_width,
-        "shared": head.shared,
-        "attentions": spec.head_attentions,
-        "objectness": head.objectness,
-        "one_to_one": head.one_to_one,
-        "classes": spec.num_classes,
+        "attention": spec.head_attentions,
     }
-    cut.append(piece("head", parts, tuple(zip(sides, spec.feature_widths, strict=True))))
+    cut.append(piece("head", tuple(zip(sides, spec.feature_widths, strict=True)), head=made))
     anchors = sum(side**2 for side in sides)
-    shapes = ((anchors, spec.num_classes), (anchors, 4))
-    key = json.dumps({"kind": "nms", "in": shapes, "one_to_one": head.one_to_one})
-    return *cut, Piece(key, spec, "nms", shapes=shapes)
+    cut.append(piece("nms", ((anchors, spec.num_classes), (anchors, 4)), head=head))
+    return tuple(cut)
+
+
+def _key(kind: str, shapes: tuple[tuple[int, int], ...], parts: dict[str, dict[str, Any]]) -> str:
+    deciding = {
+        part: {
+            name: value for name, value in fields.items() if f"{part}.{name}" not in LEFT_OUT[kind]
+        }
+        for part, fields in parts.items()
+    }
+    return json.dumps({"kind": kind, "in": shapes} | deciding, separators=(",", ":"))
 
 
 def contexts(spec: DetectorSpec, number: int) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from flaxyolo.data.labels.checked import Checked, Found
 from flaxyolo.data.labels.findings import KINDS
 from flaxyolo.data.records import Image, Source
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CHANGES = "changes.jsonl"
 
@@ -44,8 +44,13 @@ def write_repaired(
         raise InputError(
             f"--repair: cannot write into {folder}: {error.strerror or error}"
         ) from None
-    logger.warning("%s: a repaired copy is in %s; %d changes, listed in %s",
-                   source.name, folder, len(changes), CHANGES)  # fmt: skip
+    log.warning(
+        "%s: a repaired copy is in %s; %d changes, listed in %s",
+        source.name,
+        folder,
+        len(changes),
+        CHANGES,
+    )
 
 
 def _check_folder(source: Source, folder: Path) -> None:
@@ -162,8 +167,12 @@ def _changes(parts: dict[str, tuple[Checked, np.ndarray]]) -> Iterator[dict[str,
                     checked.place(found, row), found.kind, before, after if stays else None
                 )
             gone = found.boxes_out.tolist()
-            yield from _of_boxes(checked, found._replace(kind="unknown_image", more=_nothing),
-                                 gone, f"{found.kind}: left out with its image")  # fmt: skip
+            yield from _of_boxes(
+                checked,
+                found._replace(kind="unknown_image", more=_nothing),
+                gone,
+                f"{found.kind}: left out with its image",
+            )
 
 
 def _of_boxes(

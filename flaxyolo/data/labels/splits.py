@@ -16,7 +16,7 @@ from flaxyolo.data.images import ImageFacts
 from flaxyolo.data.labels.checked import Checked
 from flaxyolo.data.records import Source
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SPLIT_VERSION = 1
 """Raised with every change that splits otherwise."""
@@ -55,7 +55,7 @@ def own_split(
         held = kept[stratify(groups, _strata(source, checked, kept), VAL_SHARE, SEED)]
         _save(path, settings, held, checked)
     boxes = np.isin(checked.image[checked.keep], held).sum()
-    logger.warning(
+    log.warning(
         "%s has no validation split: %d of %d images with %d of %d boxes are kept for it, seed %d, "
         "by class and size; %s %s", source.name, len(held), len(kept), boxes, checked.keep.sum(),
         SEED, "as in" if again else "kept in", path,
@@ -148,7 +148,7 @@ def _load(
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        logger.warning("%s does not fit and is made again: %s", path, error)
+        log.warning("%s does not fit and is made again: %s", path, error)
         return None
     return np.sort(held)
 

@@ -30,7 +30,7 @@ from flaxyolo.data.readers.json_columns import (
 )
 from flaxyolo.data.records import Listed, Noted, Records, Source, one_line
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 READER_VERSION = 2
 """Raised with every change that reads something else from the same files."""
@@ -130,8 +130,12 @@ def _find_files(folder: Path) -> dict[str, Path]:
             f"split, one of {', '.join(SINGLE_FILES)}; found none"
         )
     if val is None:
-        logger.warning("%s: none of %s is there: a part of %s is kept for validation",
-                       folder, ", ".join(VAL_FILES), train.name)  # fmt: skip
+        log.warning(
+            "%s: none of %s is there: a part of %s is kept for validation",
+            folder,
+            ", ".join(VAL_FILES),
+            train.name,
+        )
         return {"train": train}
     return {"train": train, "val": val}
 
@@ -147,7 +151,7 @@ def _parse(path: Path) -> AnnotationFile:
     except OSError as error:
         raise InputError(f"{path}: cannot read the annotations: {error.strerror}") from None
     if len(content) > LARGE:
-        logger.info("%s: reading %d MB of annotations", path, len(content) >> 20)
+        log.info("%s: reading %d MB of annotations", path, len(content) >> 20)
     doubled: list[dict[str, Any]] = []
 
     # Millions of new objects, none of them garbage: looking for some takes most of the time.

@@ -11,7 +11,7 @@ import numpy as np
 from flaxyolo.data.records import Listed, Records
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What an image file may end in, in either case."""
@@ -61,4 +61,4 @@ def progress(items: Iterable[T], count: int, what: str) -> Iterator[T]:
         if now - reported >= REPORT_S and done < count:
             reported = now
             left = (now - start) / done * (count - done)
-            logger.info("%s: %d of %d, %.0f s left", what, done, count, left)
+            log.info("%s: %d of %d, %.0f s left", what, done, count, left)

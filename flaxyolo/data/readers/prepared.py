@@ -10,7 +10,7 @@ from pathlib import Path
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.records import one_line
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 INFO = "dataset_info.json"
 """In the folder of every prepared data set."""
@@ -89,7 +89,7 @@ def _prepare(name: str, data_dir: Path) -> None:
             'run pip install "flaxyolo[tfds]", then this command again, which prepares it '
             f"(or: tfds build {spelled} --file_format=array_record --data_dir={data_dir})"
         )
-    logger.info("tfds:%s: downloaded and prepared in %s; this may take hours", name, data_dir)
+    log.info("tfds:%s: downloaded and prepared in %s; this may take hours", name, data_dir)
     try:
         builder = tfds.builder(spelled, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()

@@ -24,7 +24,7 @@ from flaxyolo.data.readers.listing import progress, records_of
 from flaxyolo.data.readers.prepared import find_prepared, line_of
 from flaxyolo.data.records import Listed, Records, Source
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 READER_VERSION = 1
 """Raised with every change that reads something else from the same files."""
@@ -91,9 +91,9 @@ def read_tfds(root: str) -> Source:
         if val is None and splits.get(name):
             val = _read_split(schema, name, splits[name], 1 + splits["train"])
             if len(val.boxes):
-                logger.info("tfds:%s: scored on the split %r", root, name)
+                log.info("tfds:%s: scored on the split %r", root, name)
             else:
-                logger.warning("tfds:%s: the split %r has no boxes and is left out", root, name)
+                log.warning("tfds:%s: the split %r has no boxes and is left out", root, name)
                 val = None
     return Source(
         name=f"tfds:{root}",
@@ -252,7 +252,7 @@ def _size(record: dict[str, Any]) -> tuple[int | None, int | None]:
 
 def _from_zero(schema: Schema, records: Records) -> Records:
     """Pascal's coordinates count pixels from 1: the left and upper sides are one pixel further."""
-    logger.info("%s: Pascal's coordinates: the first pixel is 1", schema.folder)
+    log.info("%s: Pascal's coordinates: the first pixel is 1", schema.folder)
     facts = image_facts([listed.image for listed in records.images], f"{schema.folder} images")
     pixel = 1 / np.maximum(np.stack([facts.width, facts.height], 1), 1).astype(np.float64)
     boxes = records.boxes.copy()

@@ -28,7 +28,7 @@ from flaxyolo.data.images import file_state
 from flaxyolo.data.readers.listing import SUFFIXES, Row, named, progress, records_of
 from flaxyolo.data.records import Listed, Records, Source
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 READER_VERSION = 1
 """Raised with every change that reads something else from the same files."""
@@ -185,7 +185,7 @@ def _entries(folder: Path) -> list[Entry]:
             for path in near.iterdir() if path.suffix.lower() in SUFFIXES and path.stem not in known
         )  # fmt: skip
         if lonely:
-            logger.warning(
+            log.warning(
                 "%s: %d images without an XML file of their name: %s; they are used only where a "
                 "file names them, as nobody may have looked for objects in the others",
                 folder, len(lonely), named(lonely),
@@ -274,10 +274,10 @@ def _first_pixel(folder: Path, pages: list[Page]) -> float:
     )
     pascal = sum(page.pascal for page in pages) > len(pages) / 2
     if pascal and lowest >= 1:
-        logger.info("%s: Pascal's coordinates: the first pixel is 1", folder)
+        log.info("%s: Pascal's coordinates: the first pixel is 1", folder)
         return 1.0
     why = "a coordinate below 1" if pascal else "no VOC as the database of most files"
-    logger.info("%s: coordinates count from 0 (%s)", folder, why)
+    log.info("%s: coordinates count from 0 (%s)", folder, why)
     return 0.0
 
 

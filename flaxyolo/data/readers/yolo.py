@@ -25,7 +25,7 @@ from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.listing import Row, find_images, named, progress, records_of
 from flaxyolo.data.records import Listed, Records, Source
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 READER_VERSION = 1
 """Raised with every change that reads something else from the same files."""
@@ -125,7 +125,7 @@ def _base(path: Path, said: Any) -> Path:
     base = path.parent / Path(said).expanduser()
     if base.is_dir():
         return base
-    logger.warning("%s: path: there is no folder %s; %s is taken", path, base, path.parent)
+    log.warning("%s: path: there is no folder %s; %s is taken", path, base, path.parent)
     return path.parent
 
 
@@ -323,5 +323,10 @@ def _warn_of_labels_without_image(path: Path, split: str, images: list[Path]) ->
         files = sorted(folder.glob("*.txt"))
         lonely += [str(file) for file in files if file.stem not in known | NO_LABELS]
     if lonely:
-        logger.warning("%s: %s: %d label files belong to no image and are left out: %s",
-                       path, split, len(lonely), named(lonely))  # fmt: skip
+        log.warning(
+            "%s: %s: %d label files belong to no image and are left out: %s",
+            path,
+            split,
+            len(lonely),
+            named(lonely),
+        )

@@ -335,18 +335,18 @@ def test_a_bound_is_the_prediction_times_its_spread():
 
 
 def test_a_piece_is_described_by_its_numbers_and_names():
-    key = '{"kind":"stage","in":[[10,4]],"block":"c2f","depth":2,"reduce":false}'
+    key = '{"kind":"stage","in":[[10,4]],"stage":{"block":"c2f","depth":2,"reduce":false}}'
     numbers, names = described(key)
     assert numbers == pytest.approx(
         {
             "in.0.0": np.log(10),
             "in.0.1": np.log(4),
-            "depth": np.log(2),
+            "stage.depth": np.log(2),
             "volume": np.log(400),
             "work": np.log(1600),
         }
     )
-    assert names == {"kind=stage", "in: 1", "in.0: 2", "block=c2f", "reduce=False"}
+    assert names == {"kind=stage", "in: 1", "in.0: 2", "stage.block=c2f", "stage.reduce=False"}
     assert kind_of(key) == "stage"
 
 
