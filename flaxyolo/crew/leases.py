@@ -6,7 +6,6 @@ holder dead sets the trial WAITING again.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -37,6 +36,7 @@ from flaxyolo.crew.alive import (
     unique_name,
     workers_folder,
 )
+from flaxyolo.machine.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def claim(study: optuna.Study, number: int, worker: Worker) -> "Lease | None":
 def adopt(study: optuna.Study, trial: optuna.Trial, worker: Worker) -> "Lease":
     """Hold a trial that this process has set RUNNING itself, such as by `study.ask`."""
     token = uuid.uuid4().hex
-    held = {
+    lease = {
         "token": token,
         "worker": worker.name,
         "host": socket.gethostname(),
@@ -117,7 +117,7 @@ def adopt(study: optuna.Study, trial: optuna.Trial, worker: Worker) -> "Lease":
         "parent": None if worker.parent is None else str(worker.parent),
         "at": time.time(),
     }
-    study._storage.set_trial_user_attr(trial._trial_id, "lease", held)
+    study._storage.set_trial_user_attr(trial._trial_id, "lease", lease)
     return Lease(study, trial, worker, token)
 
 
@@ -322,8 +322,7 @@ def _forget_owned(storage: Any) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Take up trials one worker at a time, on every machine that shares the folder."""
-    with open(workers_folder(folder) / "take-up", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(workers_folder(folder) / "take-up"):
         yield
 
 
