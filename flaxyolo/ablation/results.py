@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from flaxyolo.base.files import replacing
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -44,9 +46,8 @@ class Detections(NamedTuple):
 
 def save_detections(folder: Path, detections: Detections) -> None:
     """Write them into a run's folder."""
-    partial = folder / "detections.partial.npz"
-    np.savez_compressed(partial, rows=detections.rows)
-    partial.replace(folder / "detections.npz")
+    with replacing(folder / "detections.npz") as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, rows=detections.rows)
 
 
 def load_detections(folder: Path) -> Detections:

@@ -139,12 +139,12 @@ def test_logs_go_to_stderr_once_and_unwrapped(capsys):
 def test_a_reader_that_stops_early_causes_no_traceback(tmp_path):
     script = tmp_path / "talk.py"
     script.write_text(
-        "import sys\nfrom flaxyolo import cli\n"
+        "import sys\nfrom flaxyolo.base import cli\n"
         "sys.exit(cli.run(lambda: print('line\\n' * 100_000)))\n"
     )
     reader, writer = os.pipe()
     os.close(reader)
-    environment = {**os.environ, "PYTHONPATH": str(Path(flaxyolo.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(flaxyolo.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, script], stdout=writer, stderr=subprocess.PIPE, env=environment
     )

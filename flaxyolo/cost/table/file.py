@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 import flaxyolo.spec
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import replacing
 from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.machine.locks import held
 from flaxyolo.nn.detector import compute_dtype
@@ -120,10 +121,8 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
             stored.counts | own.counts,
         )
         text = json.dumps(asdict(merged), separators=(",", ":"))
-        partial = path.with_suffix(".partial")
-        with open(partial, "w") as file:
+        with replacing(path) as partial, open(partial, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
     return merged
