@@ -33,6 +33,7 @@ from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.optuna_inside import begun
 from flaxyolo.crew.record import MEASURED_IMAGES
 from flaxyolo.crew.storage import open_study, read_study
 from flaxyolo.data.sources import read_dataset
@@ -117,7 +118,7 @@ class Runner:
             if trial.user_attrs.get("spec") == to_dict(spec) and trial.user_attrs["seed"] == seed
         ]
         if waiting:
-            trial = optuna.Trial(self.study, waiting[0]._trial_id)
+            trial = begun(self.study, waiting[0])
         else:
             trial = self.study.ask()
             trial.set_user_attr("stage", FINAL)

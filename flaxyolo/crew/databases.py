@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.crew.optuna_inside import uncached
 from flaxyolo.machine.locks import lock
 
 CONNECT_SECONDS = 10
@@ -84,7 +85,7 @@ class JournalLock(JournalFileOpenLock):
 
 def close(storage: BaseStorage) -> None:
     """Let go of a database's connections; a storage without any is left as it is."""
-    database = getattr(storage, "_backend", storage)
+    database = uncached(storage)
     if isinstance(database, RDBStorage):
         database.remove_session()
         database.engine.dispose()

@@ -13,6 +13,7 @@ import optuna
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.optuna_inside import latest
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.nn.detector import TrainedDetector
@@ -171,4 +172,4 @@ class Record:
 
 
 def _reported(trial: optuna.Trial) -> dict[int, float]:
-    return trial.storage.get_trial(trial._trial_id).intermediate_values
+    return latest(trial.study, trial).intermediate_values
