@@ -178,3 +178,28 @@ def test_an_unknown_command_is_one_line_with_a_guess(capsys):
 def test_the_door_hands_the_rest_over_and_returns_the_code(capsys):
     assert door.main(["evaluate", "--detections", "nowhere.json"]) == 2
     assert capsys.readouterr().err.startswith("error: expected either CHECKPOINT")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    trials: int | None = None
+    image_size: int = 64
+
+
+def test_numbers_of_at_least_one_are_asked_for_by_their_flags():
+    cli.least_one(Numbers(), "trials", "image_size")
+    cli.least_one(Numbers(trials=1), "trials")
+    with pytest.raises(InputError, match=r"^--trials: expected at least 1, got 0$"):
+        cli.least_one(Numbers(trials=0), "image_size", "trials")
+    with pytest.raises(InputError, match=r"^--image-size: expected at least 1, got -8$"):
+        cli.least_one(Numbers(image_size=-8), "trials", "image_size")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b"])
+def test_a_folders_name_does_not_lead_out_of_its_folder(name):
+    assert cli.folder_name("--study", "digits-8ms") == "digits-8ms"
+    with pytest.raises(InputError) as raised:
+        cli.folder_name("--study", name)
+    assert str(raised.value) == (
+        f"--study: expected a name without slashes, got {name!r}; --out names the folder it lies in"
+    )
