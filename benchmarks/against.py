@@ -33,6 +33,7 @@ from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.optuna_inside import begun
 from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.crew.record import FINAL, Entry, Record, read
 from flaxyolo.crew.storage import open_study, read_study
@@ -118,7 +119,7 @@ class Runner:
             trial for trial in running if (read(trial).spec, read(trial).seed) == (spec, seed)
         ]
         if waiting:
-            trial = optuna.Trial(self.study, waiting[0]._trial_id)
+            trial = begun(self.study, waiting[0])
         else:
             trial = self.study.ask()
             Entry(trial).keep(stage=FINAL, seed=seed, cost=self.measured(spec))

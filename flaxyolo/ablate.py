@@ -120,22 +120,13 @@ def check_numbers(flags: Flags) -> None:
         raise InputError(f"--seeds: expected at least {least}, got {flags.seeds}{why}")
     if not 0 <= flags.seed < 2**31 - flags.seeds:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
-    for name in ("epochs", "image_size", "batch_size", "workers"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag}: expected at least 1, got {value}")
+    cli.least_one(flags, "epochs", "image_size", "batch_size", "workers")
 
 
 def ablation_name(flags: Flags, stem: str, source: str) -> str:
     """The name that was given, or the plan and the data: `classic-digits`."""
     if flags.name is not None:
-        if flags.name in ("", ".", "..") or set(flags.name) & set("/\\"):
-            raise InputError(
-                f"--name: expected a name without slashes, got {flags.name!r}; "
-                "--out names the folder it lies in"
-            )
-        return flags.name
+        return cli.folder_name("--name", flags.name)
     kind, _, root = source.partition(":")
     return f"{stem}-{Path(root).resolve().name if root else kind}"
 

@@ -98,10 +98,7 @@ def summary(regret: Float[np.ndarray, "b r"]) -> dict[str, float | int | list[fl
 
 
 def _run(flags: Flags) -> None:
-    for name in ("cheap_runs", "finalists", "repeats"):
-        if getattr(flags, name) < 1:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag}: expected at least 1, got {getattr(flags, name)}")
+    cli.least_one(flags, "cheap_runs", "finalists", "repeats")
     if flags.seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {flags.seed}")
     known = read_table(

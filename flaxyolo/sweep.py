@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -133,12 +133,7 @@ class Flags:
 def study_name(flags: Flags) -> str:
     """The name that was given, or the data and the limits: `digits-8ms`, `bccd-40ms-500mib`."""
     if flags.study is not None:
-        if flags.study in ("", ".", "..") or set(flags.study) & set("/\\"):
-            raise InputError(
-                f"--study: expected a name without slashes, got {flags.study!r}; "
-                "--out names the folder it lies in"
-            )
-        return flags.study
+        return cli.folder_name("--study", flags.study)
     kind, _, root = flags.data.partition(":")
     limits = (
         (flags.budget_ms, "ms"),
@@ -152,19 +147,10 @@ def study_name(flags: Flags) -> str:
     return "-".join([Path(root).resolve().name if root else kind, *told])
 
 
-def spending_of(flags: Flags, known: dict[str, Any]) -> Spending:
-    """What the flags allow; a study that goes on keeps its schedules."""
-    numbers = ("trials", "epochs", "short_epochs", "finalists", "seeds", "workers")
-    for name in numbers:
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag}: expected at least 1, got {value}")
-    before = known.get("schedule", {})
-    epochs = flags.epochs or before.get("epochs", EPOCHS)
-    short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
-    if short > epochs:
-        raise InputError(f"--short-epochs: expected at most --epochs {epochs}, got {short}")
+def spending_of(flags: Flags) -> Spending:
+    """What the flags allow a new study."""
+    cli.least_one(flags, "trials", "epochs", "short_epochs", "finalists", "seeds", "workers")
+    short, epochs = schedules(flags, {})
     seeds = flags.seeds or (1 if flags.own_schedule else SEEDS)
     return Spending(
         trials=flags.trials or TRIALS,
@@ -173,6 +159,15 @@ def spending_of(flags: Flags, known: dict[str, Any]) -> Spending:
         finalists=flags.finalists or FINALISTS,
         seeds=tuple(range(flags.seed, flags.seed + seeds)),
     )
+
+
+def schedules(flags: Flags, before: Mapping[str, int]) -> tuple[int, int]:
+    """Epochs of the short and of the full schedule; `before` are those of a study that goes on."""
+    epochs = flags.epochs or before.get("epochs", EPOCHS)
+    short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
+    if short > epochs:
+        raise InputError(f"--short-epochs: expected at most --epochs {epochs}, got {short}")
+    return short, epochs
 
 
 def run_sweep(flags: Flags) -> None:
@@ -189,8 +184,8 @@ def run_sweep(flags: Flags) -> None:
     target = None if flags.target is None else read_target(flags.target)
     if target is not None:
         require_packages(target)
-    spending_of(flags, {})
-    load_space(flags.space)
+    spending = spending_of(flags)
+    suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
     folder = flags.out / study_name(flags)
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
@@ -203,13 +198,14 @@ def run_sweep(flags: Flags) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
         study = open_study(folder, storage=flags.storage, seed=flags.seed)
+        short, epochs = schedules(flags, study.user_attrs.get("facts", {}).get("schedule", {}))
         sweep = Sweep(
-            suggest=with_image_sizes(load_space(flags.space), sizes),
+            suggest=with_image_sizes(suggest, sizes),
             budget=budget,
             data=data,
             source=flags.data,
             folder=folder,
-            spending=spending_of(flags, study.user_attrs.get("facts", {})),
+            spending=replace(spending, short_epochs=short, epochs=epochs),
             objective=objective,
             seed=flags.seed,
             advice=advice,

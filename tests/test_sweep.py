@@ -145,6 +145,17 @@ def test_a_study_is_named_after_its_data_and_budget(given, name):
     assert sweep.study_name(sweep.Flags(**{"budget_ms": 8.0, **given})) == name
 
 
+def test_a_study_that_goes_on_keeps_the_epochs_that_no_flag_gives():
+    before = {"short_epochs": 9, "epochs": 30}
+    assert sweep.schedules(sweep.Flags(), before) == (9, 30)
+    assert sweep.schedules(sweep.Flags(short_epochs=30), before) == (30, 30)
+    assert sweep.schedules(sweep.Flags(epochs=12), before) == (9, 12)
+    new = sweep.spending_of(sweep.Flags(epochs=81))
+    assert (new.short_epochs, new.epochs) == sweep.schedules(sweep.Flags(epochs=81), {}) == (27, 81)
+    with pytest.raises(InputError, match="--short-epochs: expected at most --epochs 8, got 9"):
+        sweep.schedules(sweep.Flags(epochs=8), before)
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import replacing
 from flaxyolo.scoring.truth import GroundTruth
 
 
@@ -54,9 +55,8 @@ def save_detections(folder: Path, detections: Detections, truth: GroundTruth) ->
             np.array(truth.category_ids, np.float64)[detections.labels],
         ]
     )
-    partial = folder / "detections.partial.npz"
-    np.savez_compressed(partial, rows=rows)
-    partial.replace(folder / "detections.npz")
+    with replacing(folder / "detections.npz") as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, rows=rows)
 
 
 def load_detections(folder: Path, truth: GroundTruth) -> Detections:

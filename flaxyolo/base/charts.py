@@ -1,6 +1,5 @@
 """Every plot that a command writes, as PNG files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from flaxyolo.base.detections import Detections
+from flaxyolo.base.files import replacing
 
 PANEL_INCHES = 3.4
 DPI = 110
@@ -219,9 +219,5 @@ def _colour(label: int, classes: int) -> tuple[float, ...]:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG that is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         FigureCanvasAgg(figure).print_png(str(partial))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

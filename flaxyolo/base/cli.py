@@ -69,6 +69,24 @@ def run(command: Callable[[], object], *, output: Path | None = None, resumes: b
     return 0
 
 
+def least_one(flags: object, *names: str) -> None:
+    """InputError where one of these numbers is given, and below 1."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+
+
+def folder_name(flag: str, name: str) -> str:
+    """The name that a flag gives to a folder in --out; InputError where it leads elsewhere."""
+    if name in ("", ".", "..") or set(name) & set("/\\"):
+        raise InputError(
+            f"{flag}: expected a name without slashes, got {name!r}; "
+            "--out names the folder it lies in"
+        )
+    return name
+
+
 def duration(seconds: float) -> str:
     """A time for people, such as 45 s, 12 min or 3.5 h."""
     if seconds < 90:

@@ -1,6 +1,10 @@
 """Files that are never seen half-written, and YAML with its errors in one line."""
 
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +13,34 @@ import yaml
 from flaxyolo.base.errors import InputError
 
 
+def beside(path: Path) -> Path:
+    """A hidden name next to a file or folder, which no other process has."""
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what shall be at `path`, a file or a folder: it is there whole or not at all.
+
+    At the end it is renamed, which an empty folder and any file make way for; after an error it is
+    removed.
+    """
+    partial = beside(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        elif partial.exists():
+            partial.unlink()
+        raise
+
+
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text is UTF-8."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_yaml(path: Path, what: str, loader: Any = yaml.SafeLoader) -> Any:

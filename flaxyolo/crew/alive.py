@@ -5,7 +5,6 @@ go of however it ends; elsewhere silence decides.
 """
 
 import contextlib
-import fcntl
 import socket
 import time
 import uuid
@@ -16,6 +15,8 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from flaxyolo.machine.locks import held, lock
 
 SILENCE_SECONDS = 90.0
 """After so long without a beat a worker of another machine counts as dead."""
@@ -36,8 +37,7 @@ def unique_name(role: str) -> str:
 @contextmanager
 def held_lock(path: Path) -> Iterator[Path]:
     """Hold a file of one's own locked; it is removed at the end, and free after a crash."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(path):
         yield path
         path.unlink(missing_ok=True)
 
@@ -46,12 +46,9 @@ def is_free(path: str | Path) -> bool | None:
     """Whether no living process holds a lock file; None where there is no such file."""
     try:
         with open(path, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+            return lock(file.fileno(), wait=False)
     except OSError:
         return None
-    return True
 
 
 def lease_of(trial: FrozenTrial) -> dict[str, Any]:
@@ -70,23 +67,23 @@ def stale(
 
 def is_stale(trial: FrozenTrial, folder: Path, silence: float) -> bool:
     """Whether the worker that holds a trial is dead, as far as can be told from here."""
-    held = lease_of(trial)
+    lease = lease_of(trial)
     if trial.state == TrialState.RUNNING:
         began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-    elif trial.state == TrialState.WAITING and "worker" in held:
+    elif trial.state == TrialState.WAITING and "worker" in lease:
         began = 0.0
     else:
         return False
-    if held.get("host") == socket.gethostname():
-        free = is_free(held["lock"])
+    if lease.get("host") == socket.gethostname():
+        free = is_free(lease["lock"])
         if free is False:
             return False
         # A living parent sees how its worker ended, and has the first word.
-        if free and (held["parent"] is None or is_free(held["parent"]) is not False):
+        if free and (lease["parent"] is None or is_free(lease["parent"]) is not False):
             return True
-    if "worker" not in held and _claimant_is_dead(trial.number, folder):
+    if "worker" not in lease and _claimant_is_dead(trial.number, folder):
         return True
-    heard = max(began, held.get("at", 0.0), trial.user_attrs.get("beat", 0.0))
+    heard = max(began, lease.get("at", 0.0), trial.user_attrs.get("beat", 0.0))
     return time.time() - heard > silence
 
 

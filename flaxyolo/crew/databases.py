@@ -1,7 +1,6 @@
 """Databases and files that hold studies, opened so that many processes may write at once."""
 
 import contextlib
-import fcntl
 import importlib.util
 import os
 import random
@@ -17,6 +16,8 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.crew.optuna_inside import uncached
+from flaxyolo.machine.locks import lock
 
 CONNECT_SECONDS = 10
 SQLITE_SECONDS = 60
@@ -71,7 +72,7 @@ class JournalLock(JournalFileOpenLock):
         # What an interrupt left locked would keep this process waiting for itself.
         self.release()
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        lock(self._file)
         _drop_torn_line(self._file)
         return True
 
@@ -84,7 +85,7 @@ class JournalLock(JournalFileOpenLock):
 
 def close(storage: BaseStorage) -> None:
     """Let go of a database's connections; a storage without any is left as it is."""
-    database = getattr(storage, "_backend", storage)
+    database = uncached(storage)
     if isinstance(database, RDBStorage):
         database.remove_session()
         database.engine.dispose()

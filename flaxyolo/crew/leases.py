@@ -6,7 +6,6 @@ holder dead sets the trial WAITING again.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -37,6 +36,8 @@ from flaxyolo.crew.alive import (
     unique_name,
     workers_folder,
 )
+from flaxyolo.crew.optuna_inside import begin, begun, latest, numbered, set_attr, set_state
+from flaxyolo.machine.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -87,29 +88,22 @@ def at_work(folder: Path, *, silence: float = SILENCE_SECONDS) -> Iterator[Worke
 
 def claim(study: optuna.Study, number: int, worker: Worker) -> "Lease | None":
     """Take a trial that waits; None where another was faster, or it does not wait."""
-    storage = study._storage
-    trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    known = storage.get_trial(trial_id)
+    known = numbered(study, number)
     # One that waits and has a holder was set back by a latecomer; its holder will mend that.
     if known.state != TrialState.WAITING or "worker" in lease_of(known):
         return None
-    _forget_owned(storage)
     # Who finds it running and unsigned can tell by this whether its claimant is dead.
     worker.lock.write_text(str(number))
-    try:
-        claimed = storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-    except UpdateFinishedTrialError:
-        claimed = False
-    if not claimed:
+    if not begin(study, known):
         worker.lock.write_text("")
         return None
-    return adopt(study, optuna.Trial(study, trial_id), worker)
+    return adopt(study, begun(study, known), worker)
 
 
 def adopt(study: optuna.Study, trial: optuna.Trial, worker: Worker) -> "Lease":
     """Hold a trial that this process has set RUNNING itself, such as by `study.ask`."""
     token = uuid.uuid4().hex
-    held = {
+    lease = {
         "token": token,
         "worker": worker.name,
         "host": socket.gethostname(),
@@ -117,7 +111,7 @@ def adopt(study: optuna.Study, trial: optuna.Trial, worker: Worker) -> "Lease":
         "parent": None if worker.parent is None else str(worker.parent),
         "at": time.time(),
     }
-    study._storage.set_trial_user_attr(trial._trial_id, "lease", held)
+    set_attr(study, trial, "lease", lease)
     return Lease(study, trial, worker, token)
 
 
@@ -133,7 +127,6 @@ class Lease:
         self.trial = trial
         self.worker = worker
         self._study, self._token = study, token
-        self._storage, self._id = study._storage, trial._trial_id
         self._over = threading.Event()
         self._lost = False
         self._fruitless = bool(trial.user_attrs.get("fruitless"))
@@ -187,7 +180,7 @@ class Lease:
 
     def _let_go(self, crash: str | None = None) -> None:
         """Set it WAITING, or FAIL, if it is still this worker's."""
-        known = self._storage.get_trial(self._id)
+        known = latest(self._study, self.trial)
         if known.state.is_finished() or lease_of(known).get("token") != self._token:
             return
         with contextlib.suppress(UpdateFinishedTrialError):
@@ -201,7 +194,7 @@ class Lease:
             try:
                 if not self._look():
                     return
-                self._storage.set_trial_user_attr(self._id, "beat", time.time())
+                set_attr(self._study, self.trial, "beat", time.time())
             except UpdateFinishedTrialError:
                 return
             except Exception as error:  # any driver's own; the main thread will meet it too
@@ -210,7 +203,7 @@ class Lease:
 
     def _look(self) -> bool:
         """Whether the trial is this worker's, and not finished."""
-        known = self._storage.get_trial(self._id)
+        known = latest(self._study, self.trial)
         if known.state.is_finished():
             return False
         if lease_of(known).get("token") != self._token:
@@ -218,7 +211,7 @@ class Lease:
             return False
         if known.state == TrialState.WAITING and not self._over.is_set():
             # Two took up the trial's last holder; the slower one did so after our claim.
-            self._storage.set_trial_state_values(self._id, TrialState.RUNNING)
+            set_state(self._study, self.trial, TrialState.RUNNING)
         return True
 
 
@@ -236,13 +229,13 @@ def take_up(study: optuna.Study, folder: Path, *, silence: float = SILENCE_SECON
 
     Cheap where there are none; workers call it before they look for a trial.
     """
-    found = stale(study, folder, silence=silence)
-    if not found:
+    left = stale(study, folder, silence=silence)
+    if not left:
         return []
     taken = []
     with _alone(folder):
-        for trial in found:
-            known = study._storage.get_trial(trial._trial_id)
+        for trial in left:
+            known = latest(study, trial)
             # Another may have been faster, and the trial may be at work once more.
             if lease_of(known) == lease_of(trial) and is_stale(known, folder, silence):
                 with contextlib.suppress(UpdateFinishedTrialError):
@@ -268,7 +261,7 @@ def bury(
     states = (TrialState.RUNNING, TrialState.WAITING)
     with _alone(folder):
         for trial in study.get_trials(deepcopy=False, states=states):
-            known = study._storage.get_trial(trial._trial_id)
+            known = latest(study, trial)
             if known.state.is_finished() or lease_of(known).get("worker") != worker:
                 continue
             with contextlib.suppress(UpdateFinishedTrialError):
@@ -285,45 +278,37 @@ def _set_back(
     log_file: Path | None = None,
 ) -> None:
     """Count an interruption and set the trial WAITING, or FAIL where it has had its chances."""
-    storage, trial_id, attrs = study._storage, trial._trial_id, trial.user_attrs
-    storage.set_trial_user_attr(trial_id, "interruptions", attrs.get("interruptions", 0) + 1)
+    attrs = trial.user_attrs
+    set_attr(study, trial, "interruptions", attrs.get("interruptions", 0) + 1)
     reason = None
     if crash is not None:
         crashes = [*attrs.get("crashes", []), crash]
-        storage.set_trial_user_attr(trial_id, "crashes", crashes)
+        set_attr(study, trial, "crashes", crashes)
         where = "" if log_file is None else f"; log: {log_file}"
         if len(crashes) >= MAX_CRASHES:
             reason = f"failed {len(crashes)} times, last by {crash}{where}"
     else:
         fruitless = attrs.get("fruitless", 0) + 1
-        storage.set_trial_user_attr(trial_id, "fruitless", fruitless)
+        set_attr(study, trial, "fruitless", fruitless)
         if fruitless >= MAX_FRUITLESS:
             reason = f"its worker was ended {fruitless} times without getting any further"
     if reason is None:
         _free(study, trial)
         return
-    storage.set_trial_user_attr(trial_id, "reason", reason)
-    storage.set_trial_state_values(trial_id, TrialState.FAIL)
+    set_attr(study, trial, "reason", reason)
+    set_state(study, trial, TrialState.FAIL)
 
 
 def _free(study: optuna.Study, trial: FrozenTrial) -> None:
     """Let no one hold a trial. In this order: while it waits and has a holder no one claims it."""
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-    study._storage.set_trial_user_attr(trial._trial_id, "lease", {"at": time.time()})
-
-
-def _forget_owned(storage: Any) -> None:
-    # The journal takes a trial for this thread's own if it was once, though another now has it.
-    replay = getattr(storage, "_replay_result", None)
-    if replay is not None:
-        replay._worker_id_to_owned_trial_id.pop(replay.worker_id, None)
+    set_state(study, trial, TrialState.WAITING)
+    set_attr(study, trial, "lease", {"at": time.time()})
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Take up trials one worker at a time, on every machine that shares the folder."""
-    with open(workers_folder(folder) / "take-up", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(workers_folder(folder) / "take-up"):
         yield
 
 

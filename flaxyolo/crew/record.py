@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.optuna_inside import latest
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 
@@ -213,7 +214,7 @@ class Entry:
 
 
 def _reported(trial: optuna.Trial) -> dict[int, float]:
-    return trial.storage.get_trial(trial._trial_id).intermediate_values
+    return latest(trial.study, trial).intermediate_values
 
 
 class _Form(NamedTuple):

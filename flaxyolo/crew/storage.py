@@ -1,6 +1,5 @@
 """Where a study is kept: its file or database, what it is about, and the lock on its folder."""
 
-import fcntl
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ from optuna.storages import BaseStorage
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew.databases import open_journal, open_url
+from flaxyolo.machine.locks import held
 
 STUDY_FILE = "study.log"
 STARTUP_TRIALS = 4
@@ -26,18 +26,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the study folder alone; the system lets go of it however the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     # Several machines may share the folder, each with one sweep.
-    with open(folder / f".lock-{socket.gethostname()}", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+    path = folder / f".lock-{socket.gethostname()}"
+    with held(path, wait=False) as is_ours:
+        if not is_ours:
             raise InputError(
-                f"{folder}: another command is at work here (process {file.read()}); "
+                f"{folder}: another command is at work here (process {path.read_text()}); "
                 "wait for it, or give this one another name"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            )
+        path.write_text(str(os.getpid()))
         yield
 
 

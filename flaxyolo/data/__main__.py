@@ -149,8 +149,7 @@ def _convert(flags: Convert) -> None:
 def _show(flags: Show) -> None:
     if flags.split not in ("train", "val"):
         raise InputError(f"--split: expected train or val, got {flags.split!r}")
-    if flags.count < 1:
-        raise InputError(f"--count: expected at least 1, got {flags.count}")
+    cli.least_one(flags, "count")
     dataset = read_dataset(flags.source)
     examples = dataset.train if flags.split == "train" else dataset.val
     chosen = choose_examples(examples, flags.count, flags.seed)

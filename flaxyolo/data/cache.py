@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 
 from flaxyolo.base.boxes import letterbox, letterbox_boxes, letterbox_image
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import cache_root
+from flaxyolo.base.files import beside, cache_root
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.sources import Dataset, Example
 
@@ -71,7 +70,7 @@ def load_pixels(
         if pixels is not None:
             return pixels
         _remove_leftovers(root)
-        unfinished = root / f".{target.name}-{uuid.uuid4().hex}"
+        unfinished = beside(target)
         try:
             unfinished.mkdir()
             _write(unfinished, examples, dataset.name, settings)
@@ -139,7 +138,7 @@ def _publish(unfinished: Path, target: Path, settings: dict[str, str | int]) -> 
         if not target.is_dir():
             raise
         if _open(target, settings) is None:
-            damaged = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+            damaged = beside(target)
             target.rename(damaged)
             shutil.rmtree(damaged)
             unfinished.rename(target)

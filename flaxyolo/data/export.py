@@ -7,8 +7,6 @@ COCO's form, images whose labels are for the rotated picture where their size ca
 import io
 import json
 import logging
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import replacing
 from flaxyolo.data.exif import SIDEWAYS
 from flaxyolo.data.images import ImageFacts, decode
 from flaxyolo.data.readers.listing import progress
@@ -45,17 +44,12 @@ def convert(dataset: Dataset, target: Path, form: Form = "coco") -> None:
     target = target.expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: expected a new folder, found something there; name another")
-    unfinished = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-    try:
-        unfinished.mkdir(parents=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{target}: cannot make a folder there: {error.strerror}") from None
-    try:
+    with replacing(target) as unfinished:
+        try:
+            unfinished.mkdir(parents=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{target}: cannot make a folder there: {error.strerror}") from None
         {"coco": write_coco, "tfds": write_tfds}[form](dataset, unfinished)
-        unfinished.rename(target)
-    finally:
-        # Gone already if it was renamed; otherwise nothing half-written may stay.
-        shutil.rmtree(unfinished, ignore_errors=True)
     log.info("%s: %s as %s:%s", target, dataset.name, form, target)
 
 

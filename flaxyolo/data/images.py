@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import cache_root
+from flaxyolo.base.files import cache_root, replace_file
 from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
 from flaxyolo.data.records import Encoded, Image
 
@@ -297,12 +296,9 @@ def _load(store: Path) -> _Known:
 def _save(store: Path, fresh: _Known) -> None:
     """Add to what is there, which another process may have written in between."""
     images = {name: [stamp, *row] for name, (stamp, row) in (_load(store) | fresh).items()}
-    unfinished = store.with_name(f".{store.name}-{uuid.uuid4().hex}")
     try:
         store.parent.mkdir(exist_ok=True)
-        unfinished.write_text(json.dumps({"version": FACTS_VERSION, "images": images}))
-        os.replace(unfinished, store)
+        replace_file(store, json.dumps({"version": FACTS_VERSION, "images": images}))
     except OSError as error:
         # Only time is lost: the facts are in memory.
-        unfinished.unlink(missing_ok=True)
         log.warning("%s: what was learnt of the images is not kept: %s", store, error.strerror)

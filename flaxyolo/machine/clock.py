@@ -1,17 +1,17 @@
 """The clock of every latency: calls that are timed alone on this machine."""
 
-import fcntl
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float64
+
+from flaxyolo.machine.locks import held
 
 WARM_UP_CALLS = 10
 BLOCK_CALLS = 100
@@ -52,20 +52,6 @@ def time_calls(
         times.append(time.perf_counter() - began)
 
 
-@contextmanager
-def device_lock() -> Iterator[None]:
-    """Held by one process at a time on this machine, so that measurements do not disturb another.
-
-    The operating system lets go of it when the process ends, however it ends.
-    """
-    path = Path(tempfile.gettempdir()) / "flaxyolo-measure.lock"
-    try:
-        # Read-only suffices to lock, also where another user made the file.
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
+def device_lock() -> AbstractContextManager[object]:
+    """Held by one process at a time on this machine: measurements disturb each other."""
+    return held(Path(tempfile.gettempdir()) / "flaxyolo-measure.lock")

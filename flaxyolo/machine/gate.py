@@ -1,12 +1,13 @@
 """Training and measuring on one device, never both at once: trainings stand aside."""
 
-import fcntl
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from flaxyolo.machine.locks import lock, open_lock, unlock
 
 
 class Gate:
@@ -29,7 +30,7 @@ class Gate:
         if self._training is not None:
             yield
             return
-        want, busy = (_opened(path) for path in self._paths)
+        want, busy = (open_lock(path) for path in self._paths)
         try:
             _enter(want, busy)
             self._training = want, busy
@@ -47,26 +48,24 @@ class Gate:
         if self._training is None:
             return False
         want, busy = self._training
-        try:
-            fcntl.flock(want, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if drain is not None:
-                drain()
-            fcntl.flock(busy, fcntl.LOCK_UN)
-            _enter(want, busy)
-            return True
-        fcntl.flock(want, fcntl.LOCK_UN)
-        return False
+        if lock(want, shared=True, wait=False):
+            unlock(want)
+            return False
+        if drain is not None:
+            drain()
+        unlock(busy)
+        _enter(want, busy)
+        return True
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Alone on the device, for a measurement; inside `training` the training rests."""
         if self._training is not None:
-            fcntl.flock(self._training[1], fcntl.LOCK_UN)
-        want, busy = (_opened(path) for path in self._paths)
+            unlock(self._training[1])
+        want, busy = (open_lock(path) for path in self._paths)
         try:
-            fcntl.flock(want, fcntl.LOCK_EX)
-            fcntl.flock(busy, fcntl.LOCK_EX)
+            lock(want)
+            lock(busy)
             yield
         finally:
             os.close(busy)
@@ -77,14 +76,6 @@ class Gate:
 
 def _enter(want: int, busy: int) -> None:
     """Hold `busy` with others, once no one wants to measure."""
-    fcntl.flock(want, fcntl.LOCK_SH)
-    fcntl.flock(busy, fcntl.LOCK_SH)
-    fcntl.flock(want, fcntl.LOCK_UN)
-
-
-def _opened(path: Path) -> int:
-    try:
-        # Read-only suffices to lock, also where another user made the file.
-        return os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    lock(want, shared=True)
+    lock(busy, shared=True)
+    unlock(want)

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import cache_root
+from flaxyolo.base.files import cache_root, replace_file
 from flaxyolo.crew.record import CHEAP, Record, attributes
 from flaxyolo.data.sources import Dataset
 from flaxyolo.search.objective import Objective
@@ -47,9 +46,7 @@ def learn(data: Dataset, image_sizes: Sequence[int], batch_size: int) -> tuple[A
             log.warning("%s is damaged and is made again: %s", path, error)
     if found is None:
         found = statistics(data, image_sizes=image_sizes)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(found.to_dict()))
-        partial.replace(path)
+        replace_file(path, json.dumps(found.to_dict()))
     return advise(found, image_sizes=image_sizes, batch_size=batch_size)
 
 

@@ -139,12 +139,12 @@ def test_logs_go_to_stderr_once_and_unwrapped(capsys):
 def test_a_reader_that_stops_early_causes_no_traceback(tmp_path):
     script = tmp_path / "talk.py"
     script.write_text(
-        "import sys\nfrom flaxyolo import cli\n"
+        "import sys\nfrom flaxyolo.base import cli\n"
         "sys.exit(cli.run(lambda: print('line\\n' * 100_000)))\n"
     )
     reader, writer = os.pipe()
     os.close(reader)
-    environment = {**os.environ, "PYTHONPATH": str(Path(flaxyolo.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(flaxyolo.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, script], stdout=writer, stderr=subprocess.PIPE, env=environment
     )
@@ -178,3 +178,28 @@ def test_an_unknown_command_is_one_line_with_a_guess(capsys):
 def test_the_door_hands_the_rest_over_and_returns_the_code(capsys):
     assert door.main(["evaluate", "--detections", "nowhere.json"]) == 2
     assert capsys.readouterr().err.startswith("error: expected either CHECKPOINT")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    trials: int | None = None
+    image_size: int = 64
+
+
+def test_numbers_of_at_least_one_are_asked_for_by_their_flags():
+    cli.least_one(Numbers(), "trials", "image_size")
+    cli.least_one(Numbers(trials=1), "trials")
+    with pytest.raises(InputError, match=r"^--trials: expected at least 1, got 0$"):
+        cli.least_one(Numbers(trials=0), "image_size", "trials")
+    with pytest.raises(InputError, match=r"^--image-size: expected at least 1, got -8$"):
+        cli.least_one(Numbers(image_size=-8), "trials", "image_size")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b"])
+def test_a_folders_name_does_not_lead_out_of_its_folder(name):
+    assert cli.folder_name("--study", "digits-8ms") == "digits-8ms"
+    with pytest.raises(InputError) as raised:
+        cli.folder_name("--study", name)
+    assert str(raised.value) == (
+        f"--study: expected a name without slashes, got {name!r}; --out names the folder it lies in"
+    )

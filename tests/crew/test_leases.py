@@ -102,8 +102,8 @@ def test_a_killed_process_is_dead_at_once(study, tmp_path):
     program = f"""
 import time
 from pathlib import Path
-from flaxyolo.search.leases import at_work, claim
-from tests.search.held import open_view
+from flaxyolo.crew.leases import at_work, claim
+from tests.crew.held import open_view
 folder = Path({str(tmp_path)!r})
 with at_work(folder) as worker, claim(open_view(folder), 0, worker):
     print("held", flush=True)

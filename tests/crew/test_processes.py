@@ -142,7 +142,7 @@ time.sleep(60)
 PARENT = """
 import sys
 from pathlib import Path
-from flaxyolo.search.workers import Crew, Started
+from flaxyolo.crew.processes import Crew, Started
 
 program = sys.argv[2]
 with Crew(Path(sys.argv[1]), lambda index: ([sys.executable, "-c", program], {}), 2) as crew:

@@ -11,7 +11,7 @@ from flaxyolo.machine.gate import Gate
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from flaxyolo.search.gate import Gate
+from flaxyolo.machine.gate import Gate
 
 role, folder, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 gate = Gate("cpu", folder)

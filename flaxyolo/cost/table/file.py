@@ -1,6 +1,5 @@
 """The file of a latency table: what it holds, for which conditions, and how processes share it."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +16,9 @@ from pydantic.dataclasses import dataclass
 
 import flaxyolo.spec
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import replacing
 from flaxyolo.cost.measurement import Measurement, device_name, versions
+from flaxyolo.machine.locks import held
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import STRICT, DetectorSpec, parse, to_dict
 
@@ -112,8 +113,7 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
     Of two times of one piece the first stays, so that all processes believe the same; of two
     measurements of one network the last.
     """
-    with open(path.with_suffix(".lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(path.with_suffix(".lock")):
         stored = read_contents(path)
         merged = Contents(
             dict(of),
@@ -122,10 +122,8 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
             stored.counts | own.counts,
         )
         text = json.dumps(asdict(merged), separators=(",", ":"))
-        partial = path.with_suffix(".partial")
-        with open(partial, "w") as file:
+        with replacing(path) as partial, open(partial, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
     return merged

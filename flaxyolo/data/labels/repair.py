@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import replace_file
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.labels.checked import Checked, Found
 from flaxyolo.data.labels.findings import KINDS
@@ -205,9 +205,4 @@ def _write(path: Path, content: str | bytes) -> None:
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    replace_file(path, content)

@@ -3,15 +3,13 @@
 import heapq
 import json
 import logging
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import cache_root
+from flaxyolo.base.files import cache_root, replace_file
 from flaxyolo.data.images import ImageFacts
 from flaxyolo.data.labels.checked import Checked
 from flaxyolo.data.records import Source
@@ -158,13 +156,10 @@ def _save(
 ) -> None:
     images = checked.records.images
     val = [{"position": row, "image": images[row].where} for row in held.tolist()]
-    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(exist_ok=True)
-        unfinished.write_text(json.dumps({"settings": settings, "val": val}, indent=1))
-        os.replace(unfinished, path)
+        replace_file(path, json.dumps({"settings": settings, "val": val}, indent=1))
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise InputError(
             f"{path}: cannot keep the validation split: {error.strerror}; make room, or name "
             "another folder in FLAXYOLO_CACHE"
