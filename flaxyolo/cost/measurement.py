@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from flaxyolo import __version__
 from flaxyolo.spec import parse
 
@@ -67,6 +65,9 @@ class Measurement:
 @lru_cache(maxsize=1)
 def device_name() -> str:
     """The default device as a person would name it, such as `NVIDIA H100 80GB HBM3`."""
+    # Here, because a measurement is read where no device is needed.
+    import jax
+
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind

@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from flaxyolo.crew.record import custody
 from flaxyolo.machine.locks import held, lock
 
 SILENCE_SECONDS = 90.0
@@ -51,11 +51,6 @@ def is_free(path: str | Path) -> bool | None:
         return None
 
 
-def lease_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Who holds a trial; without `worker` no one does."""
-    return trial.user_attrs.get("lease") or {}
-
-
 def stale(
     study: optuna.Study, folder: Path, *, silence: float = SILENCE_SECONDS
 ) -> list[FrozenTrial]:
@@ -67,23 +62,24 @@ def stale(
 
 def is_stale(trial: FrozenTrial, folder: Path, silence: float) -> bool:
     """Whether the worker that holds a trial is dead, as far as can be told from here."""
-    lease = lease_of(trial)
+    kept = custody(trial)
+    lease = kept.lease
     if trial.state == TrialState.RUNNING:
         began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-    elif trial.state == TrialState.WAITING and "worker" in lease:
+    elif trial.state == TrialState.WAITING and lease.worker is not None:
         began = 0.0
     else:
         return False
-    if lease.get("host") == socket.gethostname():
-        free = is_free(lease["lock"])
+    if lease.host == socket.gethostname() and lease.lock is not None:
+        free = is_free(lease.lock)
         if free is False:
             return False
         # A living parent sees how its worker ended, and has the first word.
-        if free and (lease["parent"] is None or is_free(lease["parent"]) is not False):
+        if free and (lease.parent is None or is_free(lease.parent) is not False):
             return True
-    if "worker" not in lease and _claimant_is_dead(trial.number, folder):
+    if lease.worker is None and _claimant_is_dead(trial.number, folder):
         return True
-    heard = max(began, lease.get("at", 0.0), trial.user_attrs.get("beat", 0.0))
+    heard = max(began, lease.at, kept.beat)
     return time.time() - heard > silence
 
 

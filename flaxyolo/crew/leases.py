@@ -31,12 +31,12 @@ from flaxyolo.crew.alive import (
     held_lock,
     is_free,
     is_stale,
-    lease_of,
     stale,
     unique_name,
     workers_folder,
 )
-from flaxyolo.crew.optuna_inside import begin, begun, latest, numbered, set_attr, set_state
+from flaxyolo.crew.optuna_inside import begin, begun, latest, numbered, set_state
+from flaxyolo.crew.record import Entry, Hold, custody, keep_custody
 from flaxyolo.machine.locks import held
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def claim(study: optuna.Study, number: int, worker: Worker) -> "Lease | None":
     """Take a trial that waits; None where another was faster, or it does not wait."""
     known = numbered(study, number)
     # One that waits and has a holder was set back by a latecomer; its holder will mend that.
-    if known.state != TrialState.WAITING or "worker" in lease_of(known):
+    if known.state != TrialState.WAITING or custody(known).lease.worker is not None:
         return None
     # Who finds it running and unsigned can tell by this whether its claimant is dead.
     worker.lock.write_text(str(number))
@@ -103,15 +103,15 @@ def claim(study: optuna.Study, number: int, worker: Worker) -> "Lease | None":
 def adopt(study: optuna.Study, trial: optuna.Trial, worker: Worker) -> "Lease":
     """Hold a trial that this process has set RUNNING itself, such as by `study.ask`."""
     token = uuid.uuid4().hex
-    lease = {
-        "token": token,
-        "worker": worker.name,
-        "host": socket.gethostname(),
-        "lock": str(worker.lock),
-        "parent": None if worker.parent is None else str(worker.parent),
-        "at": time.time(),
-    }
-    set_attr(study, trial, "lease", lease)
+    hold = Hold(
+        at=time.time(),
+        token=token,
+        worker=worker.name,
+        host=socket.gethostname(),
+        lock=str(worker.lock),
+        parent=None if worker.parent is None else str(worker.parent),
+    )
+    keep_custody(study, trial, lease=hold)
     return Lease(study, trial, worker, token)
 
 
@@ -129,7 +129,7 @@ class Lease:
         self._study, self._token = study, token
         self._over = threading.Event()
         self._lost = False
-        self._fruitless = bool(trial.user_attrs.get("fruitless"))
+        self._fruitless = custody(trial).fruitless > 0
         self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -168,20 +168,19 @@ class Lease:
         """Tell that a checkpoint was written, so that an interruption costs less than all."""
         if self._fruitless:
             self._fruitless = False
-            self.trial.set_user_attr("fruitless", 0)
+            keep_custody(self._study, self.trial, fruitless=0)
 
-    def release(self, **attrs: Any) -> None:
-        """Let the trial wait for any worker, with attributes such as `paused=epoch`."""
+    def release(self, **changes: Any) -> None:
+        """Let the trial wait for any worker, with changes of its record such as `paused=epoch`."""
         self.check()
         self._over.set()
-        for key, value in attrs.items():
-            self.trial.set_user_attr(key, value)
+        Entry(self.trial).keep(**changes)
         self._let_go()
 
     def _let_go(self, crash: str | None = None) -> None:
         """Set it WAITING, or FAIL, if it is still this worker's."""
         known = latest(self._study, self.trial)
-        if known.state.is_finished() or lease_of(known).get("token") != self._token:
+        if known.state.is_finished() or custody(known).lease.token != self._token:
             return
         with contextlib.suppress(UpdateFinishedTrialError):
             if crash is not None:
@@ -194,7 +193,7 @@ class Lease:
             try:
                 if not self._look():
                     return
-                set_attr(self._study, self.trial, "beat", time.time())
+                keep_custody(self._study, self.trial, beat=time.time())
             except UpdateFinishedTrialError:
                 return
             except Exception as error:  # any driver's own; the main thread will meet it too
@@ -206,7 +205,7 @@ class Lease:
         known = latest(self._study, self.trial)
         if known.state.is_finished():
             return False
-        if lease_of(known).get("token") != self._token:
+        if custody(known).lease.token != self._token:
             self._lost = self._lost or not self._over.is_set()
             return False
         if known.state == TrialState.WAITING and not self._over.is_set():
@@ -237,7 +236,7 @@ def take_up(study: optuna.Study, folder: Path, *, silence: float = SILENCE_SECON
         for trial in left:
             known = latest(study, trial)
             # Another may have been faster, and the trial may be at work once more.
-            if lease_of(known) == lease_of(trial) and is_stale(known, folder, silence):
+            if custody(known).lease == custody(trial).lease and is_stale(known, folder, silence):
                 with contextlib.suppress(UpdateFinishedTrialError):
                     _set_back(study, known)
                     taken.append(trial.number)
@@ -262,7 +261,7 @@ def bury(
     with _alone(folder):
         for trial in study.get_trials(deepcopy=False, states=states):
             known = latest(study, trial)
-            if known.state.is_finished() or lease_of(known).get("worker") != worker:
+            if known.state.is_finished() or custody(known).lease.worker != worker:
                 continue
             with contextlib.suppress(UpdateFinishedTrialError):
                 _set_back(study, known, crash=crash, log_file=log_file)
@@ -278,31 +277,31 @@ def _set_back(
     log_file: Path | None = None,
 ) -> None:
     """Count an interruption and set the trial WAITING, or FAIL where it has had its chances."""
-    attrs = trial.user_attrs
-    set_attr(study, trial, "interruptions", attrs.get("interruptions", 0) + 1)
+    kept = custody(trial)
+    keep_custody(study, trial, interruptions=kept.interruptions + 1)
     reason = None
     if crash is not None:
-        crashes = [*attrs.get("crashes", []), crash]
-        set_attr(study, trial, "crashes", crashes)
+        crashes = (*kept.crashes, crash)
+        keep_custody(study, trial, crashes=crashes)
         where = "" if log_file is None else f"; log: {log_file}"
         if len(crashes) >= MAX_CRASHES:
             reason = f"failed {len(crashes)} times, last by {crash}{where}"
     else:
-        fruitless = attrs.get("fruitless", 0) + 1
-        set_attr(study, trial, "fruitless", fruitless)
+        fruitless = kept.fruitless + 1
+        keep_custody(study, trial, fruitless=fruitless)
         if fruitless >= MAX_FRUITLESS:
             reason = f"its worker was ended {fruitless} times without getting any further"
     if reason is None:
         _free(study, trial)
         return
-    set_attr(study, trial, "reason", reason)
+    keep_custody(study, trial, reason=reason)
     set_state(study, trial, TrialState.FAIL)
 
 
 def _free(study: optuna.Study, trial: FrozenTrial) -> None:
     """Let no one hold a trial. In this order: while it waits and has a holder no one claims it."""
     set_state(study, trial, TrialState.WAITING)
-    set_attr(study, trial, "lease", {"at": time.time()})
+    keep_custody(study, trial, lease=Hold(at=time.time()))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.optuna_inside import latest
+from flaxyolo.crew.optuna_inside import latest, set_attr
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 
@@ -132,6 +132,58 @@ class Record:
     def objective_at(self, epoch: int) -> float | None:
         """Its score after an epoch; None where it has none."""
         return next((point.objective for point in self.history if point.epoch == epoch), None)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Who runs a trial; without a worker no one does."""
+
+    at: float = 0.0
+    """Since when, in seconds since 1970."""
+    token: str = ""
+    """Of this one time that the worker took it."""
+    worker: str | None = None
+    host: str | None = None
+    lock: str | None = None
+    """File that the worker holds locked."""
+    parent: str | None = None
+    """File that its supervisor holds locked."""
+
+
+@dataclass(frozen=True)
+class Custody:
+    """In whose hands a trial is, and how it has fared there; cheaper to read than its record."""
+
+    lease: Hold = Hold()
+    beat: float = 0.0
+    """When its worker was heard of last, in seconds since 1970."""
+    interruptions: int = 0
+    fruitless: int = 0
+    """Interruptions in a row without a checkpoint in between."""
+    crashes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def custody(trial: FrozenTrial | optuna.Trial) -> Custody:
+    """In whose hands a trial is."""
+    kept = trial.user_attrs
+    names = (each.name for each in fields(Custody))
+    known: dict[str, Any] = {name: kept[name] for name in names if kept.get(name) is not None}
+    if "lease" in known:
+        known["lease"] = Hold(**known["lease"])
+    known["crashes"] = tuple(known.get("crashes", ()))
+    return Custody(**known)
+
+
+def keep_custody(study: optuna.Study, trial: FrozenTrial | optuna.Trial, **changes: Any) -> None:
+    """Change fields of the custody of any trial, its holder's or not; TypeError for another name.
+
+    UpdateFinishedTrialError where the trial is finished.
+    """
+    replace(Custody(), **changes)
+    for name, value in changes.items():
+        plain = asdict(value) if isinstance(value, Hold) else value
+        set_attr(study, trial, name, list(plain) if isinstance(plain, tuple) else plain)
 
 
 def read(trial: FrozenTrial) -> Record:

@@ -1,10 +1,13 @@
 """Studies whose trials are held, by the living and the dead."""
 
+from dataclasses import replace
+
 import optuna
 
-from flaxyolo.crew.alive import lease_of, workers_folder
+from flaxyolo.crew.alive import workers_folder
 from flaxyolo.crew.databases import open_journal
 from flaxyolo.crew.leases import at_work, claim
+from flaxyolo.crew.record import custody, keep_custody
 
 
 def open_view(tmp_path):
@@ -27,10 +30,15 @@ def dead_holder(tmp_path, *, host=None, at=None, parent=None, number=0):
     with at_work(tmp_path) as worker:
         lease = claim(study, number, worker)
         assert lease is not None
-        known = lease_of(study.get_trials()[number])
+        known = custody(study.get_trials()[number]).lease
     lock = workers_folder(tmp_path) / "gone.lock"
     lock.touch()
-    held = {**known, "lock": str(lock), "parent": parent and str(parent)}
-    held |= {"host": host or known["host"], "at": known["at"] if at is None else at}
-    study._storage.set_trial_user_attr(lease.trial._trial_id, "lease", held)
+    hold = replace(
+        known,
+        lock=str(lock),
+        parent=parent and str(parent),
+        host=host or known.host,
+        at=known.at if at is None else at,
+    )
+    keep_custody(study, lease.trial, lease=hold)
     return lease

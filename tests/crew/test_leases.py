@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew import leases
-from flaxyolo.crew.alive import is_free, lease_of, stale, workers_folder
+from flaxyolo.crew.alive import is_free, stale, workers_folder
 from flaxyolo.crew.leases import LostLeaseError, adopt, at_work, bury, claim, is_own_fault, take_up
+from flaxyolo.crew.record import custody
 from tests.crew.held import attrs, dead_holder, open_view, state
 
 
@@ -95,7 +96,7 @@ def test_a_trial_of_a_dead_worker_waits_again(study, tmp_path):
     assert take_up(study, tmp_path) == []
     assert state(study) == TrialState.WAITING
     assert attrs(study)["interruptions"] == 1
-    assert "worker" not in attrs(study)["lease"]
+    assert custody(study.get_trials()[0]).lease.worker is None
 
 
 def test_a_killed_process_is_dead_at_once(study, tmp_path):
@@ -202,7 +203,7 @@ def test_a_worker_that_was_given_up_lets_go(study, tmp_path):
         with pytest.raises(LostLeaseError), lost:
             lost.check()
         mine.check()
-    assert lease_of(other.get_trials()[0])["worker"] == second.name
+    assert custody(other.get_trials()[0]).lease.worker == second.name
 
 
 def test_a_worker_shows_signs_of_life(study, tmp_path):

@@ -9,7 +9,19 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.crew.record import STORED, CurvePoint, Entry, Record, attributes, progress, read
+from flaxyolo.crew.record import (
+    STORED,
+    CurvePoint,
+    Custody,
+    Entry,
+    Hold,
+    Record,
+    attributes,
+    custody,
+    keep_custody,
+    progress,
+    read,
+)
 from flaxyolo.scoring.average_precision import KEYS, ClassScores, Scores
 from tests.search.made import COST
 from tests.small import tiny_spec
@@ -116,7 +128,6 @@ def test_progress_changes_with_what_a_person_sees(study):
 
 
 def test_no_other_file_knows_the_keys():
-    """Leases have keys of their own; all else that a trial stores goes through its record."""
     package = Path(__file__).resolve().parents[2] / "flaxyolo"
     listed = subprocess.run(
         [
@@ -128,7 +139,20 @@ def test_no_other_file_knows_the_keys():
         capture_output=True,
         text=True,
     )
-    allowed = ("crew/record.py", "crew/leases.py", "crew/alive.py", "study.set_user_attr(")
+    allowed = ("crew/record.py", "crew/optuna_inside.py", "study.set_user_attr(")
     found = [line for line in listed.stdout.splitlines() if ".py:" in line]
     assert [line for line in found if not any(part in line for part in allowed)] == []
     assert any("crew/record.py" in line for line in found)
+
+
+def test_who_has_a_trial_is_stored_and_read_back(study):
+    trial = study.ask()
+    assert custody(trial) == Custody()
+    hold = Hold(at=5.0, token="t", worker="w", host="h", lock="/l")
+    keep_custody(study, trial, lease=hold, crashes=("killed",), beat=7.0)
+    (stored,) = study.get_trials()
+    assert custody(stored) == Custody(lease=hold, beat=7.0, crashes=("killed",))
+    assert read(stored).crashes == ("killed",)
+    assert json.loads(json.dumps(stored.user_attrs)) == stored.user_attrs
+    with pytest.raises(TypeError, match="leese"):
+        keep_custody(study, trial, leese=hold)
