@@ -16,6 +16,7 @@ from flaxyolo.ablation.progress import seconds_left
 from flaxyolo.ablation.results import Arm, Run
 from flaxyolo.ablation.study import Ablation
 from flaxyolo.config import Config, TrainConfig, write_config
+from flaxyolo.crew import phases
 from flaxyolo.crew.record import CurvePoint, Record
 from flaxyolo.crew.storage import open_study, read_study
 from flaxyolo.crew.worker import write_task
@@ -82,7 +83,7 @@ def test_an_ablation_is_run_added_to_interrupted_and_equal_to_a_run_alone(
     assert "1 of 1 runs" in shown.err
     assert "nothing to conclude yet" in shown.err
 
-    monkeypatch.setattr(study, "measure", lambda *_, **__: COST)
+    monkeypatch.setattr(phases, "measure_for", lambda *_, **__: COST)
     monkeypatch.setattr(ablate, "watch", in_this_process)
     assert ablate.main([*command, "--seeds", "2"]) == 0
     shown = capsys.readouterr()

@@ -60,7 +60,9 @@ def test_what_does_not_fit_the_device_or_is_decoded_is_streamed(
         feed = open_feed(dataset, "train", 64, cache_dir=tmp_path / "none")
     assert isinstance(feed, Streamed)
     assert isinstance(feed.pixels.images, DecodedImages)
-    assert caplog.messages == ["the images do not fit into the device's memory: they are streamed"]
+    assert caplog.messages[-1:] == [
+        "the images do not fit into the device's memory: they are streamed"
+    ]
 
 
 @pytest.mark.parametrize("kind", [Resident, Streamed])

@@ -10,6 +10,7 @@ import pytest
 import flaxyolo
 from flaxyolo.base.errors import InputError
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
+from flaxyolo.training import state as state_module
 from flaxyolo.training.state import has_state, load_state, save_state
 from flaxyolo.weights import checkpoint
 from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
@@ -100,7 +101,7 @@ def test_a_state_comes_back_whole_and_only_for_its_own_network(tmp_path, monkeyp
     wider = {**state, "bias": jnp.zeros(6)}
     with pytest.raises(InputError, match="expected the training state of this network"):
         load_state(tmp_path / "state", wider)
-    monkeypatch.setattr(checkpoint, "STATE_FORMAT", 3)
+    monkeypatch.setattr(state_module, "STATE_FORMAT", 3)
     with pytest.raises(InputError, match="of format 3, found 2"):
         load_state(tmp_path / "state", state)
 
