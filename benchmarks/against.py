@@ -36,12 +36,12 @@ from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.optuna_inside import begun
 from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.crew.record import FINAL, Entry, Record, read
-from flaxyolo.crew.storage import open_study, read_study
+from flaxyolo.crew.storage import open_study, read_runs
 from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.scoring.average_precision import Scores
-from flaxyolo.search.finalists import finalists, recommended
+from flaxyolo.search.finalists import fastest_tied, finalists
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep
@@ -275,7 +275,7 @@ def main() -> None:
     )
     logging.getLogger("absl").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = read_study(arguments.study)
+    study = read_runs(arguments.study)
     facts, found = study.user_attrs["facts"], results(study)
     if facts["space"] != "default" or facts["init"] is not None:
         raise SystemExit(
@@ -285,7 +285,7 @@ def main() -> None:
     ordered = finalists(found, budget)
     if not ordered:
         raise SystemExit(f"{arguments.study}: expected a finished sweep, got one without finals")
-    winner, faster = ordered[0], recommended(ordered)
+    winner, faster = ordered[0], fastest_tied(ordered)
     seeds = tuple(sorted(run.seed for run in winner.runs if run.seed is not None))
     schedule = facts["schedule"]
     data = read_dataset(facts["source"])

@@ -23,7 +23,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.storage import claim, locked, open_study
+from flaxyolo.crew.storage import claim, locked, open_runs
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import read_dataset
@@ -197,7 +197,7 @@ def run_sweep(flags: Flags) -> None:
     keep_compiled(flags.out)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
-        study = open_study(folder, storage=flags.storage, seed=flags.seed)
+        study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         short, epochs = schedules(flags, study.user_attrs.get("facts", {}).get("schedule", {}))
         sweep = Sweep(
             suggest=with_image_sizes(suggest, sizes),
@@ -226,7 +226,7 @@ def run_sweep(flags: Flags) -> None:
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, sizes, workers, deadline))
         watch(study, sweep, workers, flags.storage, began, deadline)
-        finish(study, sweep)
+        finish(study, sweep, flags.storage)
 
 
 def hours_of(flags: Flags) -> float:

@@ -18,7 +18,7 @@ from flaxyolo.ablation.study import Ablation
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew import phases
 from flaxyolo.crew.record import CurvePoint, Record
-from flaxyolo.crew.storage import open_study, read_study
+from flaxyolo.crew.storage import open_study, read_runs, read_study
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import initial_weights
@@ -336,7 +336,8 @@ def test_the_plan_around_a_sweeps_winner_is_read_from_its_study(tmp_path_factory
     folder = tiny_study(tmp_path_factory)
     best = around.read_winner(folder / "best")
     assert best.source == f"coco:{folder.parents[1] / 'data'}"
-    trial = results(read_study(folder))[best.trial]
+    records = results(read_runs(folder))
+    trial = next(record for record in records if record.trial == best.trial)
     assert best.config.detector == trial.spec
     arms, left_out = around.undo(best)
     differing = {name for name in best.params if best.baseline.get(name) != best.params[name]}

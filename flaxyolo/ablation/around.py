@@ -17,7 +17,7 @@ from flaxyolo.ablation.results import Arm
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, read_config, write_config
 from flaxyolo.crew.record import Record
-from flaxyolo.crew.storage import STUDY_FILE, read_study
+from flaxyolo.crew.storage import STUDY_FILE, read_runs
 from flaxyolo.crew.worker import TASK_FILE, read_task
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
@@ -55,19 +55,20 @@ class Undone(NamedTuple):
 def read_winner(best: Path, storage: str | None = None) -> Winner:
     """What `runs/<study>/best` and its study say; InputError where one of them is missing."""
     folder = best.resolve().parent
-    number = read_metadata(best)["facts"].get("trial")
-    study = read_study(folder, None if (folder / STUDY_FILE).is_file() else storage)
+    facts = read_metadata(best)["facts"]
+    study = read_runs(folder, None if (folder / STUDY_FILE).is_file() else storage)
     records = results(study)
-    if not isinstance(number, int) or not 0 <= number < len(records):
+    won = next((record for record in records if _is_run(record, facts)), None)
+    if won is None:
         raise InputError(f"{best}: expected the best detector of a sweep, which names its trial")
     start = next(filter(_is_baseline, records), None)
     if start is None:
         raise InputError(f"{folder}: its study has no baseline to go back to")
     winner = Winner(
         study=folder.name,
-        trial=number,
+        trial=won.trial,
         config=read_config(folder / "best.yaml"),
-        params=dict(records[number].params),
+        params=dict(won.params),
         baseline=dict(start.params),
         suggest=_space(study, folder),
         source=study.user_attrs["facts"]["source"],
@@ -75,7 +76,7 @@ def read_winner(best: Path, storage: str | None = None) -> Winner:
     if _drawn(winner, winner.params) != winner.config.detector:
         raise InputError(
             f"{best}: the space no longer draws this detector from the parameters of trial "
-            f"{number}; it was changed since the sweep"
+            f"{won.trial}; it was changed since the sweep"
         )
     return winner
 
@@ -150,6 +151,13 @@ def _drawn(winner: Winner, params: dict[str, Any]) -> DetectorSpec:
         warnings.simplefilter("ignore", UserWarning)
         spec = winner.suggest(FixedTrial(winner.baseline | params))
     return replace(spec, num_classes=detector.num_classes)
+
+
+def _is_run(record: Record, facts: dict[str, Any]) -> bool:
+    """Whether a checkpoint is of this run; versions before named the number of its record."""
+    if "run" in facts:
+        return record.run is not None and record.run == facts["run"]
+    return record.number == facts.get("trial")
 
 
 def _is_baseline(record: Record) -> bool:

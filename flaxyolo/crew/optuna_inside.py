@@ -4,6 +4,7 @@ There, a trial is written to by the process that drew it. Workers go on with tri
 drew, look at single ones that others hold, and set them back, which every storage can do.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -12,6 +13,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 AnyTrial = optuna.Trial | FrozenTrial
+
+CONSTRAINTS = "constraints"
+"""System attribute of a trial, and the beginning of the name of each single one."""
 
 
 def numbered(study: optuna.Study, number: int) -> FrozenTrial:
@@ -61,6 +65,37 @@ def set_attr(study: optuna.Study, trial: AnyTrial, key: str, value: Any) -> None
     `Trial.set_user_attr` needs a `Trial`, and to make one reads the trial and calls the sampler.
     """
     study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+def constrain(trial: AnyTrial, excess: Mapping[str, float], *, listed: bool = False) -> None:
+    """Store how far inside (negative) or outside each limit a trial is; the last word counts.
+
+    `Trial.set_constraint` keeps the first, and optuna-dashboard 0.21 reads a list of another name,
+    which is added if `listed`. A `FrozenTrial` that no storage has yet is changed itself.
+    """
+    kept: dict[str, Any] = {f"{CONSTRAINTS}:{name}": share for name, share in excess.items()}
+    if listed and excess:
+        kept[CONSTRAINTS] = list(excess.values())
+    if isinstance(trial, FrozenTrial):
+        trial.system_attrs = {**trial.system_attrs, **kept}
+        return
+    for key, value in kept.items():
+        trial.storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+def delete(study: optuna.Study) -> None:
+    """Remove a study; the public function wants its storage, which a study does not give."""
+    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+
+
+def copy(study: optuna.Study, name: str) -> None:
+    """Copy a study beside itself, in its own storage."""
+    optuna.copy_study(
+        from_study_name=study.study_name,
+        from_storage=study._storage,
+        to_storage=study._storage,
+        to_study_name=name,
+    )
 
 
 def uncached(storage: BaseStorage) -> BaseStorage:

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.optuna_inside import latest, set_attr
+from flaxyolo.crew.optuna_inside import constrain, latest, set_attr
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 
@@ -60,6 +60,9 @@ class Record:
     refuted: bool = False
     """Whether it was over the budget in a fresh process, after all; the study knows."""
 
+    network: int | None = None
+    """Number of its network among those that the study tries; only all records together tell."""
+
     stage: str = CHEAP
     """cheap or final."""
     origin: str | None = None
@@ -103,6 +106,11 @@ class Record:
     """Why it ended early."""
     crashes: tuple[str, ...] = ()
     """How it ended its worker, each time."""
+
+    @property
+    def trial(self) -> int:
+        """The trial of the study that a person opens, which has one for each network."""
+        return self.number if self.network is None else self.network
 
     @property
     def is_over(self) -> bool:
@@ -241,8 +249,7 @@ class Entry:
 
     def constrain(self, excess: Mapping[str, float]) -> None:
         """Tell Optuna how far inside (negative) or outside each limit the trial is."""
-        for name, share in excess.items():
-            self.trial.set_constraint(name, share)
+        constrain(self.trial, excess)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -296,7 +303,7 @@ def _points(rows: Any, where: str) -> tuple[CurvePoint, ...]:
 STORED = tuple(
     each.name
     for each in fields(Record)
-    if each.name not in ("number", "state", "params", "constraints", "refuted")
+    if each.name not in ("number", "state", "params", "constraints", "refuted", "network")
 )
 """The fields that are user attributes."""
 

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew.databases import open_journal, open_url
+from flaxyolo.crew.optuna_inside import copy, delete
 from flaxyolo.machine.locks import held
 
 STUDY_FILE = "study.log"
@@ -37,18 +38,84 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_study(folder: Path, *, storage: str | None = None, seed: int = 0) -> optuna.Study:
-    """Open or create the study of a folder, ready to run trials.
+def runs_name(folder: Path) -> str:
+    """Name of the study that holds a sweep's runs, beside the one that a person opens."""
+    return f"{folder.name}.runs"
+
+
+def open_study(
+    folder: Path, *, name: str | None = None, storage: str | None = None, seed: int = 0
+) -> optuna.Study:
+    """Open or create a study of a folder, ready to run trials; its name is the folder's.
 
     The funnel decides what is tried and what goes on; the sampler draws parameters that it leaves
     open.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = open_storage(folder, storage)
+    study = _opened(folder, name or folder.name, storage)
+    # A sampler that goes on must not draw again what it drew at the start.
+    study.sampler = _sampler(seed + 1_000_003 * len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def open_front(folder: Path, storage: str | None = None) -> optuna.Study:
+    """Open or create the study of a sweep that a person opens."""
+    return _opened(folder, folder.name, storage)
+
+
+def open_runs(folder: Path, *, storage: str | None = None, seed: int = 0) -> optuna.Study:
+    """Open or create the study of a sweep's runs.
+
+    Versions before had them in the study of the folder's name; those are moved. A move that was
+    interrupted is made again: until it is whole, the runs are where they were.
+    """
+    name = runs_name(folder)
+    before = _opened(folder, folder.name, storage)
+    if "facts" in before.user_attrs:
+        kept = optuna.get_all_study_names(open_storage(folder, storage))
+        if name in kept:
+            delete(_opened(folder, name, storage))
+        copy(before, name)
+        delete(before)
+    return open_study(folder, name=name, storage=storage, seed=seed)
+
+
+def read_study(
+    folder: Path | str, storage: str | None = None, *, name: str | None = None
+) -> optuna.Study:
+    """Open an existing study to look at it, such as `runs/digits-8ms`."""
+    folder = Path(folder)
+    name, existing = name or folder.name, _existing(folder, storage)
     try:
-        study = optuna.create_study(
-            study_name=folder.name,
-            storage=opened,
+        return optuna.load_study(study_name=name, storage=existing)
+    except (KeyError, ValueError):
+        raise InputError(f"{_shown(folder, storage)}: holds no study {name!r}") from None
+
+
+def read_runs(folder: Path | str, storage: str | None = None) -> optuna.Study:
+    """Open the runs of a sweep to look at them, also where a version before has left them."""
+    folder = Path(folder)
+    if folder.name in optuna.get_all_study_names(_existing(folder, storage)):
+        before = read_study(folder, storage)
+        if "facts" in before.user_attrs:
+            return before
+    return read_study(folder, storage, name=runs_name(folder))
+
+
+def _existing(folder: Path, storage: str | None) -> BaseStorage:
+    if storage is None and not (folder / STUDY_FILE).is_file():
+        raise InputError(
+            f"{folder / STUDY_FILE}: expected the study of a sweep, found no such file; "
+            "run python -m flaxyolo.sweep first, or name another folder"
+        )
+    return open_storage(folder, storage)
+
+
+def _opened(folder: Path, name: str, storage: str | None) -> optuna.Study:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return optuna.create_study(
+            study_name=name,
+            storage=open_storage(folder, storage),
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
@@ -57,23 +124,6 @@ def open_study(folder: Path, *, storage: str | None = None, seed: int = 0) -> op
         raise InputError(
             f"{_shown(folder, storage)}: not a study that can be opened: {error}"
         ) from None
-    # A sampler that goes on must not draw again what it drew at the start.
-    study.sampler = _sampler(seed + 1_000_003 * len(study.get_trials(deepcopy=False)))
-    return study
-
-
-def read_study(folder: Path | str, storage: str | None = None) -> optuna.Study:
-    """Open an existing study to look at it, such as `runs/digits-8ms`."""
-    folder = Path(folder)
-    if storage is None and not (folder / STUDY_FILE).is_file():
-        raise InputError(
-            f"{folder / STUDY_FILE}: expected the study of a sweep, found no such file; "
-            "run python -m flaxyolo.sweep first, or name another folder"
-        )
-    try:
-        return optuna.load_study(study_name=folder.name, storage=open_storage(folder, storage))
-    except (KeyError, ValueError):
-        raise InputError(f"{_shown(folder, storage)}: holds no study {folder.name!r}") from None
 
 
 def open_storage(folder: Path, storage: str | None) -> BaseStorage:

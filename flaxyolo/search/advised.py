@@ -135,13 +135,13 @@ def _compare(
 ) -> Verdict:
     claim = f"{name} beats the {other}" if name == ADVISED else f"{name} is no better than {other}"
     if result.number == against.number:
-        return Verdict(claim, None, f"they are the same candidate (trial {result.number})")
+        return Verdict(claim, None, f"they are the same candidate (trial {result.trial})")
     whole, others = _full_runs(result, found), _full_runs(against, found)
     if whole and others:
         mean, theirs_mean = (sum(values) / len(values) for values in (whole, others))
         ahead = mean > theirs_mean
         why = (
-            f"full runs of trial {result.number} have {mean:.3f}, of trial {against.number} "
+            f"full runs of trial {result.trial} have {mean:.3f}, of trial {against.trial} "
             f"{theirs_mean:.3f} (means of {len(whole)} and {len(others)})"
         )
         return Verdict(claim, ahead if name == ADVISED else not ahead, why)
@@ -149,7 +149,7 @@ def _compare(
     epochs = mine.keys() & theirs.keys()
     if not epochs:
         reasons = [
-            f"trial {each.number}: {each.reason or each.state}"
+            f"trial {each.trial}: {each.reason or each.state}"
             for each, scores in ((result, mine), (against, theirs))
             if not scores
         ]
@@ -158,7 +158,7 @@ def _compare(
     ahead = mine[last] > theirs[last]
     enough = max(mine[last], theirs[last]) >= LEAST_SHARE * objective.highest
     why = (
-        f"trial {result.number} has {mine[last]:.3f}, trial {against.number} {theirs[last]:.3f} "
+        f"trial {result.trial} has {mine[last]:.3f}, trial {against.trial} {theirs[last]:.3f} "
         f"after {last} epochs ({objective.text}, one run each)"
     )
     if not enough:

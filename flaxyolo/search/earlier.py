@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew.record import CHEAP, Record
-from flaxyolo.crew.storage import STUDY_FILE, read_study
+from flaxyolo.crew.storage import STUDY_FILE, read_runs
 from flaxyolo.search.funnel import Runs
 from flaxyolo.search.results import results
 
@@ -73,7 +73,7 @@ def earlier_studies(folder: Path, fingerprint: str, objective: str) -> list[list
         if path.parent == folder:
             continue
         try:
-            study = read_study(path.parent)
+            study = read_runs(path.parent)
             facts = study.user_attrs.get("facts", {})
             if facts.get("fingerprint") != fingerprint or facts.get("objective") != objective:
                 continue

@@ -20,7 +20,7 @@ class Finalist:
     seed."""
 
     number: int
-    """Of the candidate."""
+    """Of the candidate's record."""
     runs: tuple[Record, ...]
     mean: float
     half_width: float | None
@@ -30,12 +30,18 @@ class Finalist:
     tied: bool
     """Whether it is the first, or its difference to the first may be chance."""
 
+    @property
+    def trial(self) -> int:
+        """The trial of the study that a person opens."""
+        network = self.runs[0].network
+        return self.number if network is None else network
+
     def told(self) -> str:
         """Its figures in words."""
         wide = "" if self.half_width is None else f" ± {self.half_width:.3f}"
         seeds = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
         latency = f"{self.latency_ms:.2f} ms {self.latency_stat}"
-        return f"trial {self.number}: {self.mean:.3f}{wide} ({seeds}), {latency}"
+        return f"trial {self.trial}: {self.mean:.3f}{wide} ({seeds}), {latency}"
 
 
 def merit(record: Record, budget: Budget) -> tuple[float, float]:
@@ -98,44 +104,42 @@ def finalists(found: Sequence[Record], budget: Budget) -> list[Finalist]:
     return told
 
 
-def recommended(ordered: Sequence[Finalist]) -> Finalist | None:
+def fastest_tied(ordered: Sequence[Finalist]) -> Finalist | None:
     """The fastest of the first and those that cannot be told apart from it."""
-    return min(
-        (each for each in ordered if each.tied), key=lambda each: each.latency_ms, default=None
-    )
+    tied = (one for one in ordered if one.tied)
+    return min(tied, key=lambda one: one.latency_ms, default=None)
 
 
 def chosen(found: Sequence[Record], budget: Budget, ordered: Sequence[Finalist]) -> Record | None:
     """The run whose weights are the sweep's result; all complete runs are inside the budget.
 
-    The best run of the recommended one of the `finalists`; before there is one, the best complete
-    candidate.
+    The best run of the first of the `finalists`; before there is one, the best complete candidate.
     """
-    pick = recommended(ordered)
     complete = [
         record
         for record in found
         if record.state == "complete" and record.stage == CHEAP and not record.refuted
     ]
-    runs = complete if pick is None else pick.runs
+    runs = ordered[0].runs if ordered else complete
     return min(runs, key=partial(merit, budget=budget), default=None)
 
 
 def verdict(ordered: Sequence[Finalist]) -> list[str]:
-    """The finalists in words, a line each, and which of them is recommended and why."""
-    pick = recommended(ordered)
-    if pick is None:
+    """The finalists in words, a line each, and how sure it is that the first is the best."""
+    if not ordered:
         return []
-    lines = [f"{'=' if each.tied and len(ordered) > 1 else ' '} {each.told()}" for each in ordered]
-    tied = [each for each in ordered if each.tied]
-    if ordered[0].half_width is None:
-        lines.append(f"Best: trial {pick.number}; one seed each, so differences may be chance")
-    elif len(tied) == 1:
-        lines.append(f"Best: trial {pick.number}, ahead of the others beyond chance (95 %)")
+    first, *others = ordered
+    lines = [f"{'=' if one.tied and others else ' '} {one.told()}" for one in ordered]
+    tied = [one for one in others if one.tied]
+    if first.half_width is None:
+        lines.append(f"Best: trial {first.trial}; one seed each, so differences may be chance")
+    elif not tied:
+        lines.append(f"Best: trial {first.trial}, ahead of the others beyond chance (95 %)")
     else:
-        names = ", ".join(str(each.number) for each in tied)
-        lines.append(
-            f"Tied: trials {names} cannot be told apart (95 %); recommended: trial {pick.number}, "
-            "the fastest of them"
-        )
+        names = ", ".join(str(one.trial) for one in (first, *tied))
+        lines.append(f"Tied: trials {names} cannot be told apart (95 %)")
+        fastest = fastest_tied(ordered)
+        if fastest is not None and fastest is not first:
+            run = min(fastest.runs, key=lambda run: -(run.objective or 0.0)).run
+            lines.append(f"The fastest of them is trial {fastest.trial}, in trials/{run}/detector")
     return lines

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import optuna
 
-from flaxyolo.crew.record import FINAL, Record, read
+from flaxyolo.crew.record import CHEAP, FINAL, Record, read
 
 CONFIRMED = "confirmed"
 """Attribute of a study: what fresh processes measured of winners, by the trial's number."""
@@ -28,7 +28,24 @@ def results(study: optuna.Study) -> list[Record]:
             number = first.setdefault((record.finalist, record.seed), record.number)
             if number != record.number:
                 records[place] = replace(record, duplicate_of=number)
-    return records
+    return _numbered(records)
+
+
+def _numbered(records: list[Record]) -> list[Record]:
+    """The records with the number of their network: candidates count, what is tried twice once."""
+    networks: dict[int, int] = {}
+    for record in records:
+        if record.stage == CHEAP and record.duplicate_of is None:
+            networks[record.number] = len(networks)
+    # A full run is its candidate's, a candidate that was tried before is the earlier one's.
+    owners = [
+        record.finalist if record.finalist is not None else record.duplicate_of
+        for record in records
+    ]
+    return [
+        replace(record, network=networks.get(record.number if owner is None else owner))
+        for record, owner in zip(records, owners, strict=True)
+    ]
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

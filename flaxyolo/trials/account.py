@@ -77,8 +77,8 @@ def seconds_line(found: Sequence[Record]) -> str | None:
 def front_line(standings: Standings) -> str | None:
     """The Pareto front of accuracy and latency, fastest first; None before there is a score."""
     told = ", ".join(
-        f"trial {record.number} ({record.objective:.3f} at {standings.latency(record):.2f} ms)"
-        for record in standings.front
+        f"trial {one.number} ({one.objective:.3f} at {standings.latency(one.shown):.2f} ms)"
+        for one in standings.front
     )
     stat = standings.budget.latency_stat
     return f"Pareto front (objective and {stat} latency): {told}" if told else None

@@ -35,7 +35,7 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
         folder = sweep.runs / best.run / "detector"
         if not folder.is_dir():
             return
-        log.info("measuring trial %d once more, in a fresh process", best.number)
+        log.info("measuring trial %d once more, in a fresh process", best.trial)
         pixels = open_pixels(sweep.data, "val", best.spec.image_size, keep=sweep.keep)
         with gate.quiet():
             measured = measure_in_fresh_process(
@@ -48,7 +48,7 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
         if inside:
             return
         log.warning("trial %d is %s in a fresh process; the next best makes way",
-                    best.number, overrun(sweep.budget, cost))  # fmt: skip
+                    best.trial, overrun(sweep.budget, cost))  # fmt: skip
 
 
 def confirmed_line(study: optuna.Study, number: int) -> str | None:

@@ -68,25 +68,26 @@ def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     if missing is not None and missing is not best:
         log.warning(
             "trial %d is the best, but its weights are not under %s; it ran elsewhere",
-            missing.number,
+            missing.trial,
             sweep.runs,
         )
     if best is None or best.spec is None or best.run is None:
         return
     kept = sweep.folder / "best"
-    if kept.is_dir() and read_metadata(kept)["facts"].get("trial") == best.number:
+    facts = {"trial": best.trial, "run": best.run}
+    if kept.is_dir() and facts.items() <= read_metadata(kept)["facts"].items():
         return
     path = sweep.runs / best.run / "detector"
     detector = load_detector(path)
-    line = f"Best of study {sweep.folder.name}: trial {best.number}, {outcome(best, sweep.budget)}"
+    line = f"Best of study {sweep.folder.name}: trial {best.trial}, {outcome(best, sweep.budget)}"
     training = sweep.short if best.seed is None else sweep.full(best.seed)
     write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
     if (errors := sweep.runs / best.run / ERRORS_FILE).exists():
         shutil.copyfile(errors, sweep.folder / ERRORS_FILE)
     with gate.training():
-        draw_best(detector, sweep, f"Trial {best.number} of {sweep.folder.name}")
+        draw_best(detector, sweep, f"Trial {best.trial} of {sweep.folder.name}")
     # Last: it tells which trial the three belong to.
-    save_detector(kept, detector, read_metadata(path)["facts"] | {"trial": best.number})
+    save_detector(kept, detector, read_metadata(path)["facts"] | facts)
 
 
 def error_line(sweep: Sweep) -> str | None:

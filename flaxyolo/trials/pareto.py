@@ -7,20 +7,16 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from flaxyolo.base.charts import DPI, save_figure
-from flaxyolo.crew.record import Record
+from flaxyolo.trials.networks import Network
 from flaxyolo.trials.standings import Standings
 
 
-def fate(record: Record) -> str:
+def fate(network: Network) -> str:
     """Over the budget, stopped after so many epochs, or trained to the end, in words."""
-    over = ["over the budget"] if is_over_budget(record) else []
-    ended = "complete" if record.state == "complete" else f"stopped after {record.epochs} epochs"
+    over = ["over the budget"] if network.over_budget else []
+    whole = network.state == "complete"
+    ended = "complete" if whole else f"stopped after {network.epochs} epochs"
     return ", ".join([ended, *over])
-
-
-def is_over_budget(record: Record) -> bool:
-    """Whether it is over the budget, or was in a fresh process."""
-    return record.over_budget or record.refuted
 
 
 def draw_front(standings: Standings, path: Path) -> None:
@@ -39,17 +35,8 @@ def draw_front(standings: Standings, path: Path) -> None:
     if budget.latency_ms is not None:
         told = f"budget {budget.latency_ms:g} ms"
         axes.axvline(budget.latency_ms, color="tab:red", linestyle="--", label=told)
-    if (best := standings.best) is not None and best.cost and best.objective is not None:
-        axes.scatter(
-            [standings.latency(best)],
-            [best.objective],
-            marker="*",
-            s=260,
-            color="gold",
-            edgecolor="black",
-            zorder=3,
-            label=f"winner: trial {best.number}",
-        )
+    if (best := standings.best) is not None:
+        _draw_winner(axes, standings, best.trial)
     axes.set_xlabel(f"latency {budget.latency_stat} of detect, ms")
     axes.set_ylabel(f"objective: {standings.objective.text}")
     axes.margins(0.08)
@@ -60,28 +47,44 @@ def draw_front(standings: Standings, path: Path) -> None:
 
 
 def _draw_scored(axes: Any, standings: Standings) -> None:
-    """A dot for each trial with a score, the longer trained the darker."""
-    groups: dict[tuple[bool, str], list[Record]] = {}
-    for record in sorted(standings.scored, key=lambda each: (is_over_budget(each), -each.epochs)):
-        groups.setdefault((is_over_budget(record), fate(record)), []).append(record)
-    longest = max((record.epochs for record in standings.scored), default=1)
+    """A dot for each network with a score and its interval, the longer trained the darker."""
+    groups: dict[tuple[bool, str], list[Network]] = {}
+    for network in sorted(standings.scored, key=lambda one: (one.over_budget, -one.epochs)):
+        groups.setdefault((network.over_budget, fate(network)), []).append(network)
+    longest = max((network.epochs for network in standings.scored), default=1)
     for (over, name), group in groups.items():
         shade = 0.4 + 0.4 * group[0].epochs / max(longest, 1)
         colour: Any = colormaps["Reds" if over else "Blues"](shade)
         axes.scatter(
-            [standings.latency(record) for record in group],
-            [record.objective for record in group],
+            [standings.latency(network.shown) for network in group],
+            [network.objective for network in group],
             s=34,
             facecolors=[colour] if group[0].state == "complete" else "none",
             edgecolors=[colour],
             linewidths=1.4,
             label=name,
         )
+    wide = [network for network in standings.scored if network.half_width]
+    if wide:
+        axes.errorbar(
+            [standings.latency(network.shown) for network in wide],
+            [network.objective for network in wide],
+            yerr=[network.half_width for network in wide],
+            linestyle="",
+            color="0.3",
+            linewidth=1.2,
+            capsize=5,
+            zorder=1.5,
+        )
 
 
 def _draw_unscored(axes: Any, standings: Standings) -> None:
     """A tick at the lower edge, whatever the objectives are, for each that was only measured."""
-    unscored = [record for record in standings.records if record.cost and record.objective is None]
+    unscored = [
+        network.shown
+        for network in standings.networks
+        if network.shown.cost and network.objective is None
+    ]
     if unscored:
         axes.plot(
             [standings.latency(record) for record in unscored],
@@ -95,12 +98,28 @@ def _draw_unscored(axes: Any, standings: Standings) -> None:
         )
 
 
+def _draw_winner(axes: Any, standings: Standings, number: int) -> None:
+    for network in standings.scored:
+        if network.number == number:
+            axes.scatter(
+                [standings.latency(network.shown)],
+                [network.objective],
+                marker="*",
+                s=260,
+                color="gold",
+                edgecolor="black",
+                zorder=3,
+                label=f"winner: trial {number}",
+            )
+
+
 def _draw_steps(axes: Any, standings: Standings) -> None:
     """The front as a line of steps, with the number of each trial on it."""
-    ends = [*map(standings.latency, standings.front), max(map(standings.latency, standings.scored))]
-    heights = [record.objective for record in standings.front]
+    at = [standings.latency(network.shown) for network in standings.front]
+    slowest = max(standings.latency(network.shown) for network in standings.scored)
+    heights = [network.objective for network in standings.front]
     axes.step(
-        ends,
+        [*at, slowest],
         [*heights, heights[-1]],
         where="post",
         color="0.25",
@@ -108,11 +127,11 @@ def _draw_steps(axes: Any, standings: Standings) -> None:
         zorder=1,
         label="Pareto front",
     )
-    for record in standings.front:
+    for network, latency in zip(standings.front, at, strict=True):
         # Nothing lies above and left of a point on the front.
         axes.annotate(
-            str(record.number),
-            (standings.latency(record), record.objective),
+            str(network.number),
+            (latency, network.objective),
             xytext=(-6, 5),
             textcoords="offset points",
             horizontalalignment="right",

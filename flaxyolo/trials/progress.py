@@ -49,7 +49,7 @@ class Display:
             if record.is_over or (record.state == "waiting" and record.paused is not None):
                 changed = True
                 told = outcome(record, self.sweep.budget)
-                log.info("trial %d: %s%s", record.number, told, self._left(", "))
+                log.info("%s: %s%s", named(record), told, self._left(", "))
         return changed
 
     def _tell_score(self, record: Record) -> None:
@@ -61,7 +61,7 @@ class Display:
             self.scored = True
             first = f"; the first score after {cli.duration(time.time() - self.began)}"
         scores = f"mAP {point.map or 0.0:.3f}, mAP50 {point.map_50 or 0.0:.3f}"
-        log.info("trial %d, epoch %d: %s%s", record.number, point.epoch, scores, first)
+        log.info("%s, epoch %d: %s%s", named(record), point.epoch, scores, first)
 
     def draw(self) -> None:
         """Bring the bars up to date, on a terminal."""
@@ -77,9 +77,13 @@ class Display:
             text = f"finalists: {done} of {len(finals)} runs"
         whole = max(spending.trials, len(cheap)) + spending.finalists * len(spending.seeds)
         self.bars.draw(
-            text, begun + done, whole, "trial {}".format, best=best_line(self.standings),
+            text, begun + done, whole, self._named, best=best_line(self.standings),
             left=self._left(),
         )  # fmt: skip
+
+    def _named(self, number: int) -> str:
+        records = self.standings.records
+        return named(records[number]) if number < len(records) else "the next trial"
 
     def _left(self, before: str = "") -> str:
         left = seconds_left(self.standings.records, self.sweep.spending)
@@ -95,7 +99,13 @@ def best_line(standings: Standings) -> str:
     if best is None or best.cost is None or best.scores is None:
         return "no score yet"
     score, latency = best.scores.map or 0.0, standings.latency(best)
-    return f"best: mAP {score:.3f} at {latency:.1f} ms (trial {best.number})"
+    return f"best: mAP {score:.3f} at {latency:.1f} ms (trial {best.trial})"
+
+
+def named(record: Record) -> str:
+    """A run as a person knows it: its trial, and of a finalist the seed."""
+    seed = "" if record.stage == CHEAP else f", seed {record.seed}"
+    return f"trial {record.trial}{seed}"
 
 
 def _mark(result: Record) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.trials.confirm import confirm, confirmed_line
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.progress import Display
+from flaxyolo.trials.published import publish
 from flaxyolo.trials.standings import Standings
 from flaxyolo.trials.table import outcome, table
 from flaxyolo.trials.work import EXHAUSTED
@@ -58,10 +59,13 @@ def watch(
 
     def changed() -> None:
         standings = standings_of(study, sweep)
-        if display.update(standings):
+        outcome_changed = display.update(standings)
+        publish(study, standings, sweep.folder, storage, ended=False)
+        if outcome_changed:
             update_outputs(standings, sweep, gate)
 
     with display.bars:
+        publish(study, standings, sweep.folder, storage, ended=False)
         update_outputs(standings, sweep, gate)
         supervise(study, sweep.folder, command, workers, changed=changed, draw=display.draw)
     update_outputs(standings_of(study, sweep), sweep, gate)
@@ -72,11 +76,12 @@ def standings_of(study: optuna.Study, sweep: Sweep) -> Standings:
     return Standings(results(study), sweep.budget, sweep.objective)
 
 
-def finish(study: optuna.Study, sweep: Sweep) -> None:
+def finish(study: optuna.Study, sweep: Sweep, storage: str | None) -> None:
     """Print the table and what to do next; InputError where no candidate met the budget."""
     gate = Gate(device_key())
     confirm(study, sweep, gate)
     standings = standings_of(study, sweep)
+    publish(study, standings, sweep.folder, storage, ended=True)
     update_outputs(standings, sweep, gate)
     tell_end(study, standings, sweep)
     report = sweep_report(standings, sweep)
@@ -111,7 +116,7 @@ def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
     assert best.cost is not None, "the best was measured"
     folder = sweep.folder
     lines = [
-        f"Best: trial {best.number}, {outcome(best, sweep.budget)}, {best.cost.image_size} px",
+        f"Best: trial {best.trial}, {outcome(best, sweep.budget)}, {best.cost.image_size} px",
         confirmed_line(study, best.number),
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}",
         error_line(sweep),
@@ -128,7 +133,7 @@ def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
 def nothing_found(standings: Standings) -> str:
     """Why there is no best detector, with the nearest candidate and its figure."""
     budget, records = standings.budget, standings.records
-    costs = {record.number: record.cost for record in records if record.cost is not None}
+    costs = {record.trial: record.cost for record in records if record.cost is not None}
     if not costs:
         return f"{NO_CANDIDATE}: none of the {len(records)} could be measured; see the table"
     number = min(costs, key=lambda number: budget.latency_of(costs[number]))

@@ -7,9 +7,10 @@ from math import inf
 from typing import Any
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import FINAL, Record
-from flaxyolo.search.finalists import Finalist, chosen, finalists, merit
+from flaxyolo.crew.record import Record
+from flaxyolo.search.finalists import Finalist, chosen, finalists
 from flaxyolo.search.objective import Objective
+from flaxyolo.trials.networks import Network, networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +33,25 @@ class Standings:
         return chosen(self.records, self.budget, self.finalists)
 
     @cached_property
-    def ranked(self) -> list[Record]:
-        """Best first: complete by objective, then by epochs reached, then by latency."""
-        return sorted(self.records, key=self._place)
+    def networks(self) -> list[Network]:
+        """What was tried, by number."""
+        return networks(self.records, self.finalists, self.budget)
 
     @cached_property
-    def front(self) -> list[Record]:
-        """The trials that no other beats in latency and objective at once, fastest first."""
-        points = [(self.latency(record), record.objective or 0.0) for record in self.scored]
+    def ranked(self) -> list[Network]:
+        """Best first: complete by objective, then by epochs reached, then by latency."""
+        return sorted(self.networks, key=self._place)
+
+    @cached_property
+    def front(self) -> list[Network]:
+        """The networks that no other beats in latency and objective at once, fastest first."""
+        points = [(self.latency(one.shown), one.objective or 0.0) for one in self.scored]
         return [self.scored[place] for place in front(points)]
 
     @cached_property
-    def scored(self) -> list[Record]:
-        """The trials that have a latency and an objective."""
-        return [record for record in self.records if record.cost and record.objective is not None]
+    def scored(self) -> list[Network]:
+        """The networks that have a latency and an objective."""
+        return [one for one in self.networks if one.shown.cost and one.objective is not None]
 
     def latency(self, record: Record) -> float:
         """The latency that the budget limits, in ms; infinite before it was measured."""
@@ -55,16 +61,17 @@ class Standings:
         """The standings of some of the records alone."""
         return Standings(records, self.budget, self.objective)
 
-    def _place(self, record: Record) -> tuple[Any, ...]:
-        if record.state == "complete":
-            return (0 if record.stage == FINAL else 0.5, *merit(record, self.budget))
-        if record.state in ("fail", "running", "waiting"):
-            return (4, record.number, 0.0)
-        if record.duplicate_of is not None:
-            return (3, record.number, 0.0)
-        if record.over_budget:
-            return (2, self.latency(record), 0.0)
-        return (1, -record.epochs, -(record.objective or 0.0))
+    def _place(self, network: Network) -> tuple[Any, ...]:
+        objective, latency = -(network.objective or 0.0), self.latency(network.shown)
+        if network.standing is not None:
+            return (0, objective, latency)
+        if network.state == "complete" or (network.state == "pruned" and network.best):
+            return (0.5, objective, latency)
+        if network.over_budget:
+            return (2, latency, 0.0)
+        if network.state in ("fail", "waiting") or not network.epochs:
+            return (4, network.number, 0.0)
+        return (1, -network.epochs, objective)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

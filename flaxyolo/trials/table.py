@@ -13,6 +13,7 @@ from flaxyolo.base.files import replace_file
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import INTERRUPTED, Record
 from flaxyolo.spec import to_dict
+from flaxyolo.trials.networks import Network
 from flaxyolo.trials.standings import Standings
 
 SCORE_COLUMNS = {
@@ -56,58 +57,78 @@ class Report:
 
 
 def rows(standings: Standings) -> list[dict[str, Any]]:
-    """A plain dict per trial, best first; the keys of `cost` and `scores` are those of the
+    """A plain dict for each network, best first; the keys of `cost` and `scores` are those of the
     commands `measure` and `evaluate`."""
     return [
         {
-            "number": record.number,
-            "state": record.state,
-            "reason": record.reason,
-            "stage": record.stage,
-            "finalist": record.finalist,
-            "seed": record.seed,
-            "origin": record.origin,
-            "predicted_ms": record.predicted_ms,
-            "objective": record.objective,
-            "epochs": record.epochs,
-            "spec": None if record.spec is None else to_dict(record.spec),
-            "cost": None if record.cost is None else record.cost.to_dict(),
-            "scores": None if record.scores is None else record.scores.to_dict(),
-            "history": [point.to_dict() for point in record.history],
-            "seconds": dict(record.seconds),
-            "params": dict(record.params),
+            "number": network.number,
+            "state": network.state,
+            "note": network.note(),
+            "origin": network.candidate.origin,
+            "predicted_ms": network.candidate.predicted_ms,
+            "objective": network.objective,
+            "half_width": network.half_width,
+            "epochs": network.epochs,
+            "spec": _plain(network.candidate.spec and to_dict(network.candidate.spec)),
+            "cost": _plain(network.shown.cost and network.shown.cost.to_dict()),
+            "scores": network.scores or None,
+            "seconds": network.seconds,
+            "params": dict(network.candidate.params),
+            "runs": [_run_row(run) for run in (network.candidate, *network.runs)],
         }
-        for record in standings.ranked
+        for network in standings.ranked
     ]
 
 
-def flat_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One flat row per trial, for plots and data frames."""
+def _run_row(record: Record) -> dict[str, Any]:
+    return {
+        "run": record.run,
+        "stage": record.stage,
+        "seed": record.seed,
+        "state": record.state,
+        "reason": record.reason,
+        "objective": record.objective,
+        "epochs": record.epochs,
+        "cost": _plain(record.cost and record.cost.to_dict()),
+        "scores": _plain(record.scores and record.scores.to_dict()),
+        "history": [point.to_dict() for point in record.history],
+        "seconds": dict(record.seconds),
+    }
+
+
+def _plain(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    return value or None
+
+
+def flat_rows(networks: Sequence[Network]) -> list[dict[str, Any]]:
+    """One flat row for each network, for plots and data frames."""
     return [
         {
-            "number": record.number,
-            "state": record.state,
-            "note": note(record),
-            "objective": record.objective,
-            "epochs": record.epochs,
-            "over_budget": record.over_budget or record.refuted,
-            **{key: getattr(record.scores, key, None) for key in SCORE_COLUMNS.values()},
-            **{key: getattr(record.cost, key, None) for key, _ in COST_COLUMNS.values()},
+            "number": network.number,
+            "state": network.state,
+            "note": network.note(),
+            "objective": network.objective,
+            "half_width": network.half_width,
+            "epochs": network.epochs,
+            "over_budget": network.over_budget,
+            **{key: network.scores.get(key) for key in SCORE_COLUMNS.values()},
+            **{key: getattr(network.shown.cost, key, None) for key, _ in COST_COLUMNS.values()},
         }
-        for record in records
+        for network in networks
     ]
 
 
 def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
     """Headings and the text of every cell; n/a is a score of a size without objects."""
-    headings = ["trial", *SCORE_COLUMNS, *COST_COLUMNS, "note"]
+    headings = ["trial", "objective", *SCORE_COLUMNS, *COST_COLUMNS, "note"]
     table = []
     for row in flat_rows(standings.ranked):
-        scored = row["objective"] is not None
-        line = [str(row["number"])]
+        value, wide = row["objective"], row["half_width"]
+        told = "-" if value is None else f"{value:.3f}" + (f" ± {wide:.3f}" if wide else "")
+        line = [str(row["number"]), told]
         for key in SCORE_COLUMNS.values():
-            value = row[key]
-            line.append(f"{value:.3f}" if value is not None else "n/a" if scored else "-")
+            score = row[key]
+            line.append(f"{score:.3f}" if score is not None else "-" if value is None else "n/a")
         for key, form in COST_COLUMNS.values():
             line.append("-" if row[key] is None else format(row[key], form))
         table.append([*line, row["note"]])
@@ -115,12 +136,12 @@ def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
 
 
 def note(record: Record) -> str:
-    """What became of a trial, in words, and why it was tried if it was not drawn."""
+    """What became of a run, in words, and why it was tried if it was not drawn."""
     return f"{record.origin}: {_fate(record)}" if record.origin else _fate(record)
 
 
 def outcome(record: Record, budget: Budget) -> str:
-    """What became of a trial, with its figures, in a line; the latency is the budget's."""
+    """What became of a run, with its figures, in a line; the latency is the budget's."""
     parts = [note(record)]
     if record.scores is not None and record.objective is not None:
         parts += [

@@ -9,7 +9,7 @@ import pytest
 
 import flaxyolo
 from flaxyolo.crew.record import read
-from flaxyolo.crew.storage import read_study
+from flaxyolo.crew.storage import read_runs
 from flaxyolo.search.results import results
 from tests.tiny_data import flags, kill_something, killable_environment, write_coco
 
@@ -18,7 +18,7 @@ def finished(folder):
     """State and value of every finished trial, by number."""
     if not (folder / "study.log").exists():
         return {}
-    trials = read_study(folder).get_trials(deepcopy=False)
+    trials = read_runs(folder).get_trials(deepcopy=False)
     return {t.number: (t.state, t.values) for t in trials if read(t).is_over}
 
 
@@ -33,7 +33,7 @@ def killed_in_a_trial(process, folder, log):
     process.wait()
     assert finished(folder) == {}
     assert not (folder / "best").exists()
-    first = read_study(folder).trials[0]
+    first = read_runs(folder).trials[0]
     # Its worker lets go of the trial, if it hears of the end in time.
     assert first.state.name in ("RUNNING", "WAITING")
     return first
@@ -87,7 +87,7 @@ def test_kills_lose_no_finished_trial(tmp_path, kills, trials, epochs, finalists
     assert again.returncode == 0, log.read_text() + again.stderr
     now = finished(folder)
     assert {number: now.get(number) for number in known} == known
-    found = results(read_study(folder))
+    found = results(read_runs(folder))
     cheap = [each for each in found if each.stage == "cheap"]
     # Two workers may have added the same run; then one of them is its trial.
     finals = [each for each in found if each.stage == "final" and each.duplicate_of is None]
@@ -101,7 +101,7 @@ def test_kills_lose_no_finished_trial(tmp_path, kills, trials, epochs, finalists
     assert any("going on after epoch" in path.read_text() for path in folder.glob("workers/*.log"))
     assert flaxyolo.load(folder / "best").class_names == ("blue", "red")
     resumed = sum(
-        trial.user_attrs.get("interruptions", 0) > 0 for trial in read_study(folder).get_trials()
+        trial.user_attrs.get("interruptions", 0) > 0 for trial in read_runs(folder).get_trials()
     )
     print(f"{kills} kills, {killed_parents} of parents; {resumed} trials were taken up again")
     if kills >= 20:

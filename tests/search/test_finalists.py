@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.search.finalists import chosen, finalists, recommended, verdict
+from flaxyolo.search.finalists import chosen, fastest_tied, finalists, verdict
 from tests.search.made import COST, OVER, final, result
 
 BUDGET = Budget(10.0)
@@ -32,16 +32,18 @@ def test_the_interval_is_students_with_the_spread_of_all_finalists():
     assert first.half_width == pytest.approx(reach / np.sqrt(3))
     assert first.tied
     assert not second.tied
-    assert recommended([first, second]) == first
+    assert fastest_tied([first, second]) == first
     assert "ahead of the others beyond chance" in verdict(finalists(found, BUDGET))[-1]
 
 
-def test_of_two_that_cannot_be_told_apart_the_faster_is_recommended():
+def test_of_two_that_cannot_be_told_apart_the_faster_is_named():
     found = group(0, [0.50, 0.52, 0.54], 7.0, 10) + group(1, [0.49, 0.53, 0.51], 5.0, 20)
     assert [each.number for each in finalists(found, BUDGET)] == [0, 1]
     assert all(each.tied for each in finalists(found, BUDGET))
-    assert best(found).number == 21, "the best run of the faster finalist"
-    assert "recommended: trial 1, the fastest" in verdict(finalists(found, BUDGET))[-1]
+    assert best(found).number == 12, "the best run of the best mean"
+    told = verdict(finalists(found, BUDGET))
+    assert told[-2] == "Tied: trials 0, 1 cannot be told apart (95 %)"
+    assert told[-1].startswith("The fastest of them is trial 1, in trials/")
 
 
 def test_the_tie_ends_where_the_difference_leaves_the_interval_of_a_difference():

@@ -41,6 +41,7 @@ def axes_of(shown, path):
 
 
 def test_the_winner_and_the_budget_are_drawn(tmp_path):
+    # A network with one full run, so that the winner is one of those with a score.
     records = [
         measured(0, 5.0, 0.5),
         measured(1, 7.0, 0.8),

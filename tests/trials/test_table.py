@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import optuna
+import pytest
 from rich.console import Console
 
 from flaxyolo.cost.budget import Budget
@@ -14,6 +15,7 @@ from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import detector_from_dict
 from flaxyolo.trials.standings import Standings
 from flaxyolo.trials.table import Report, flat_rows, markdown, outcome, rows, table, write
+from tests.search.made import final
 from tests.search.made import result as made_result
 
 SPEC = suggest_detector(optuna.trial.FixedTrial(REFERENCE))
@@ -77,7 +79,7 @@ def report(*records, budget=BUDGET):
 
 
 def test_the_best_complete_trial_comes_first_and_failures_last():
-    assert [each.number for each in report(*ALL).standings.ranked] == [6, 0, 2, 1, 3, 4, 5]
+    assert [each.number for each in report(*ALL).standings.ranked] == [6, 0, 2, 1, 4, 5]
 
 
 def test_json_rows_hold_spec_cost_and_scores_under_the_commands_names():
@@ -86,12 +88,13 @@ def test_json_rows_hold_spec_cost_and_scores_under_the_commands_names():
     assert first["state"] == "complete"
     assert detector_from_dict(first["spec"]) == SPEC
     assert first["cost"] == COST.to_dict()
-    assert first["scores"] == SCORES.to_dict()
+    assert first["scores"] == {key: getattr(SCORES, key) for key in KEYS}
+    assert first["runs"][0]["scores"] == SCORES.to_dict()
     assert {row["state"] for row in written} == {"complete", "pruned", "fail"}
 
 
 def test_flat_rows_are_what_plots_and_data_frames_take():
-    row = flat_rows([OVER])[0]
+    row = flat_rows(report(OVER).standings.ranked)[0]
     assert (row["number"], row["state"], row["objective"]) == (1, "pruned", None)
     assert (row["latency_ms_p95"], row["params"], row["map"]) == (9.3, 1_234_567, None)
 
@@ -101,19 +104,19 @@ def test_every_outcome_is_told_in_words():
     lines = text.splitlines()
     assert lines[0] == ("Budget: at most 8 ms (p95); a device, float32, batch 1; data: digits")
     assert lines[4] == (
-        "| 6 | 0.400 | 0.600 | 0.200 | n/a | 0.500 | 5.00 | 6.25 | 200 | 64.0 | 512 | "
+        "| 6 | 0.800 | 0.400 | 0.600 | 0.200 | n/a | 0.500 | 5.00 | 6.25 | 200 | 64.0 | 512 | "
         "1,234,567 | 0.500 | 192 | complete, 10 epochs |"
     )
     for words in (
         "| over budget by 1.30 ms |",
         "| behind after 3 of 10 epochs |",
-        "| the same detector as trial 0 |",
         "| failed: diverged: epoch 1 |",
         "| interrupted |",
     ):
         assert words in text
     over = next(line for line in lines if "over budget" in line)
-    assert over.startswith("| 1 | - | - | - | - | - | 5.00 | 9.30 |")
+    assert over.startswith("| 1 | - | - | - | - | - | - | 5.00 | 9.30 |")
+    assert "the same detector" not in text, "one network is one row"
 
 
 def test_the_terminal_shows_what_the_file_shows():
@@ -130,7 +133,7 @@ def test_files_are_replaced_whole_and_nothing_else_is_left(tmp_path):
     write(report(BEST), tmp_path)
     write(report(*ALL), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trials.json", "trials.md"]
-    assert len(json.loads((tmp_path / "trials.json").read_text())) == len(ALL)
+    assert len(json.loads((tmp_path / "trials.json").read_text())) == len(ALL) - 1
 
 
 def test_a_report_without_trials_is_written(tmp_path):
@@ -146,3 +149,24 @@ def test_a_budget_of_the_median_is_told_and_ranked_by_the_median():
     pair = (result(0, cost=slower), result(1))
     assert [each.number for each in report(*pair).standings.ranked] == [0, 1]
     assert [each.number for each in report(*pair, budget=median).standings.ranked] == [1, 0]
+
+
+def test_the_runs_of_a_finalist_are_one_row_with_their_mean_and_interval():
+    runs = [final(7 + seed, 6, seed, 0.8 + 0.1 * seed, spec=SPEC, cost=COST, scores=SCORES)
+            for seed in (0, 1)]  # fmt: skip
+    shown = report(BEST, result(3), *runs)
+    first, second = shown.standings.ranked
+    assert (first.number, first.objective) == (6, pytest.approx(0.85))
+    assert first.half_width > 0
+    assert second.state == "pruned", "none of the finalists"
+    lines = [line for line in markdown(shown).splitlines() if line.startswith("| ")]
+    assert len(lines) == 2 + 2
+    assert lines[2].startswith("| 6 | 0.850 ± ")
+    assert "2 seeds, 24 epochs" in lines[2]
+    assert "complete, 10 epochs, none of the finalists" in lines[3]
+    row = rows(shown.standings)[0]
+    assert [(run["stage"], run["seed"]) for run in row["runs"]] == [
+        ("cheap", None),
+        ("final", 0),
+        ("final", 1),
+    ]

@@ -1,0 +1,177 @@
+"""The study that a person opens: one trial for each network, with its figures as flat attributes.
+
+The runs of a sweep, which its workers claim and whose leases and records they keep, are a study of
+their own beside it (`crew.storage.runs_name`); this one is made from those, and only ever read.
+"""
+
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.optuna_inside import begun, constrain, delete
+from flaxyolo.crew.storage import open_front
+from flaxyolo.machine.locks import held
+from flaxyolo.trials.networks import Network
+from flaxyolo.trials.standings import Standings
+
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "fail": TrialState.FAIL,
+    "running": TrialState.RUNNING,
+}
+"""Optuna's state of a network's; what waits for the next command is RUNNING, which `ask` never
+takes."""
+
+
+def publish(
+    runs: optuna.Study, standings: Standings, folder: Path, storage: str | None, *, ended: bool
+) -> optuna.Study:
+    """Bring the study of a folder in line with the runs; `ended` says that none is made now.
+
+    Until the sweep ends, a network that may yet become a finalist has no outcome. A trial that is
+    finished cannot be changed: where it has to, because a later command has trained more, the
+    study is made anew.
+    """
+    with held(folder / ".publish"):
+        wanted = _wanted(runs, standings, ended)
+        study = open_front(folder, storage)
+        there = study.get_trials(deepcopy=False)
+        if len(there) > len(wanted) or any(map(_contradicts, there, wanted)):
+            delete(study)
+            study, there = open_front(folder, storage), []
+        for known, trial in zip(there, wanted, strict=False):
+            if not known.state.is_finished():
+                _bring(study, known, trial)
+        for trial in wanted[len(there) :]:
+            study.add_trial(trial)
+        _describe(study, runs, standings)
+        return study
+
+
+def attributes(network: Network) -> dict[str, Any]:
+    """A network's figures, by names that tell their units; what is not known is left out."""
+    record, cost, scores = network.shown, network.shown.cost, network.scores
+    known: dict[str, Any] = {"outcome": network.note(), "origin": network.candidate.origin}
+    if cost is not None:
+        known |= {
+            "latency_ms_p50": cost.latency_ms_p50,
+            "latency_ms_p95": cost.latency_ms_p95,
+            "network_ms_p50": cost.network_ms_p50,
+            "fps": cost.fps,
+            "vram_mib": cost.vram_mib,
+            "train_vram_mib": cost.train_vram_mib,
+            "params": cost.params,
+            "gflops": cost.gflops,
+            "image_size_px": cost.image_size,
+        }
+    known |= scores
+    known |= {
+        "objective_half_width": network.half_width,
+        "seeds": len(network.runs) or None,
+        "epochs": network.epochs or None,
+        "train_seconds": network.seconds.get("train"),
+        "all_seconds": sum(network.seconds.values()) or None,
+        "predicted_latency_ms": network.candidate.predicted_ms,
+        "run_folder": None if record.run is None else f"trials/{record.run}",
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _wanted(runs: optuna.Study, standings: Standings, ended: bool) -> list[FrozenTrial]:
+    """The trials that there should be; a network that was not begun has no parameters yet, and
+    those after it wait for it, so that each keeps its number."""
+    drawn = runs.get_trials(deepcopy=False)
+    trials = []
+    for network in standings.networks:
+        source = drawn[network.candidate.number]
+        if network.state == "waiting" or not source.distributions:
+            break
+        ends = [drawn[run.number] for run in (network.candidate, *network.runs)]
+        trials.append(_trial(network, source, ends, standings.budget, ended))
+    return trials
+
+
+def _trial(
+    network: Network, source: FrozenTrial, ends: list[FrozenTrial], budget: Budget, ended: bool
+) -> FrozenTrial:
+    state = STATES[network.state]
+    if state == TrialState.COMPLETE and not network.runs and not ended:
+        # It may become a finalist, or none.
+        state = TrialState.RUNNING
+    if state == TrialState.PRUNED and network.candidate.state == "complete" and not ended:
+        state = TrialState.RUNNING
+    cost = network.shown.cost
+    excess = dict(network.candidate.constraints) if cost is None else budget.excess(cost)
+    trial = create_trial(
+        state=TrialState.WAITING,
+        params=source.params,
+        distributions=source.distributions,
+        user_attrs=attributes(network),
+        intermediate_values=network.history,
+    )
+    constrain(trial, excess, listed=True)
+    trial.datetime_start = source.datetime_start or datetime.now()
+    trial.state = state
+    if state.is_finished():
+        finished = [end.datetime_complete for end in ends if end.datetime_complete is not None]
+        trial.datetime_complete = max(finished, default=trial.datetime_start)
+        value = network.objective
+        if state != TrialState.FAIL and value is not None:
+            trial.values = [value]
+    return trial
+
+
+def _contradicts(known: FrozenTrial, wanted: FrozenTrial) -> bool:
+    """Whether a trial that is there cannot become the one that is wanted."""
+    if known.params != wanted.params:
+        return True
+    if not known.state.is_finished():
+        return False
+    same = (known.state, known.values) == (wanted.state, wanted.values)
+    return not same or known.user_attrs != wanted.user_attrs
+
+
+def _bring(study: optuna.Study, known: FrozenTrial, wanted: FrozenTrial) -> None:
+    """Bring a trial that runs up to date, and end it where it has its outcome."""
+    trial = begun(study, known)
+    for name, value in wanted.user_attrs.items():
+        if known.user_attrs.get(name) != value:
+            trial.set_user_attr(name, value)
+    for epoch, value in wanted.intermediate_values.items():
+        if epoch not in known.intermediate_values:
+            trial.report(value, epoch)
+    if known.constraints != wanted.constraints:
+        named = {name: share for name, share in wanted.constraints.items() if not name.isdigit()}
+        constrain(trial, named, listed=True)
+    if wanted.state == TrialState.COMPLETE:
+        study.tell(trial, wanted.values)
+    elif wanted.state.is_finished():
+        study.tell(trial, state=wanted.state)
+
+
+def _describe(study: optuna.Study, runs: optuna.Study, standings: Standings) -> None:
+    """What the study is about, where a person looks first."""
+    facts = runs.user_attrs.get("facts", {})
+    best = standings.best
+    told = {
+        "data": facts.get("source"),
+        "budget": standings.budget.describe(),
+        "objective": standings.objective.text,
+        "device": facts.get("device"),
+        "space": facts.get("space"),
+        "best_trial": None if best is None else best.trial,
+        "runs": f"each training run is a trial of the study {runs.study_name!r}",
+    }
+    for name, value in told.items():
+        if value is not None and study.user_attrs.get(name) != value:
+            study.set_user_attr(name, value)
+    if study.metric_names != [standings.objective.text]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([standings.objective.text])
