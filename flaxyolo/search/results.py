@@ -1,8 +1,10 @@
 """The records of a study, as its storage holds them."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import optuna
+from optuna.trial import create_trial
 
 from flaxyolo.crew.record import CHEAP, FINAL, Record, read
 
@@ -10,7 +12,7 @@ CONFIRMED = "confirmed"
 """Attribute of a study: what fresh processes measured of winners, by the trial's number."""
 
 MIN_TRIALS_FOR_IMPORTANCE = 4
-"""Complete trials below which an importance of parameters is noise."""
+"""Networks below which an importance of parameters is noise."""
 
 
 def results(study: optuna.Study) -> list[Record]:
@@ -48,11 +50,44 @@ def _numbered(records: list[Record]) -> list[Record]:
     ]
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each parameter mattered (PED-ANOVA, sum 1), most first; empty for few trials."""
-    complete = [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"
+class Importance(NamedTuple):
+    """How much each parameter mattered, most first, and what that is known from."""
+
+    shares: dict[str, float]
+    """PED-ANOVA's (arXiv 2304.10255), of sum 1; empty for too few networks."""
+    networks: int
+    """Networks that were compared."""
+    epoch: int | None
+    """After which they were, the last that all of them were scored at."""
+
+
+def importances(study: optuna.Study) -> Importance:
+    """How much each parameter mattered, of those that varied among all the networks with a score.
+
+    `study` has one trial for each network. Those that stopped at a rung count too: all are taken
+    at the last epoch that they have in common.
+    """
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.intermediate_values and all(excess <= 0 for excess in trial.constraints.values())
     ]
-    if len(complete) < MIN_TRIALS_FOR_IMPORTANCE:
-        return {}
-    return optuna.importance.get_param_importances(study)
+    if not trials:
+        return Importance({}, 0, None)
+    epochs = set.intersection(*(set(trial.intermediate_values) for trial in trials))
+    names = set.intersection(*(set(trial.params) for trial in trials))
+    epoch = max(epochs, default=None)
+    varied = [name for name in sorted(names) if len({trial.params[name] for trial in trials}) > 1]
+    if epoch is None or len(trials) < MIN_TRIALS_FOR_IMPORTANCE or not varied:
+        return Importance({}, len(trials), epoch)
+    compared = optuna.create_study(direction="maximize")
+    for trial in trials:
+        compared.add_trial(
+            create_trial(
+                params={name: trial.params[name] for name in varied},
+                distributions={name: trial.distributions[name] for name in varied},
+                value=trial.intermediate_values[epoch],
+            )
+        )
+    shares = optuna.importance.get_param_importances(compared, params=varied)
+    return Importance(shares, len(trials), epoch)

@@ -12,7 +12,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.storage import claim, locked, open_study, read_study
 from flaxyolo.search.finalists import merit
-from flaxyolo.search.results import importances, results
+from flaxyolo.search.results import results
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import to_dict
 from tests.search.made import COST
@@ -70,19 +70,6 @@ def test_results_come_from_the_storage_alone(study, tmp_path):
     quicker = replace(COST, latency_ms_p95=COST.latency_ms_p95 / 2)
     equal_but_faster = replace(best, number=7, cost=quicker)
     assert min([best, equal_but_faster], key=by_merit) is equal_but_faster
-
-
-def test_importances_need_a_few_complete_trials(study):
-    def objective(trial):
-        trial.suggest_float("idle", 0, 1)
-        return trial.suggest_float("x", 0, 1)
-
-    run(study, objective, 3)
-    assert importances(study) == {}
-    run(study, objective, 20)
-    shares = importances(study)
-    assert next(iter(shares)) == "x"
-    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_a_study_is_about_one_thing(study):
