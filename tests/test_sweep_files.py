@@ -86,7 +86,6 @@ def test_random_draws_build_and_are_rebuilt_from_their_parameters(name):
     check(name, 16 if name == "full" else 8, seed=0, run_every=2)
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("plain_convolutions")
 @pytest.mark.parametrize("name", FILES)
@@ -226,7 +225,6 @@ def paths(tree, prefix=()):
     return {k: v for key in tree for k, v in paths(tree[key], (*prefix, key)).items()}
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(20))
 def test_draws_of_the_full_space_learn_in_every_parameter(number):

@@ -291,7 +291,6 @@ def test_shares_have_as_many_digits_as_they_need():
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_million_boxes_take_less_than_a_minute():
     rng = np.random.default_rng(0)

@@ -272,7 +272,6 @@ def test_sizes_that_are_none_are_noted(tmp_path, value, kind):
     assert records.images[1].width == 20
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_as_many_annotations_as_coco_has_are_read_in_seconds(tmp_path):
     rng = np.random.default_rng(0)
