@@ -7,6 +7,14 @@ forms are averaged by their marginal likelihood. So few points cannot mislead an
 spread holds what is not known about the form itself, and a fit is a dozen small eigenproblems
 (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections
 2.2, 2.3 and 5.2).
+
+Notation, with m scores known, c candidates, k forms of the kernel and v amounts of noise:
+  targets    y, m: the scores, centred, in their own unit
+  kernels    K, k x m x (m + c): covariances before the amplitude, and `own` k(x, x) of candidates
+  values     l and `vectors` U, of K = U diag(l) U'; `turned` is U' in units of each score's noise
+  inverse    1 / (l + s2), k x v x m, for each variance s2 of NOISE
+  seen       U'y, and `cross` U'K of the candidates
+  amplitude  a2, k x v: the factor of K and s2; `share` the weight of each form
 """
 
 from itertools import product

@@ -1,4 +1,15 @@
-"""From the sum of a network's pieces to its latency, learnt from whole networks."""
+"""From the sum of a network's pieces to its latency, learnt from whole networks.
+
+A Bayesian linear regression (Rasmussen and Williams, 2006, section 2.1) whose far errors count
+less.
+
+Notation, with m measured networks and f features:
+  features    X, m x f, and `logs` y, m: logarithms of latency over the sum of pieces
+  prior       standard deviation of each slope before any network was measured
+  noise       s2, m: variance of y, that of the pieces' sum included, times `doubt` of the far ones
+  gain        X'/s2, f x m; `covariance` of the slopes, `slopes` their mean
+  errors      y less what is expected without the network itself
+"""
 
 from functools import lru_cache
 from typing import NamedTuple

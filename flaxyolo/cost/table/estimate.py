@@ -3,6 +3,13 @@
 A Gaussian process per kind of piece (Rasmussen and Williams, 2006): a linear trend in the
 logarithms of its sizes and in its names, and a smooth deviation from it. Its noise is fitted too,
 so a measured time that its neighbours contradict is believed only in part.
+
+Notation, with m measured pieces and n that are asked for:
+  logs       y, m: logarithms of the measured times, less their `mean`
+  matrix     K, m x m: covariances of the trend and the deviation; `across` n x m, `own` k(x, x)
+  noise      s2: the variance of one measured time's logarithm
+  precision  (K + s2 I)^-1, and `weights` that times y
+  values     l and `vectors` U, of K = U diag(l) U'; `turned` U'y, `spread` l + s2
 """
 
 import itertools
