@@ -39,10 +39,11 @@ def publish(
     study is made anew.
     """
     with held(folder / ".publish"):
-        wanted = _wanted(runs, standings, ended)
+        wanted, outcomes = (_wanted(runs, standings, over) for over in (ended, True))
         study = open_front(folder, storage)
         there = study.get_trials(deepcopy=False)
-        if len(there) > len(wanted) or any(map(_contradicts, there, wanted)):
+        # One that has its outcome keeps it while that is still what it would be.
+        if len(there) > len(wanted) or any(map(_contradicts, there, outcomes)):
             delete(study)
             study, there = open_front(folder, storage), []
         for known, trial in zip(there, wanted, strict=False):

@@ -108,6 +108,8 @@ def test_a_network_has_no_outcome_before_it_is_known_whether_it_is_a_finalist(ru
     assert study.trials[0].intermediate_values == {9: 0.5}
     _, study = shown(runs, folder, ended=True)
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.5)
+    _, study = shown(runs, folder, ended=False)
+    assert study.trials[0].state == TrialState.COMPLETE, "the same command again has nothing to do"
 
 
 def test_a_later_command_that_trains_more_makes_the_study_anew(runs, folder):
