@@ -42,17 +42,17 @@ class Network:
     def state(self) -> State:
         """Complete where it was trained as far as the sweep trains any, pruned where it stopped
         before; what waits for the next command runs on."""
+        if self.runs:
+            if not all(run.is_over for run in self.runs):
+                return "running"
+            return "complete" if self.standing is not None else "pruned"
         if self.candidate.state in ("fail", "pruned"):
             return self.candidate.state
         if self.candidate.state == "waiting" and self.candidate.cost is None:
             return "waiting"
-        if self.candidate.state != "complete" or not all(run.is_over for run in self.runs):
+        if self.candidate.state != "complete":
             return "running"
-        if self.runs:
-            return "complete" if self.standing is not None else "pruned"
-        if self.candidate.refuted or self.decided:
-            return "pruned"
-        return "complete"
+        return "pruned" if self.candidate.refuted or self.decided else "complete"
 
     @property
     def objective(self) -> float | None:
@@ -118,22 +118,26 @@ class Network:
         return f"{self.candidate.origin}: {told}" if self.candidate.origin else told
 
     def _fate(self) -> str:
-        candidate, done = self.candidate, [run for run in self.runs if run.is_over]
+        if self.runs:
+            return self._fate_of_runs()
+        candidate = self.candidate
         if candidate.state == "waiting" and candidate.paused is not None:
             return f"paused after {candidate.paused} epochs"
         if candidate.state == "fail" and candidate.reason != INTERRUPTED:
             return f"failed: {candidate.reason or 'no reason stored'}"
-        if self.runs:
-            seeds = f"{len(done)} of {len(self.runs)} seeds"
-            if len(done) == len(self.runs):
-                seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
-            if done and self.standing is None:
-                return f"{seeds}, {done[-1].reason or 'over budget in a fresh process'}"
-            return f"{seeds}, {self.epochs} epochs"
         if candidate.state == "complete":
             behind = ", none of the finalists" if self.decided else ""
             return f"complete, {candidate.epochs} epochs{behind}"
         return candidate.reason or candidate.state
+
+    def _fate_of_runs(self) -> str:
+        done = [run for run in self.runs if run.is_over]
+        seeds = f"{len(done)} of {len(self.runs)} seeds"
+        if len(done) == len(self.runs):
+            seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
+        if done and self.standing is None:
+            return f"{seeds}, {done[-1].reason or 'over budget in a fresh process'}"
+        return f"{seeds}, {self.epochs} epochs"
 
 
 def networks(

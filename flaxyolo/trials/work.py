@@ -150,7 +150,7 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         stage=FINAL,
         finalist=candidate.number,
         seed=seed,
-        origin=f"finalist {candidate.number}, seed {seed}",
+        origin=f"finalist {candidate.trial}, seed {seed}",
         # The same network costs the same.
         cost=candidate.cost,
     )

@@ -170,3 +170,12 @@ def test_the_runs_of_a_finalist_are_one_row_with_their_mean_and_interval():
         ("final", 0),
         ("final", 1),
     ]
+
+
+def test_a_finalist_whose_short_run_was_not_ended_is_told_by_its_full_runs():
+    waiting = result(6, "waiting", [(4, 0.1)], paused=4)
+    (network,) = report(waiting, final(7, 6, 0, 0.8, cost=COST)).standings.networks
+    assert (network.state, network.note()) == ("complete", "1 seed, 24 epochs")
+    running = report(waiting, final(7, 6, 0, 0.8, cost=COST), final(8, 6, 1, 0.8, "waiting"))
+    (network,) = running.standings.networks
+    assert (network.state, network.note()) == ("running", "1 of 2 seeds, 24 epochs")
