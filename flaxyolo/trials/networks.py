@@ -86,13 +86,14 @@ class Network:
 
     @property
     def history(self) -> dict[int, float]:
-        """The objective by epoch: of the short run at its rungs, then the mean of the full ones."""
+        """The objective by epoch: of the short run at its rungs, then the mean of the full ones,
+        once all of them are there."""
         points = {
             point.epoch: point.objective
             for point in self.candidate.history
             if point.objective is not None
         }
-        if self.standing is not None:
+        if self.standing is not None and all(run.is_over for run in self.runs):
             points[max(run.epochs for run in self.standing.runs)] = self.standing.mean
         return points
 

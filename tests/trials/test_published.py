@@ -55,8 +55,12 @@ def shown(runs, folder, ended=True):
 def test_a_network_with_seeds_is_one_trial_with_their_mean_and_its_history(runs, folder):
     runs.tell(tried(runs, (3, 0.2), (9, 0.5)), 0.5)
     runs.tell(tried(runs, (3, 0.1)), state=TrialState.PRUNED)
-    for seed, value in ((0, 0.6), (1, 0.8)):
-        runs.tell(tried(runs, (27, value), final_of=0, seed=seed, run=f"r{seed}"), value)
+    runs.tell(tried(runs, (27, 0.6), final_of=0, seed=0, run="r0"), 0.6)
+    second = tried(runs, final_of=0, seed=1, run="r1")
+    _, study = shown(runs, folder, ended=False)
+    assert study.trials[0].intermediate_values == {3: 0.2, 9: 0.5}, "the mean is not known yet"
+    Entry(second).keep_score(CurvePoint(27, 0.8, map=0.8), SCORES)
+    runs.tell(second, 0.8)
     standings, study = shown(runs, folder)
     first, second = study.trials
     assert first.state == TrialState.COMPLETE
