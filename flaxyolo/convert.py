@@ -42,7 +42,7 @@ class Flags:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Names of classes, one a line."""
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the class names: {error}") from None
     if not names:

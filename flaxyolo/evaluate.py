@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     import flaxyolo.nn.detector
 
 logger = logging.getLogger("flaxyolo.evaluate")
+
+PIPED = 120
+"""Columns of the tables in a file or pipe."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,7 @@ def _run(flags: Flags) -> None:
         more = {} if diagnosis is None else diagnosis.to_dict()
         print(json.dumps(scores.to_dict() | more, indent=1))
         return
-    console = Console(highlight=False, markup=False)  # names may hold brackets
-    console.width = max(console.width, 0 if console.is_terminal else 120)
+    console = cli.tables_console(PIPED)
     console.print(judged.title, soft_wrap=True)
     for table in tables(scores):
         console.print(table)

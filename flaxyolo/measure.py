@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from flaxyolo.base import cli
@@ -36,6 +35,9 @@ from flaxyolo.spec import DetectorSpec, describe
 from flaxyolo.weights.checkpoint import load_detector
 
 log = logging.getLogger("flaxyolo.measure")
+
+PIPED = 80
+"""Columns of the table in a file or pipe."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def _run(flags: Flags) -> None:
     if flags.json:
         print(json.dumps(found, indent=1))
         return
-    console = Console(highlight=False, markup=False)
+    console = cli.tables_console(PIPED)
     console.print(str(flags.detector), soft_wrap=True)
     console.print(figures)
     console.print(under, soft_wrap=True)

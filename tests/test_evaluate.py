@@ -10,7 +10,7 @@ import pytest
 import flaxyolo
 from flaxyolo import evaluate
 from flaxyolo.base.errors import InputError
-from flaxyolo.data import sources, stream
+from flaxyolo.data import feeds, sources
 from flaxyolo.data.sources import Dataset
 from flaxyolo.nn import detector as network
 from flaxyolo.scoring.average_precision import KEYS
@@ -39,7 +39,7 @@ def command(perfect, monkeypatch):
     )
     monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained())
     monkeypatch.setattr(sources, "read_dataset", lambda source: dataset)
-    monkeypatch.setattr(stream, "open_pixels", lambda data, split, size: pixels_of(data.val))
+    monkeypatch.setattr(feeds, "open_pixels", lambda data, split, size: pixels_of(data.val))
     return dataset
 
 

@@ -4,7 +4,6 @@ import logging
 import math
 
 import optuna
-from rich.console import Console
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
@@ -23,6 +22,8 @@ from flaxyolo.trials.table import outcome, table
 from flaxyolo.trials.work import EXHAUSTED
 
 log = logging.getLogger(__name__)
+PIPED = 160
+"""Columns of the table in a file or pipe."""
 NO_CANDIDATE = "no candidate met the budget"
 
 
@@ -81,9 +82,7 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     tell_end(study, standings, sweep)
     report = sweep_report(standings, sweep)
     best = standings.best
-    told = Console(highlight=False, markup=False)
-    if not told.is_terminal:
-        told.width = max(told.width, 160)
+    told = cli.tables_console(PIPED)
     told.print(table(report))
     for line in report.told:
         told.print(line, soft_wrap=True)
