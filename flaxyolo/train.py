@@ -178,7 +178,7 @@ def run_training(flags: Flags) -> None:
         parts = ("map", "map_50", "map_small", "map_medium", "map_large")
         figures = ", ".join(f"{part} {shown(row[part])}" for part in parts)
         print(f"{name}: epoch {row['epoch']}, {figures}, in {flags.out / name}")
-    print(f"next: python -m flaxyolo.evaluate {flags.out / 'best'} --data {flags.data}")
+    print(f"next: {cli.command_line('evaluate', flags.out / 'best', '--data', flags.data)}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +77,11 @@ def print_anything() -> None:
     """Let stdout write a `?` for what its encoding lacks, as in a terminal that is not UTF-8."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
+
+
+def command_line(name: str, *arguments: object) -> str:
+    """A command of this package as it can be typed into a shell, whatever its paths hold."""
+    return shlex.join(["python", "-m", f"flaxyolo.{name}", *map(str, arguments)])
 
 
 def tables_console(piped: int) -> Console:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 
+from flaxyolo.base import cli
 from flaxyolo.base.charts import draw_detections
 from flaxyolo.config import Config, write_config
 from flaxyolo.data.feeds import open_pixels
@@ -98,10 +99,9 @@ def error_line(sweep: Sweep) -> str | None:
     costs = {name: kind["cost"] for name, kind in kinds.items() if kind["cost"] is not None}
     order = sorted(costs, key=lambda name: -costs[name])
     told = ", ".join(f"{name} {100 * costs[name]:.1f}" for name in order) or "no object to find"
-    return (
-        f"Errors, and the points of AP50 that each kind costs: {told}; more: "
-        f"python -m flaxyolo.evaluate {sweep.folder / 'best'} --data {sweep.source} --errors"
-    )
+    best = sweep.folder / "best"
+    more = cli.command_line("evaluate", best, "--data", sweep.source, "--errors")
+    return f"Errors, and the points of AP50 that each kind costs: {told}; more: {more}"
 
 
 def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 
 import optuna
 
@@ -116,11 +117,10 @@ def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
         error_line(sweep),
     ]
     if (folder / STUDY_FILE).exists():
-        lines.append(f"Look closer: optuna-dashboard {folder / STUDY_FILE}")
-    lines.append(
-        f"Next, train it for longer: python -m flaxyolo.train {folder / 'best.yaml'} "
-        f"--data {sweep.source} --epochs {10 * sweep.spending.epochs} --out {folder}-trained"
-    )
+        lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
+    longer = ("--epochs", 10 * sweep.spending.epochs, "--out", f"{folder}-trained")
+    train = cli.command_line("train", folder / "best.yaml", "--data", sweep.source, *longer)
+    lines.append(f"Next, train it for longer: {train}")
     return [line for line in lines if line]
 
 
