@@ -33,7 +33,7 @@ from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.feeds import Keep, open_feed
-from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
@@ -93,7 +93,7 @@ def run_ablation(flags: Flags) -> None:
     plan = None if flags.plan is None else read_plan(flags.plan)
     winner = None if flags.around is None else read_winner(flags.around, flags.storage)
     stem = f"around-{winner.study}" if winner else Path(flags.plan or "").stem
-    source = flags.data or (winner.source if winner else "digits")
+    source = prefixed(flags.data or (winner.source if winner else "digits"))
     folder = flags.out / "ablations" / ablation_name(flags, stem, source)
     if winner is not None:
         plan = around_plan(winner, folder)
@@ -127,8 +127,7 @@ def ablation_name(flags: Flags, stem: str, source: str) -> str:
     """The name that was given, or the plan and the data: `classic-digits`."""
     if flags.name is not None:
         return cli.folder_name("--name", flags.name)
-    kind, _, root = source.partition(":")
-    return f"{stem}-{Path(root).resolve().name if root else kind}"
+    return f"{stem}-{source_name(source)}"
 
 
 def prepare(flags: Flags, plan: AblationPlan, data: Dataset, source: str, folder: Path) -> Ablation:

@@ -26,7 +26,7 @@ from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
-from flaxyolo.data.sources import read_dataset
+from flaxyolo.data.sources import prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
@@ -134,7 +134,17 @@ def study_name(flags: Flags) -> str:
     """The name that was given, or the data and the limits: `digits-8ms`, `bccd-40ms-500mib`."""
     if flags.study is not None:
         return cli.folder_name("--study", flags.study)
+    return "-".join([source_name(flags.data), *told_limits(flags)])
+
+
+def former_name(flags: Flags) -> str:
+    """The name that a study without `--study` had before data.yaml was named by its folder."""
     kind, _, root = flags.data.partition(":")
+    return "-".join([Path(root).resolve().name if root else kind, *told_limits(flags)])
+
+
+def told_limits(flags: Flags) -> list[str]:
+    """The limits as parts of a name."""
     limits = (
         (flags.budget_ms, "ms"),
         (flags.budget_vram_mib, "mib"),
@@ -143,8 +153,7 @@ def study_name(flags: Flags) -> str:
         (flags.budget_gflops, "gflops"),
     )
     told = [f"{limit:g}{unit}" for limit, unit in limits if limit is not None]
-    told += ["p50"] * (flags.budget_stat == "p50")
-    return "-".join([Path(root).resolve().name if root else kind, *told])
+    return told + ["p50"] * (flags.budget_stat == "p50")
 
 
 def spending_of(flags: Flags) -> Spending:
@@ -187,7 +196,14 @@ def run_sweep(flags: Flags) -> None:
     spending = spending_of(flags)
     suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
+    flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
+    if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
+        log.warning(
+            "%s: a study of data of this name; --study %s goes on with it",
+            flags.out / former_name(flags),
+            former_name(flags),
+        )
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
     sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
