@@ -14,6 +14,7 @@ import tyro
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
+from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.weights.checkpoint import read_metadata, save_detector
 from flaxyolo.weights.conversion import convert
@@ -52,6 +53,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 def run_conversion(flags: Flags) -> None:
     """Read, convert, save; print what was done."""
+    use_device(None)
     spec = read_config(flags.config).detector
     names = tuple(map(str, range(spec.num_classes)))
     if flags.class_names is not None:

@@ -44,7 +44,9 @@ class Flags:
     ] = None
     """Folder of a detector, such as runs/<study>/best."""
     data: str | None = None
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME; a checkpoint without it: digits."""
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME, instead of what it was trained on."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     split: Literal["train", "val"] = "val"
     """Which images to score."""
     detections: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
@@ -136,12 +138,16 @@ def tables(scores: Scores) -> list[Table]:
     return [precision, recall, classes]
 
 
-def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Judged:
+def _run_checkpoint(flags: Flags, checkpoint: Path) -> Judged:
     from flaxyolo.data.feeds import open_pixels
     from flaxyolo.data.sources import read_dataset
-    from flaxyolo.weights.checkpoint import load_detector
+    from flaxyolo.machine.devices import use_device
+    from flaxyolo.weights.checkpoint import detector_folder, load_detector, source_of
 
+    use_device(flags.device)
+    checkpoint, split = detector_folder(checkpoint), flags.split
     detector = load_detector(checkpoint)
+    data = flags.data or source_of(checkpoint)
     dataset = read_dataset(data)
     if tuple(dataset.class_names) != tuple(detector.class_names):
         raise InputError(
@@ -173,11 +179,9 @@ def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"])
 def _judge(flags: Flags) -> Judged:
     """Read or run what the flags name."""
     if flags.checkpoint is not None and flags.detections is None and flags.annotations is None:
-        return _run_checkpoint(flags.checkpoint, flags.data or "digits", flags.split)
+        return _run_checkpoint(flags, flags.checkpoint)
     if flags.checkpoint is not None or not flags.detections or not flags.annotations:
-        raise InputError(
-            "expected either CHECKPOINT --data SRC, or --detections JSON --annotations JSON"
-        )
+        raise InputError("expected either CHECKPOINT, or --detections JSON --annotations JSON")
     if flags.show_errors and flags.data is None:
         raise InputError(
             "--show-errors draws on the images, which result files do not hold: give the data set "

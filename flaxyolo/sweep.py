@@ -27,7 +27,7 @@ from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import prefixed, read_dataset, source_name
-from flaxyolo.machine.devices import default_workers, device_key
+from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.advised import enqueue_opening, learn
@@ -108,8 +108,10 @@ class Flags:
     """Of the draws, the first weights and the order of images."""
     out: Path = Path("runs")
     """Folder of all studies."""
-    preflight: bool = True
-    """Check data, transforms, gradients and memory on the baseline before the first trial."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
+    no_preflight: bool = False
+    """Leave out the check of data, transforms, gradients and memory before the first trial."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin every trial with the arrays of this detector that fit."""
 
@@ -183,6 +185,7 @@ def run_sweep(flags: Flags) -> None:
     """Search, keep every output up to date, and print the table."""
     began = time.time()
     spare_memory()
+    use_device(flags.device)
     if not 0 <= flags.seed < 2**31:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     if flags.hours is not None and not 0 < flags.hours < math.inf:
@@ -231,7 +234,7 @@ def run_sweep(flags: Flags) -> None:
         )
         claim(study, facts(sweep, flags), str(folder))
         new = not study.get_trials(deepcopy=False)
-        step = clear(sweep) if flags.preflight and new else None
+        step = clear(sweep) if new and not flags.no_preflight else None
         tell_plan(sweep, step, hours_of(flags))
         enqueue_opening(study, sweep.suggest, advice)
         left = take_up(study, folder)

@@ -19,14 +19,15 @@ from flaxyolo.base.files import replace_file
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.feeds import Keep, open_feed, open_pixels
-from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.data.sources import Dataset, absolute, read_dataset
+from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.scoring.detect import evaluate, shown
 from flaxyolo.spec import describe
 from flaxyolo.training.loop import DivergedError, StepReport, train
 from flaxyolo.training.state import has_state
-from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.checkpoint import SOURCE, save_detector
 from flaxyolo.weights.transfer import read_source, weights_from
 
 log = logging.getLogger("flaxyolo.train")
@@ -54,10 +55,12 @@ class Flags:
     """Instead of the config's."""
     seed: int | None = None
     """Instead of the config's."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     evaluate_every: int = 5
     """Epochs between evaluations; the last epoch is always evaluated."""
-    preflight: bool = True
-    """Check data, transforms, gradients and memory before the first epoch."""
+    no_preflight: bool = False
+    """Leave out the check of data, transforms, gradients and memory before the first epoch."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin with every array of this detector that fits; a run that goes on does not again."""
 
@@ -109,7 +112,9 @@ def run_training(flags: Flags) -> None:
     """Train, evaluate and save; print the scores of the last and of the best epoch."""
     if flags.evaluate_every < 1:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
+    use_device(flags.device)
     dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
+    named = {"data": dataset.name, SOURCE: absolute(dataset.name)}
     config = configure(flags, dataset)
     initial, begun = None, has_state(flags.out / "state")
     if flags.init is not None and not begun:
@@ -119,7 +124,7 @@ def run_training(flags: Flags) -> None:
     size = config.detector.image_size
     feed = open_feed(dataset, "train", size, keep=flags.images)
     val = open_pixels(dataset, "val", size, keep=flags.images)
-    if flags.preflight and not begun:
+    if not flags.no_preflight and not begun:
         require(
             preflight(config.detector, feed, dataset.train, dataset.class_names, config.training)
         )
@@ -165,7 +170,7 @@ def run_training(flags: Flags) -> None:
                 best = max((r["map"] or 0 for r in record.rows() if "map" in r), default=-1.0)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 2)
                 row |= {key: value for key, value in scores.items() if key != "per_class"}
-                facts = {"data": dataset.name, "epoch": epoch.number, "scores": scores}
+                facts = named | {"epoch": epoch.number, "scores": scores}
                 if (scores["map"] or 0) > best:
                     save_detector(flags.out / "best", epoch.detector, facts)
                 if last:

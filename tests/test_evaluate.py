@@ -191,7 +191,7 @@ def test_errors_are_three_more_keys(result_files, capsys):
 
 
 def test_errors_of_a_checkpoint_are_told_in_tables(command, capsys):
-    assert evaluate.main(["runs/x/best", "--errors"]) == 0
+    assert evaluate.main(["runs/x/best", "--data", "mine", "--errors"]) == 0
     out = capsys.readouterr().out
     words = "classification localisation both duplicate background missed false positives negatives"
     assert [word for word in words.split() if word not in out.split()] == []

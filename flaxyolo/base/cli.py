@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
@@ -18,6 +18,9 @@ from rich.console import Console
 from flaxyolo.base.errors import InputError
 
 T = TypeVar("T")
+
+DeviceName = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
+"""Type of the flag `--device`."""
 
 CONSOLE = Console(stderr=True, highlight=False)
 """Logs and progress bars share it, so that a log line does not tear a bar."""

@@ -11,7 +11,7 @@ from flaxyolo.base.charts import draw_detections
 from flaxyolo.config import Config, write_config
 from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.images import decode
-from flaxyolo.data.sources import Example
+from flaxyolo.data.sources import Example, absolute
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.detect import run_detector
@@ -23,7 +23,7 @@ from flaxyolo.trials.pareto import draw_front
 from flaxyolo.trials.standings import Standings
 from flaxyolo.trials.table import Report, outcome, write
 from flaxyolo.trials.trial import ERRORS_FILE
-from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
+from flaxyolo.weights.checkpoint import SOURCE, load_detector, read_metadata, save_detector
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     with gate.training():
         draw_best(detector, sweep, f"Trial {best.number} of {sweep.folder.name}")
     # Last: it tells which trial the three belong to.
-    save_detector(kept, detector, read_metadata(path)["facts"] | {"trial": best.number})
+    facts = {SOURCE: absolute(sweep.data.name), "trial": best.number}
+    save_detector(kept, detector, read_metadata(path)["facts"] | facts)
 
 
 def error_line(sweep: Sweep) -> str | None:

@@ -17,6 +17,8 @@ from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.spec import detector_from_dict, to_dict
 
 FORMAT = 1
+SOURCE = "source"
+"""The fact that names a detector's data, to be read from any folder."""
 BEST = "best"
 """The folder of the best detector in that of a study or a run."""
 
@@ -54,6 +56,16 @@ def detector_folder(path: Path | str) -> Path:
     """The checkpoint that a path names: itself, or the `best` of a study or a run."""
     path = Path(path).expanduser()
     return path / BEST if (path / BEST).is_dir() else path
+
+
+def source_of(path: Path) -> str:
+    """The data that a detector was trained on, as `--data` names it; InputError where none says."""
+    facts = read_metadata(path)["facts"]
+    # Runs of before wrote the name alone, as it was given.
+    source = facts.get(SOURCE) or facts.get("data")
+    if source is None:
+        raise InputError(f"{path}: the checkpoint does not say what it was trained on: give --data")
+    return source
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

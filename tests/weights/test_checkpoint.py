@@ -13,7 +13,7 @@ from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.training import state as training_state
 from flaxyolo.training.state import has_state, load_state, save_state
 from flaxyolo.weights import checkpoint
-from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
+from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector, source_of
 from tests.small import tiny_spec
 
 NAMES = ("a", "b", "ç")
@@ -54,6 +54,18 @@ def test_a_text_a_study_and_a_run_name_a_detector_too(tmp_path, detector):
     for path in (tmp_path / "run" / "best", tmp_path / "run"):
         assert flaxyolo.load(str(path)).spec == detector.spec
         assert flaxyolo.load(path).class_names == NAMES
+
+
+def test_a_checkpoint_names_its_data(tmp_path, detector):
+    for facts, source in (
+        ({"data": "coco:old"}, "coco:old"),
+        ({"data": "coco:a", "source": "coco:/x/a"}, "coco:/x/a"),
+    ):
+        save_detector(tmp_path / "best", detector, facts)
+        assert source_of(tmp_path / "best") == source
+    save_detector(tmp_path / "best", detector, {"trial": 3})
+    with pytest.raises(InputError, match=r"best: the checkpoint does not say .*: give --data"):
+        source_of(tmp_path / "best")
 
 
 def test_the_package_shows_what_it_offers():
