@@ -20,7 +20,9 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.average_precision import Scores, coco_scores
 from flaxyolo.scoring.detect import detect_each, shown
 from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
+from flaxyolo.scoring.matches import MIN_IOU, case_of, match
 from flaxyolo.scoring.records import read_records
+from flaxyolo.scoring.thresholds import Point, Thresholds, point, thresholds
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 
 if TYPE_CHECKING:
@@ -83,6 +85,10 @@ class Judged:
     def scores(self) -> Scores:
         return coco_scores(self.truth, self.detections)
 
+    def thresholds(self) -> Thresholds:
+        case = case_of(self.truth, self.detections)
+        return thresholds(case, match(case))
+
     def diagnosis(self, flags: Flags) -> Diagnosis:
         return diagnose(
             self.truth,
@@ -121,8 +127,11 @@ def _read_files(annotations: Path, detections: Path) -> Judged:
     )
 
 
-def tables(scores: Scores) -> list[Table]:
-    """The twelve numbers in two rows, and the classes in the order of the data set."""
+def tables(scores: Scores, found: Thresholds) -> list[Table]:
+    """The twelve numbers in two rows, and the classes in the order of the data set.
+
+    Precision, recall and F1 of the classes are those at the best score.
+    """
     precision = Table(box=box.SIMPLE_HEAD)
     recall = Table(box=box.SIMPLE_HEAD)
     for table, columns in ((precision, PRECISION), (recall, RECALL)):
@@ -132,10 +141,24 @@ def tables(scores: Scores) -> list[Table]:
     classes = Table(box=box.SIMPLE_HEAD)
     classes.add_column("class", overflow="fold")
     classes.add_column("mAP50-95", justify="right")
-    classes.add_column("mAP50", justify="right")
-    for entry in scores.per_class:
-        classes.add_row(entry.name, shown(entry.map), shown(entry.map_50))
+    for heading in ("mAP50", *Point._fields):
+        classes.add_column(heading, justify="right")
+    for entry, one in zip(scores.per_class, found.classes, strict=True):
+        reached = (None,) * 3 if found.best is None else point(one, found.best)
+        classes.add_row(entry.name, *map(shown, (entry.map, entry.map_50, *reached)))
     return [precision, recall, classes]
+
+
+def best_line(found: Thresholds) -> str:
+    """Precision, recall and F1 at the score that suits best, all classes together."""
+    if found.best is None:
+        return "no detection is right, so there is no best score to cut at"
+    reached = point(found.overall, found.best)
+    told = ", ".join(f"{name} {shown(value)}" for name, value in reached._asdict().items())
+    return (
+        f"best from a score of {found.best:.3f} on, all classes together, IoU at least "
+        f"{MIN_IOU:g}: {told}"
+    )
 
 
 def _run_checkpoint(flags: Flags, checkpoint: Path) -> Judged:
@@ -234,8 +257,10 @@ def _run(flags: Flags) -> None:
         return
     console = cli.tables_console(PIPED)
     console.print(judged.title, soft_wrap=True)
-    for table in tables(scores):
+    found = judged.thresholds()
+    for table in tables(scores, found):
         console.print(table)
+    console.print(best_line(found), soft_wrap=True)
     for line_or_table in [] if diagnosis is None else diagnosis.told(scores.map_50):
         console.print(line_or_table, soft_wrap=isinstance(line_or_table, str))
 

@@ -7,14 +7,13 @@ import shutil
 import numpy as np
 
 from flaxyolo.base import cli
-from flaxyolo.base.charts import draw_detections
 from flaxyolo.config import Config, write_config
 from flaxyolo.data.feeds import open_pixels
-from flaxyolo.data.images import decode
-from flaxyolo.data.sources import Example, absolute
+from flaxyolo.data.sources import absolute
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.detect import run_detector
+from flaxyolo.scoring.pictures import draw_sample, sample
 from flaxyolo.search.advised import verdicts
 from flaxyolo.search.finalists import verdict
 from flaxyolo.search.setting import Sweep
@@ -26,11 +25,6 @@ from flaxyolo.trials.trial import ERRORS_FILE
 from flaxyolo.weights.checkpoint import SOURCE, load_detector, read_metadata, save_detector
 
 log = logging.getLogger(__name__)
-
-DRAWN_IMAGES = 12
-"""Validation images in `detections.png`."""
-DRAWN_SCORE = 0.25
-"""Least score of a box that is drawn."""
 
 
 def sweep_report(standings: Standings, sweep: Sweep) -> Report:
@@ -108,18 +102,8 @@ def error_line(sweep: Sweep) -> str | None:
 def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
     """Draw what a detector finds on a dozen validation images, from first to last."""
     pixels = open_pixels(sweep.data, "val", detector.spec.image_size, keep=sweep.keep)
-    count = len(sweep.data.val)
-    chosen = np.unique(np.linspace(0, count - 1, min(DRAWN_IMAGES, count)).round().astype(int))
+    chosen = sample(len(sweep.data.val))
     examples = [sweep.data.val[i] for i in chosen]
     some = pixels._replace(images=np.asarray(pixels.images[chosen]))
     found = run_detector(detector, examples, some)
-    found = found.part(found.scores >= DRAWN_SCORE)
-    by_image = [found.part(found.image == place) for place in range(len(examples))]
-    images = [_picture(example) for example in examples]
-    names = sweep.data.class_names
-    path = sweep.folder / "detections.png"
-    draw_detections(images, by_image, examples, names, path, title=title)
-
-
-def _picture(example: Example) -> np.ndarray:
-    return decode(example.image, oriented=example.oriented)
+    draw_sample(found, examples, sweep.data, sweep.folder / "detections.png", title)
