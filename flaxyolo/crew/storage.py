@@ -45,9 +45,10 @@ def open_study(folder: Path, *, storage: str | None = None, seed: int = 0) -> op
     """
     folder.mkdir(parents=True, exist_ok=True)
     opened = open_storage(folder, storage)
+    name = _name_in(opened, folder, storage)
     try:
         study = optuna.create_study(
-            study_name=folder.name,
+            study_name=name,
             storage=opened,
             direction="maximize",
             load_if_exists=True,
@@ -70,15 +71,41 @@ def read_study(folder: Path | str, storage: str | None = None) -> optuna.Study:
             f"{folder / STUDY_FILE}: expected the study of a sweep, found no such file; "
             "run python -m flaxyolo.sweep first, or name another folder"
         )
+    opened = open_storage(folder, storage)
+    name = _name_in(opened, folder, storage)
     try:
-        return optuna.load_study(study_name=folder.name, storage=open_storage(folder, storage))
+        return optuna.load_study(study_name=name, storage=opened)
     except (KeyError, ValueError):
         raise InputError(f"{_shown(folder, storage)}: holds no study {folder.name!r}") from None
 
 
+def _name_in(opened: BaseStorage, folder: Path, storage: str | None) -> str:
+    """The name of a folder's study: the folder's own, or that of before it was renamed.
+
+    InputError where the file holds several, none of the folder's name.
+    """
+    names = [] if storage is not None else optuna.get_all_study_names(opened)
+    if folder.name in names or not names:
+        return folder.name
+    if len(names) > 1:
+        raise InputError(
+            f"{folder / STUDY_FILE}: expected the study {folder.name!r}, found "
+            f"{', '.join(map(repr, names))}: rename the folder to one of them"
+        )
+    return names[0]
+
+
 def open_storage(folder: Path, storage: str | None) -> BaseStorage:
     """The storage of a URL, or the study file of the folder."""
-    return open_journal(folder / STUDY_FILE) if storage is None else open_url(storage)
+    if storage is not None:
+        return open_url(storage)
+    path = folder / STUDY_FILE
+    try:
+        return open_journal(path)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the file of a study, found other text: {error}"
+        ) from None
 
 
 def claim(study: optuna.Study, facts: Mapping[str, Any], where: str, flag: str = "--study") -> None:

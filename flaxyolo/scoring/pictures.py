@@ -52,7 +52,7 @@ def draw_precision_recall(found: Thresholds, path: Path, title: str = "") -> Non
     _draw_curve(axes, found.overall, f"all ({found.overall.objects})", color="black", linewidth=2.2)
     if found.best is not None:
         reached = point(found.overall, found.best)
-        label = f"best F1 {reached.f1:.2f}, from a score of {found.best:.2f} on"
+        label = f"best F1 {reached.f1:.2f}, from a score of {found.best:.3g} on"
         axes.plot([reached.recall], [reached.precision], "o", color="black", label=label)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall, IoU at least 0.5", ylabel="precision")
     axes.set_title(title, fontsize=11)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flaxyolo.base.charts import DPI, save_figure
 from flaxyolo.base.files import replace_file
@@ -61,7 +62,10 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> N
     for key, name in SCORES.items():
         right.plot([r["epoch"] for r in scored], [r[key] for r in scored], ".-", label=name)
     right.set(xlabel="epoch", ylabel="average precision, validation")
+    right.set_ylim(bottom=0)
+    right.set_xlim(left.get_xlim())
     for axes in parts:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
