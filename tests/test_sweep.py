@@ -13,6 +13,7 @@ from flaxyolo.crew.storage import read_study
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.spec import to_dict
+from flaxyolo.weights.checkpoint import source_of
 from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
 
 
@@ -37,6 +38,8 @@ def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(stud
 
     detector = flaxyolo.load(study / "best")
     assert to_dict(detector.spec) == best["spec"]
+    assert flaxyolo.load(str(study)).spec == detector.spec
+    assert source_of(study / "best") == f"coco:{study.parents[1] / 'data'}"
     assert detector.class_names == ("blue", "red")
     assert len(detector(np.zeros((50, 80, 3), np.uint8)).boxes) >= 0
     config = read_config(study / "best.yaml")
