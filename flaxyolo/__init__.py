@@ -9,6 +9,10 @@ __version__ = "0.1.0"
 __all__ = ["load"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Lazy: `python -m flaxyolo.x` warns where the package has imported x already.
     if name == "load":

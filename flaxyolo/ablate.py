@@ -33,8 +33,8 @@ from flaxyolo.crew.storage import claim, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.feeds import Keep, open_feed
-from flaxyolo.data.sources import Dataset, read_dataset
-from flaxyolo.machine.devices import default_workers, device_key
+from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
+from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.spec import describe
@@ -76,13 +76,16 @@ class Flags:
     """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///."""
     images: Keep = "auto"
     """Where images wait: in the device's memory, in a cache on the disk, or as files."""
-    preflight: bool = True
-    """Check data, transforms, gradients and memory on the baseline before the first run."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
+    no_preflight: bool = False
+    """Leave out the check of data, transforms, gradients and memory before the first run."""
 
 
 def run_ablation(flags: Flags) -> None:
     """Train every arm with every seed, and say what may be concluded."""
     spare_memory()
+    use_device(flags.device)
     check_numbers(flags)
     if (flags.plan is None) == (flags.around is None):
         raise InputError(
@@ -93,7 +96,7 @@ def run_ablation(flags: Flags) -> None:
     plan = None if flags.plan is None else read_plan(flags.plan)
     winner = None if flags.around is None else read_winner(flags.around, flags.storage)
     stem = f"around-{winner.study}" if winner else Path(flags.plan or "").stem
-    source = flags.data or (winner.source if winner else "digits")
+    source = prefixed(flags.data or (winner.source if winner else "digits"))
     folder = flags.out / "ablations" / ablation_name(flags, stem, source)
     if winner is not None:
         plan = around_plan(winner, folder)
@@ -127,8 +130,7 @@ def ablation_name(flags: Flags, stem: str, source: str) -> str:
     """The name that was given, or the plan and the data: `classic-digits`."""
     if flags.name is not None:
         return cli.folder_name("--name", flags.name)
-    kind, _, root = source.partition(":")
-    return f"{stem}-{Path(root).resolve().name if root else kind}"
+    return f"{stem}-{source_name(source)}"
 
 
 def prepare(flags: Flags, plan: AblationPlan, data: Dataset, source: str, folder: Path) -> Ablation:
@@ -171,7 +173,7 @@ def keep_configs(ablation: Ablation) -> None:
 def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
     """Train and measure what is not done yet; interrupted, say what there is."""
     new = not study.get_trials(deepcopy=False)
-    step = clear(ablation) if flags.preflight and new else None
+    step = clear(ablation) if new and not flags.no_preflight else None
     add_missing(study, ablation)
     left = take_up(study, ablation.folder)
     if left:

@@ -14,6 +14,7 @@ import tyro
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
+from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.weights.checkpoint import read_metadata, save_detector
 from flaxyolo.weights.conversion import convert
@@ -42,7 +43,7 @@ class Flags:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Names of classes, one a line."""
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the class names: {error}") from None
     if not names:
@@ -52,6 +53,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 def run_conversion(flags: Flags) -> None:
     """Read, convert, save; print what was done."""
+    use_device(None)
     spec = read_config(flags.config).detector
     names = tuple(map(str, range(spec.num_classes)))
     if flags.class_names is not None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -21,7 +20,9 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.average_precision import Scores, coco_scores
 from flaxyolo.scoring.detect import detect_each, shown
 from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
+from flaxyolo.scoring.matches import MIN_IOU, case_of, match
 from flaxyolo.scoring.records import read_records
+from flaxyolo.scoring.thresholds import Point, Thresholds, point, thresholds
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import flaxyolo.nn.detector
 
 logger = logging.getLogger("flaxyolo.evaluate")
+
+PIPED = 120
+"""Columns of the tables in a file or pipe."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class Flags:
     ] = None
     """Folder of a detector, such as runs/<study>/best."""
     data: str | None = None
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME; a checkpoint without it: digits."""
+    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME, instead of what it was trained on."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     split: Literal["train", "val"] = "val"
     """Which images to score."""
     detections: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
@@ -78,6 +84,10 @@ class Judged:
 
     def scores(self) -> Scores:
         return coco_scores(self.truth, self.detections)
+
+    def thresholds(self) -> Thresholds:
+        case = case_of(self.truth, self.detections)
+        return thresholds(case, match(case))
 
     def diagnosis(self, flags: Flags) -> Diagnosis:
         return diagnose(
@@ -117,8 +127,11 @@ def _read_files(annotations: Path, detections: Path) -> Judged:
     )
 
 
-def tables(scores: Scores) -> list[Table]:
-    """The twelve numbers in two rows, and the classes in the order of the data set."""
+def tables(scores: Scores, found: Thresholds) -> list[Table]:
+    """The twelve numbers in two rows, and the classes in the order of the data set.
+
+    Precision, recall and F1 of the classes are those at the best score.
+    """
     precision = Table(box=box.SIMPLE_HEAD)
     recall = Table(box=box.SIMPLE_HEAD)
     for table, columns in ((precision, PRECISION), (recall, RECALL)):
@@ -128,18 +141,36 @@ def tables(scores: Scores) -> list[Table]:
     classes = Table(box=box.SIMPLE_HEAD)
     classes.add_column("class", overflow="fold")
     classes.add_column("mAP50-95", justify="right")
-    classes.add_column("mAP50", justify="right")
-    for entry in scores.per_class:
-        classes.add_row(entry.name, shown(entry.map), shown(entry.map_50))
+    for heading in ("mAP50", *Point._fields):
+        classes.add_column(heading, justify="right")
+    for entry, one in zip(scores.per_class, found.classes, strict=True):
+        reached = (None,) * 3 if found.best is None else point(one, found.best)
+        classes.add_row(entry.name, *map(shown, (entry.map, entry.map_50, *reached)))
     return [precision, recall, classes]
 
 
-def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"]) -> Judged:
+def best_line(found: Thresholds) -> str:
+    """Precision, recall and F1 at the score that suits best, all classes together."""
+    if found.best is None:
+        return "no detection is right, so there is no best score to cut at"
+    reached = point(found.overall, found.best)
+    told = ", ".join(f"{name} {shown(value)}" for name, value in reached._asdict().items())
+    return (
+        f"best from a score of {found.best:.3f} on, all classes together, IoU at least "
+        f"{MIN_IOU:g}: {told}"
+    )
+
+
+def _run_checkpoint(flags: Flags, checkpoint: Path) -> Judged:
     from flaxyolo.data.feeds import open_pixels
     from flaxyolo.data.sources import read_dataset
-    from flaxyolo.weights.checkpoint import load_detector
+    from flaxyolo.machine.devices import use_device
+    from flaxyolo.weights.checkpoint import detector_folder, load_detector, source_of
 
+    use_device(flags.device)
+    checkpoint, split = detector_folder(checkpoint), flags.split
     detector = load_detector(checkpoint)
+    data = flags.data or source_of(checkpoint)
     dataset = read_dataset(data)
     if tuple(dataset.class_names) != tuple(detector.class_names):
         raise InputError(
@@ -171,11 +202,9 @@ def _run_checkpoint(checkpoint: Path, data: str, split: Literal["train", "val"])
 def _judge(flags: Flags) -> Judged:
     """Read or run what the flags name."""
     if flags.checkpoint is not None and flags.detections is None and flags.annotations is None:
-        return _run_checkpoint(flags.checkpoint, flags.data or "digits", flags.split)
+        return _run_checkpoint(flags, flags.checkpoint)
     if flags.checkpoint is not None or not flags.detections or not flags.annotations:
-        raise InputError(
-            "expected either CHECKPOINT --data SRC, or --detections JSON --annotations JSON"
-        )
+        raise InputError("expected either CHECKPOINT, or --detections JSON --annotations JSON")
     if flags.show_errors and flags.data is None:
         raise InputError(
             "--show-errors draws on the images, which result files do not hold: give the data set "
@@ -226,11 +255,12 @@ def _run(flags: Flags) -> None:
         more = {} if diagnosis is None else diagnosis.to_dict()
         print(json.dumps(scores.to_dict() | more, indent=1))
         return
-    console = Console(highlight=False, markup=False)  # names may hold brackets
-    console.width = max(console.width, 0 if console.is_terminal else 120)
+    console = cli.tables_console(PIPED)
     console.print(judged.title, soft_wrap=True)
-    for table in tables(scores):
+    found = judged.thresholds()
+    for table in tables(scores, found):
         console.print(table)
+    console.print(best_line(found), soft_wrap=True)
     for line_or_table in [] if diagnosis is None else diagnosis.told(scores.map_50):
         console.print(line_or_table, soft_wrap=isinstance(line_or_table, str))
 

@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from jaxtyping import UInt8
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from flaxyolo.base import cli
@@ -31,11 +30,15 @@ from flaxyolo.cost.gpu import (
 from flaxyolo.cost.measure import count_gflops, count_params, measure
 from flaxyolo.cost.measurement import Measurement, versions
 from flaxyolo.cost.step_memory import compile_nominal_step
+from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import Weights, abstract_weights
 from flaxyolo.spec import DetectorSpec, describe
 from flaxyolo.weights.checkpoint import load_detector
 
 log = logging.getLogger("flaxyolo.measure")
+
+PIPED = 80
+"""Columns of the table in a file or pipe."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class Flags:
     """Letterboxed uint8 images (n, size, size, 3) of a .npy file, instead of photographs."""
     paced: bool = False
     """Also measure with a pause of 200 ms before every call."""
-    training: bool = True
-    """Also compile a training step for its memory."""
+    no_training: bool = False
+    """Leave out compiling a training step for its memory."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     target: Annotated[str | None, tyro.conf.arg(metavar="GPU")] = None
     """Only the memory on a GPU that is not here: h100, l4, ..., or a file that describes it."""
     json: bool = False
@@ -204,9 +209,10 @@ def lines(rows: list[tuple[str, str, str]]) -> Table:
 def _run(flags: Flags) -> None:
     if flags.target is not None:
         extra = [name for name in ("images", "paced") if getattr(flags, name)]
-        extra += [] if flags.training else ["no-training"]
+        extra += ["no-training"] if flags.no_training else []
         if extra:
             raise InputError(f"--target only compiles: expected no --{extra[0]} beside it")
+    use_device(flags.device)
     target = None if flags.target is None else read_target(flags.target)
     spec, config, weights = read_detector(flags.detector)
     if flags.image_size is not None:
@@ -224,7 +230,7 @@ def _run(flags: Flags) -> None:
             weights=weights,
             images=images,
             paced=flags.paced,
-            training=flags.training,
+            training=not flags.no_training,
         )
         found, figures, under = cost.to_dict(), table(cost), cost.conditions()
     else:
@@ -233,7 +239,7 @@ def _run(flags: Flags) -> None:
     if flags.json:
         print(json.dumps(found, indent=1))
         return
-    console = Console(highlight=False, markup=False)
+    console = cli.tables_console(PIPED)
     console.print(str(flags.detector), soft_wrap=True)
     console.print(figures)
     console.print(under, soft_wrap=True)

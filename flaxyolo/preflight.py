@@ -19,6 +19,7 @@ from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.config import Config, fitted, read_config
 from flaxyolo.data.feeds import open_feed
 from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.spec import describe
 
@@ -37,6 +38,8 @@ class Flags:
     """Side of the square input, in pixels, instead of the config's."""
     batch_size: int | None = None
     """Instead of the config's."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     json: bool = False
     """Print the checks as JSON."""
 
@@ -61,6 +64,7 @@ def configure(flags: Flags, dataset: Dataset) -> Config:
 def run_preflight(flags: Flags) -> None:
     """Run all checks and print each as it ends."""
     began = time.perf_counter()
+    use_device(flags.device)
     dataset = read_dataset(flags.data)
     config = configure(flags, dataset)
     feed = open_feed(dataset, "train", config.detector.image_size)

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from flaxyolo.base import cli
@@ -26,6 +25,8 @@ from flaxyolo.statistics.summary import SplitStatistics, Statistics, statistics
 log = logging.getLogger("flaxyolo.stats")
 
 IMAGE_SIZE_RANGE = (32, 8192)
+PIPED = 120
+"""Columns of the tables in a file or pipe."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def resolutions_table(found: Statistics) -> Table:
     )
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption=caption)
     for name in ("px", "under 8 / 16 / 32 px", "cells", "collisions", "p95 side / stride"):
-        table.add_column(name, justify="right", no_wrap=True)
+        # The size alone is never cut: in a narrow terminal the others take two lines.
+        table.add_column(name, justify="right", no_wrap=name == "px")
     for row in resolution_rows(found):
         table.add_row(*row[:5])
     return table
@@ -145,7 +147,7 @@ def _run(flags: Flags) -> None:
         }
         print(json.dumps(parts, indent=1))
         return
-    console = Console(highlight=False, markup=False)
+    console = cli.tables_console(PIPED)
     console.print(found.data, soft_wrap=True)
     console.print(summary(found))
     console.print(resolutions_table(found))

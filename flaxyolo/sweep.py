@@ -23,11 +23,11 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.storage import claim, locked, open_runs
+from flaxyolo.crew.storage import claim, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
-from flaxyolo.data.sources import read_dataset
-from flaxyolo.machine.devices import default_workers, device_key
+from flaxyolo.data.sources import prefixed, read_dataset, source_name
+from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.advised import enqueue_opening, learn
@@ -108,8 +108,10 @@ class Flags:
     """Of the draws, the first weights and the order of images."""
     out: Path = Path("runs")
     """Folder of all studies."""
-    preflight: bool = True
-    """Check data, transforms, gradients and memory on the baseline before the first trial."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
+    no_preflight: bool = False
+    """Leave out the check of data, transforms, gradients and memory before the first trial."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin every trial with the arrays of this detector that fit."""
 
@@ -134,7 +136,17 @@ def study_name(flags: Flags) -> str:
     """The name that was given, or the data and the limits: `digits-8ms`, `bccd-40ms-500mib`."""
     if flags.study is not None:
         return cli.folder_name("--study", flags.study)
+    return "-".join([source_name(flags.data), *told_limits(flags)])
+
+
+def former_name(flags: Flags) -> str:
+    """The name that a study without `--study` had before data.yaml was named by its folder."""
     kind, _, root = flags.data.partition(":")
+    return "-".join([Path(root).resolve().name if root else kind, *told_limits(flags)])
+
+
+def told_limits(flags: Flags) -> list[str]:
+    """The limits as parts of a name."""
     limits = (
         (flags.budget_ms, "ms"),
         (flags.budget_vram_mib, "mib"),
@@ -143,8 +155,7 @@ def study_name(flags: Flags) -> str:
         (flags.budget_gflops, "gflops"),
     )
     told = [f"{limit:g}{unit}" for limit, unit in limits if limit is not None]
-    told += ["p50"] * (flags.budget_stat == "p50")
-    return "-".join([Path(root).resolve().name if root else kind, *told])
+    return told + ["p50"] * (flags.budget_stat == "p50")
 
 
 def spending_of(flags: Flags) -> Spending:
@@ -174,6 +185,7 @@ def run_sweep(flags: Flags) -> None:
     """Search, keep every output up to date, and print the table."""
     began = time.time()
     spare_memory()
+    use_device(flags.device)
     if not 0 <= flags.seed < 2**31:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     if flags.hours is not None and not 0 < flags.hours < math.inf:
@@ -187,7 +199,14 @@ def run_sweep(flags: Flags) -> None:
     spending = spending_of(flags)
     suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
+    flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
+    if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
+        log.warning(
+            "%s: a study of data of this name; --study %s goes on with it",
+            flags.out / former_name(flags),
+            former_name(flags),
+        )
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
     sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
@@ -197,6 +216,7 @@ def run_sweep(flags: Flags) -> None:
     keep_compiled(flags.out)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
+        move_runs(folder, flags.storage)
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         short, epochs = schedules(flags, study.user_attrs.get("facts", {}).get("schedule", {}))
         sweep = Sweep(
@@ -215,7 +235,7 @@ def run_sweep(flags: Flags) -> None:
         )
         claim(study, facts(sweep, flags), str(folder))
         new = not study.get_trials(deepcopy=False)
-        step = clear(sweep) if flags.preflight and new else None
+        step = clear(sweep) if new and not flags.no_preflight else None
         tell_plan(sweep, step, hours_of(flags))
         enqueue_opening(study, sweep.suggest, advice)
         left = take_up(study, folder)

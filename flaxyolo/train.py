@@ -14,22 +14,34 @@ import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo.base import cli
+from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import replace_file
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
+from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Keep, open_feed, open_pixels
-from flaxyolo.data.sources import Dataset, read_dataset
+from flaxyolo.data.sources import Dataset, absolute, read_dataset
+from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
-from flaxyolo.scoring.detect import evaluate, shown
+from flaxyolo.scoring.confusion import confusion_matrix
+from flaxyolo.scoring.detect import evaluate, run_detector, shown
+from flaxyolo.scoring.matches import case_of, match
+from flaxyolo.scoring.pictures import draw_confusion, draw_precision_recall, draw_sample, sample
+from flaxyolo.scoring.thresholds import thresholds
+from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.spec import describe
+from flaxyolo.training.history import Record, draw_curve, write_csv
 from flaxyolo.training.loop import DivergedError, StepReport, train
 from flaxyolo.training.state import has_state
-from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.checkpoint import BEST, SOURCE, load_detector, save_detector
 from flaxyolo.weights.transfer import read_source, weights_from
 
 log = logging.getLogger("flaxyolo.train")
+
+CURVE = "curve.png"
+PICTURES = ("detections.png", "pr.png", "confusion.png")
+"""Of the best detector, in the folder of the run."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +66,12 @@ class Flags:
     """Instead of the config's."""
     seed: int | None = None
     """Instead of the config's."""
+    device: cli.DeviceName = None
+    """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     evaluate_every: int = 5
     """Epochs between evaluations; the last epoch is always evaluated."""
-    preflight: bool = True
-    """Check data, transforms, gradients and memory before the first epoch."""
+    no_preflight: bool = False
+    """Leave out the check of data, transforms, gradients and memory before the first epoch."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin with every array of this detector that fits; a run that goes on does not again."""
 
@@ -109,7 +123,9 @@ def run_training(flags: Flags) -> None:
     """Train, evaluate and save; print the scores of the last and of the best epoch."""
     if flags.evaluate_every < 1:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
+    use_device(flags.device)
     dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
+    named = {"data": dataset.name, SOURCE: absolute(dataset.name)}
     config = configure(flags, dataset)
     initial, begun = None, has_state(flags.out / "state")
     if flags.init is not None and not begun:
@@ -119,13 +135,15 @@ def run_training(flags: Flags) -> None:
     size = config.detector.image_size
     feed = open_feed(dataset, "train", size, keep=flags.images)
     val = open_pixels(dataset, "val", size, keep=flags.images)
-    if flags.preflight and not begun:
+    if not flags.no_preflight and not begun:
         require(
             preflight(config.detector, feed, dataset.train, dataset.class_names, config.training)
         )
     record = Record(flags.out / "metrics.jsonl")
     if not begun:
         record.clear()
+        for name in PICTURES:
+            (flags.out / name).unlink(missing_ok=True)
     recorded = {row["epoch"] for row in record.rows()}
     with progress_bar() as progress:
         task = progress.add_task("compiling", total=None)
@@ -165,41 +183,49 @@ def run_training(flags: Flags) -> None:
                 best = max((r["map"] or 0 for r in record.rows() if "map" in r), default=-1.0)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 2)
                 row |= {key: value for key, value in scores.items() if key != "per_class"}
-                facts = {"data": dataset.name, "epoch": epoch.number, "scores": scores}
+                facts = named | {"epoch": epoch.number, "scores": scores}
                 if (scores["map"] or 0) > best:
-                    save_detector(flags.out / "best", epoch.detector, facts)
+                    save_detector(flags.out / BEST, epoch.detector, facts)
                 if last:
                     save_detector(flags.out / "last", epoch.detector, facts)
             record.add(row)
+            if "map" in row:
+                write_curve(flags.out, record)
             log.info("%s", ", ".join(f"{key} {_short(value)}" for key, value in row.items()))
+    write_curve(flags.out, record)
     scored = [row for row in record.rows() if "map" in row]
     best = max(scored, key=lambda row: row["map"] or 0)
     for name, row in (("last", scored[-1]), ("best", best)):
         parts = ("map", "map_50", "map_small", "map_medium", "map_large")
         figures = ", ".join(f"{part} {shown(row[part])}" for part in parts)
         print(f"{name}: epoch {row['epoch']}, {figures}, in {flags.out / name}")
-    print(f"next: python -m flaxyolo.evaluate {flags.out / 'best'} --data {flags.data}")
+    draw_outputs(flags.out, dataset, val, best)
+    print(f"pictures: {', '.join((CURVE, *PICTURES))} in {flags.out}")
+    print(f"next: {cli.command_line('evaluate', flags.out / BEST, '--data', flags.data)}")
 
 
-@dataclass(frozen=True)
-class Record:
-    """The epochs of a run, a JSON line each; an epoch done again replaces its line."""
+def write_curve(out: Path, record: Record) -> None:
+    """Bring the table and the curve of a run in line with its record."""
+    write_csv(record.rows(), out / "metrics.csv")
+    draw_curve(record.rows(), out / CURVE, out.name)
 
-    path: Path
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All epochs so far, in order."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return [json.loads(line) for line in lines]
-
-    def clear(self) -> None:
-        """Forget all epochs, those of a run that began here before."""
-        self.path.unlink(missing_ok=True)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append an epoch, dropping what an interrupted run wrote from it on."""
-        kept = [old for old in self.rows() if old["epoch"] < row["epoch"]]
-        replace_file(self.path, "".join(json.dumps(r) + "\n" for r in [*kept, row]))
+def draw_outputs(out: Path, dataset: Dataset, val: Pixels, row: dict[str, Any]) -> None:
+    """Draw what the best detector, that of this row of the record, finds in validation, and how
+    well, unless the pictures are there.
+    """
+    if all((out / name).exists() for name in PICTURES):
+        return
+    found = run_detector(load_detector(out / BEST), dataset.val, val)
+    truth = ground_truth(dataset.val, dataset.class_names, dataset.category_ids)
+    case = case_of(truth, found)
+    places = sample(len(dataset.val))
+    drawn = Detections.joined([found.part(found.image == place) for place in places])
+    examples = [dataset.val[place] for place in places]
+    title = f"{out.name}: epoch {row['epoch']}, mAP50 {shown(row['map_50'])}"
+    draw_sample(drawn, examples, dataset, out / "detections.png", title)
+    draw_precision_recall(thresholds(case, match(case)), out / "pr.png", title)
+    draw_confusion(confusion_matrix(case), out / "confusion.png", title)
 
 
 def progress_bar() -> Progress:

@@ -59,6 +59,9 @@ def test_the_command_prints_tables_for_a_person(command, capsys):
     assert [word for word in headings.split() if word not in out.split()] == []
     assert "1.0000" in out.split()
     assert "n/a" in out.split()
+    assert "precision recall f1" in " ".join(out.split())
+    assert "best from a score of 0.900 on, all classes together, IoU at least 0.5: precision " \
+        "1.0000, recall 1.0000, f1 1.0000" in out  # fmt: skip
 
 
 def test_a_checkpoint_of_other_classes_is_refused(command, monkeypatch, capsys):
@@ -191,7 +194,7 @@ def test_errors_are_three_more_keys(result_files, capsys):
 
 
 def test_errors_of_a_checkpoint_are_told_in_tables(command, capsys):
-    assert evaluate.main(["runs/x/best", "--errors"]) == 0
+    assert evaluate.main(["runs/x/best", "--data", "mine", "--errors"]) == 0
     out = capsys.readouterr().out
     words = "classification localisation both duplicate background missed false positives negatives"
     assert [word for word in words.split() if word not in out.split()] == []

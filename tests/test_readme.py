@@ -19,7 +19,6 @@ import numpy as np
 import optuna
 import pytest
 
-import flaxyolo
 from flaxyolo import __main__ as door
 from flaxyolo.ablation.plan import read_plan
 from flaxyolo.config import TrainConfig
@@ -30,7 +29,6 @@ from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.space import load_space
 from flaxyolo.spec import BackboneSpec, StageSpec
 from flaxyolo.training.loop import train
-from flaxyolo.weights.checkpoint import load_detector
 from tests.nn import test_blocks as contract
 from tests.small import tiny_feed, tiny_spec
 from tests.tiny_data import ROOT, SIDE, tiny_study
@@ -228,8 +226,7 @@ def test_a_quick_command_runs(words, clone, capsys):
 
 
 @pytest.mark.slow
-def test_the_best_detector_is_loaded_and_called_as_the_readme_says(clone, monkeypatch):
-    monkeypatch.setattr(flaxyolo, "load", lambda path: load_detector(Path(path)))
+def test_the_best_detector_is_loaded_and_called_as_the_readme_says(clone):
     names = {"image": np.zeros((SIDE, SIDE, 3), np.uint8)}
     exec(the_block("README.md", "python", "flaxyolo.load"), names)
     detections = names["detections"]

@@ -1,5 +1,6 @@
 """The command: its tables, its JSON, its page, and what it says about bad input."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from flaxyolo import stats
 from flaxyolo.statistics import page as stats_page
@@ -36,6 +38,21 @@ def test_the_tables_show_statistics_and_advice(source, capsys):
     out = capsys.readouterr().out
     for text in ("small / medium / large", "imbalance ratio / Gini", "norm", "batch"):
         assert text in out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_any_encoding_is_written_to(source, monkeypatch, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert stats.main([source]) == 0
+    assert "small / medium / large" in stream.buffer.getvalue().decode(encoding)
+
+
+def test_the_input_sizes_stand_in_a_terminal_of_80_columns(capsys):
+    found = statistics(dataset(scattered(40, 9)), image_sizes=[320, 640])
+    Console(width=80).print(stats.resolutions_table(found))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {"320", "640"} <= {line[0] for line in lines if line}
 
 
 def test_the_coarsest_stride_of_the_median_box_is_said_in_a_line(capsys):

@@ -13,6 +13,7 @@ from flaxyolo.crew.storage import read_runs
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.spec import to_dict
+from flaxyolo.weights.checkpoint import source_of
 from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
 
 
@@ -37,6 +38,8 @@ def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(stud
 
     detector = flaxyolo.load(study / "best")
     assert to_dict(detector.spec) == best["spec"]
+    assert flaxyolo.load(str(study)).spec == detector.spec
+    assert source_of(study / "best") == f"coco:{study.parents[1] / 'data'}"
     assert detector.class_names == ("blue", "red")
     assert len(detector(np.zeros((50, 80, 3), np.uint8)).boxes) >= 0
     config = read_config(study / "best.yaml")
@@ -138,11 +141,20 @@ def test_a_bad_sweep_file_is_named_in_one_line(tmp_path):
         ({}, "digits-8ms"),
         ({"budget_ms": 7.5, "budget_vram_mib": 64.0}, "digits-7.5ms-64mib"),
         ({"data": "coco:/a/bccd/"}, "bccd-8ms"),
+        ({"data": "yolo:/a/cells/data.yaml"}, "cells-8ms"),
+        ({"data": "yolo:/a/cars/data.yaml"}, "cars-8ms"),
         ({"study": "mine"}, "mine"),
     ],
 )
 def test_a_study_is_named_after_its_data_and_budget(given, name):
     assert sweep.study_name(sweep.Flags(**{"budget_ms": 8.0, **given})) == name
+
+
+def test_a_study_of_the_name_before_is_pointed_at(tmp_path, capsys):
+    (tmp_path / "runs" / "data.yaml-8ms").mkdir(parents=True)
+    command = ["--budget-ms", "8", "--out", str(tmp_path / "runs")]
+    assert sweep.main([*command, "--data", f"yolo:{tmp_path / 'a' / 'data.yaml'}"]) == 2
+    assert "--study data.yaml-8ms goes on with it" in capsys.readouterr().err
 
 
 def test_a_study_that_goes_on_keeps_the_epochs_that_no_flag_gives():

@@ -1,14 +1,18 @@
 """The training loop: it learns, repeats, resumes bit for bit, and stops at a loss gone wrong."""
 
+import csv
 import itertools
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
+from flaxyolo import evaluate
 from flaxyolo import train as train_module
 from flaxyolo.checks.steps import compilations
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
@@ -158,6 +162,36 @@ def test_an_interruption_after_an_epoch_is_saved_leaves_no_gap_and_no_double_lin
     assert lines[1]["seconds"] > 0
     assert main([*command, str(tmp_path / "3")]) == 0
     assert Record(tmp_path / "3" / "metrics.jsonl").rows() == lines
+
+
+@pytest.mark.slow
+def test_a_run_leaves_tables_and_pictures_and_prints_a_command_that_works(tmp_path, capsys):
+    write_coco(tmp_path / "my data")
+    write_config(tmp_path / "tiny.yaml", Config(tiny_spec(), CONFIG))
+    out = tmp_path / "one image ü"
+    command = [str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "my data"), "--no-preflight"]
+    command += ["--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out.splitlines()[-1]
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    pictures = ("curve.png", "detections.png", "pr.png", "confusion.png")
+    for name in pictures:
+        assert cv2.imdecode(np.fromfile(out / name, np.uint8), cv2.IMREAD_COLOR).size > 0
+    # The same command draws again what is missing.
+    (out / "pr.png").unlink()
+    assert main(command) == 0
+    assert (out / "pr.png").exists()
+    capsys.readouterr()
+
+    words = shlex.split(printed.removeprefix("next: "))
+    assert words[:3] == ["python", "-m", "flaxyolo.evaluate"]
+    assert evaluate.main(words[3:]) == 0
+    of_given = capsys.readouterr().out
+    # Without --data: what it was trained on; and the folder of the run will do.
+    assert evaluate.main([str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == of_given.splitlines()[1:]
+    assert "precision" in of_given
 
 
 def test_a_run_that_begins_anew_forgets_the_epochs_before_it(tmp_path):

@@ -56,19 +56,18 @@ def draw_differences(analysis: Analysis, path: Path, title: str = "") -> None:
     axes.axvline(0, color="#101112", linewidth=1, zorder=1)
     names = [one.arm.name for one in arms]
     shown = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in names]
-    axes.set_yticks(range(len(arms)), shown, fontsize=9, parse_math=False)
+    axes.set_yticks(range(len(arms)), shown, fontsize=9)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.autoscale_view(scaley=False)
     axes.set_xlabel(
         f"mAP50-95 less {analysis.baseline.arm.name}'s, in points "
         f"({len(analysis.seeds)} seeds, {analysis.images} images)",
-        parse_math=False,
     )
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, parse_math=False)
+        axes.set_title(title, loc="left", fontsize=11)
     figure.legend(
         handles=[
             Line2D([], [], color="#606162", linewidth=5, label="95 %, seeds"),

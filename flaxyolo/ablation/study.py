@@ -20,11 +20,11 @@ from flaxyolo.crew.record import Entry, Record, attributes, read
 from flaxyolo.crew.surroundings import ALONE, Stage, Surroundings
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Keep
-from flaxyolo.data.sources import Dataset
+from flaxyolo.data.sources import Dataset, absolute
 from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.scoring.detect import evaluate
-from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.checkpoint import SOURCE, save_detector
 from flaxyolo.weights.transfer import Source, path_text
 
 Key = tuple[str, int]
@@ -158,8 +158,14 @@ def run_arm(trial: optuna.Trial, ablation: Ablation, around: Surroundings = ALON
     cost = measured(ready, Budget(), entry, around, detector.weights)
     with around.busy(), entry.timed("compile"):
         cost = with_training_memory(cost, spec, training, ready.feed)
-    facts = {"scores": result.scores.to_dict(), "cost": cost.to_dict()}
-    save_detector(folder / "detector", detector, {"arm": arm, "seed": seed, **facts})
+    facts = {
+        "arm": arm,
+        "seed": seed,
+        SOURCE: absolute(ablation.data.name),
+        "scores": result.scores.to_dict(),
+        "cost": cost.to_dict(),
+    }
+    save_detector(folder / "detector", detector, facts)
     save_detections(folder, result.detections, result.truth)
     entry.keep(scores=result.scores, cost=cost, train_scores=train_scores)
     return result.scores.map or 0.0

@@ -1,6 +1,8 @@
 """Every plot that a command writes, as PNG files."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.text import Text
 
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.files import replacing
@@ -217,7 +220,18 @@ def _colour(label: int, classes: int) -> tuple[float, ...]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG that is never seen half-written."""
+    """Write a PNG that is never seen half-written; every text stands as it is written."""
+    for text in figure.findobj(Text):
+        # A class may be called "$5" or "\\frac": that is no formula.
+        text.set_parse_math(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
+    with replacing(path) as partial, any_script():
         FigureCanvasAgg(figure).print_png(str(partial))
+
+
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Without a warning for each letter that the font lacks; a box stands for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield

@@ -1,14 +1,16 @@
 """What every command shares: flags, the one line for bad input, exit codes, and logs on stderr."""
 
 import errno
+import io
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
@@ -16,6 +18,9 @@ from rich.console import Console
 from flaxyolo.base.errors import InputError
 
 T = TypeVar("T")
+
+DeviceName = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
+"""Type of the flag `--device`."""
 
 CONSOLE = Console(stderr=True, highlight=False)
 """Logs and progress bars share it, so that a log line does not tear a bar."""
@@ -31,6 +36,7 @@ def parse(kind: type[T], argv: Sequence[str] | None, *, prog: str, description: 
     A field marked `tyro.conf.Positional` is an argument without a flag, a bool is a flag
     without a value, and the docstring under a field is its help.
     """
+    print_anything()
     return tyro.cli(
         kind,
         args=sys.argv[1:] if argv is None else list(argv),
@@ -46,6 +52,7 @@ def run(command: Callable[[], object], *, output: Path | None = None, resumes: b
     `output` is the folder to name when a disk is full, and `resumes` says that the same command
     goes on where an interrupted one stopped.
     """
+    print_anything()
     log_to_stderr()
     try:
         command()
@@ -67,6 +74,28 @@ def run(command: Callable[[], object], *, output: Path | None = None, resumes: b
         goes_on = ", then the same command goes on" if resumes else ""
         return _fail(f"{line}{goes_on}")
     return 0
+
+
+def print_anything() -> None:
+    """Let stdout write a `?` for what its encoding lacks, as in a terminal that is not UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def command_line(name: str, *arguments: object) -> str:
+    """A command of this package as it can be typed into a shell, whatever its paths hold."""
+    return shlex.join(["python", "-m", f"flaxyolo.{name}", *map(str, arguments)])
+
+
+def tables_console(piped: int) -> Console:
+    """For tables on stdout, of the terminal's width, or at least `piped` columns in a file or pipe.
+
+    What it prints is text as it stands: names may hold brackets.
+    """
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = max(console.width, piped)
+    return console
 
 
 def least_one(flags: object, *names: str) -> None:

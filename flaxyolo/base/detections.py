@@ -1,7 +1,7 @@
 """Detections as columns: one form from the network to scoring, drawing and the disk."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,8 @@ class Detections:
     """Index into the class names."""
     image: Int[np.ndarray, " n"]
     """Place among the images that are judged; 0 where there is one image."""
+    class_names: tuple[str, ...] = ()
+    """Of all classes; empty where they are not known."""
 
     def __post_init__(self):
         check_boxes("detections", self.xywh, scores=self.scores)
@@ -53,6 +55,7 @@ class Detections:
             np.concatenate([part.scores for part in (none, *parts)]),
             np.concatenate([part.labels for part in (none, *parts)]),
             np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+            parts[0].class_names if parts else (),
         )
 
     @cached_property
@@ -60,13 +63,25 @@ class Detections:
         """Corners xyxy."""
         return xywh_to_xyxy(self.xywh).astype(np.float32)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class name of each; its number as text where the names are not known."""
+        return tuple(
+            self.class_names[label] if self.class_names else str(label)
+            for label in self.labels.tolist()
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 
     def part(self, chosen: Bool[np.ndarray, " n"] | Int[np.ndarray, " k"]) -> "Detections":
         """Those that a mask or indices choose, in the order of these."""
-        return Detections(
-            self.xywh[chosen], self.scores[chosen], self.labels[chosen], self.image[chosen]
+        return replace(
+            self,
+            xywh=self.xywh[chosen],
+            scores=self.scores[chosen],
+            labels=self.labels[chosen],
+            image=self.image[chosen],
         )
 
 

@@ -18,6 +18,8 @@ from flaxyolo.crew.optuna_inside import copy, delete
 from flaxyolo.machine.locks import held
 
 STUDY_FILE = "study.log"
+RUNS = ".runs"
+"""Ends the name of the study of a sweep's runs."""
 STARTUP_TRIALS = 4
 """Trials drawn at random before the sampler learns from them; Optuna's 10 is a whole sweep."""
 
@@ -38,20 +40,39 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def runs_name(folder: Path) -> str:
+def runs_name(folder: Path, storage: str | None = None) -> str:
     """Name of the study that holds a sweep's runs, beside the one that a person opens."""
-    return f"{folder.name}.runs"
+    return f"{study_name(folder, storage)}{RUNS}"
+
+
+def study_name(folder: Path, storage: str | None = None) -> str:
+    """The name of a folder's study: the folder's own, or that of before it was renamed.
+
+    InputError where the file holds several, none of the folder's name.
+    """
+    if storage is not None or not (folder / STUDY_FILE).exists():
+        return folder.name
+    kept = optuna.get_all_study_names(open_storage(folder, storage))
+    names = sorted({name.removesuffix(RUNS) for name in kept})
+    if folder.name in names or not names:
+        return folder.name
+    if len(names) > 1:
+        raise InputError(
+            f"{folder / STUDY_FILE}: expected the study {folder.name!r}, found "
+            f"{', '.join(map(repr, names))}: rename the folder to one of them"
+        )
+    return names[0]
 
 
 def open_study(
     folder: Path, *, name: str | None = None, storage: str | None = None, seed: int = 0
 ) -> optuna.Study:
-    """Open or create a study of a folder, ready to run trials; its name is the folder's.
+    """Open or create a study of a folder, ready to run trials; by default the folder's own.
 
     The funnel decides what is tried and what goes on; the sampler draws parameters that it leaves
     open.
     """
-    study = _opened(folder, name or folder.name, storage)
+    study = _opened(folder, name or study_name(folder, storage), storage)
     # A sampler that goes on must not draw again what it drew at the start.
     study.sampler = _sampler(seed + 1_000_003 * len(study.get_trials(deepcopy=False)))
     return study
@@ -59,24 +80,27 @@ def open_study(
 
 def open_front(folder: Path, storage: str | None = None) -> optuna.Study:
     """Open or create the study of a sweep that a person opens."""
-    return _opened(folder, folder.name, storage)
+    return _opened(folder, study_name(folder, storage), storage)
 
 
 def open_runs(folder: Path, *, storage: str | None = None, seed: int = 0) -> optuna.Study:
-    """Open or create the study of a sweep's runs.
+    """Open or create the study of a sweep's runs."""
+    return open_study(folder, name=runs_name(folder, storage), storage=storage, seed=seed)
 
-    Versions before had them in the study of the folder's name; those are moved. A move that was
-    interrupted is made again: until it is whole, the runs are where they were.
+
+def move_runs(folder: Path, storage: str | None = None) -> None:
+    """Move the runs of a sweep, which versions before had in the study of the folder's name.
+
+    A move that was interrupted is made again: until it is whole, the runs are where they were.
     """
-    name = runs_name(folder)
-    before = _opened(folder, folder.name, storage)
-    if "facts" in before.user_attrs:
-        kept = optuna.get_all_study_names(open_storage(folder, storage))
-        if name in kept:
-            delete(_opened(folder, name, storage))
-        copy(before, name)
-        delete(before)
-    return open_study(folder, name=name, storage=storage, seed=seed)
+    before = open_front(folder, storage)
+    if "facts" not in before.user_attrs:
+        return
+    name = runs_name(folder, storage)
+    if name in optuna.get_all_study_names(open_storage(folder, storage)):
+        delete(_opened(folder, name, storage))
+    copy(before, name)
+    delete(before)
 
 
 def read_study(
@@ -84,7 +108,8 @@ def read_study(
 ) -> optuna.Study:
     """Open an existing study to look at it, such as `runs/digits-8ms`."""
     folder = Path(folder)
-    name, existing = name or folder.name, _existing(folder, storage)
+    existing = _existing(folder, storage)
+    name = name or study_name(folder, storage)
     try:
         return optuna.load_study(study_name=name, storage=existing)
     except (KeyError, ValueError):
@@ -94,11 +119,24 @@ def read_study(
 def read_runs(folder: Path | str, storage: str | None = None) -> optuna.Study:
     """Open the runs of a sweep to look at them, also where a version before has left them."""
     folder = Path(folder)
-    if folder.name in optuna.get_all_study_names(_existing(folder, storage)):
+    if study_name(folder, storage) in optuna.get_all_study_names(_existing(folder, storage)):
         before = read_study(folder, storage)
         if "facts" in before.user_attrs:
             return before
-    return read_study(folder, storage, name=runs_name(folder))
+    return read_study(folder, storage, name=runs_name(folder, storage))
+
+
+def open_storage(folder: Path, storage: str | None) -> BaseStorage:
+    """The storage of a URL, or the study file of the folder."""
+    if storage is not None:
+        return open_url(storage)
+    path = folder / STUDY_FILE
+    try:
+        return open_journal(path)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the file of a study, found other text: {error}"
+        ) from None
 
 
 def _existing(folder: Path, storage: str | None) -> BaseStorage:
@@ -112,10 +150,11 @@ def _existing(folder: Path, storage: str | None) -> BaseStorage:
 
 def _opened(folder: Path, name: str, storage: str | None) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
+    opened = open_storage(folder, storage)
     try:
         return optuna.create_study(
             study_name=name,
-            storage=open_storage(folder, storage),
+            storage=opened,
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
@@ -124,11 +163,6 @@ def _opened(folder: Path, name: str, storage: str | None) -> optuna.Study:
         raise InputError(
             f"{_shown(folder, storage)}: not a study that can be opened: {error}"
         ) from None
-
-
-def open_storage(folder: Path, storage: str | None) -> BaseStorage:
-    """The storage of a URL, or the study file of the folder."""
-    return open_journal(folder / STUDY_FILE) if storage is None else open_url(storage)
 
 
 def claim(study: optuna.Study, facts: Mapping[str, Any], where: str, flag: str = "--study") -> None:

@@ -123,10 +123,16 @@ class Desk(NamedTuple):
 
 
 @contextmanager
-def at_desk(folder: Path, index: int, *, name: str | None = None, seed: int = 0) -> Iterator[Desk]:
+def at_desk(
+    folder: Path,
+    index: int,
+    *,
+    opened: Callable[..., optuna.Study] = open_study,
+    seed: int = 0,
+) -> Iterator[Desk]:
     """Be worker number `index` of a folder's study: alive to others until this ends."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = open_study(folder, name=name, storage=os.environ.get(STORAGE), seed=seed)
+    study = opened(folder, storage=os.environ.get(STORAGE), seed=seed)
     status = workers_folder(folder) / f"status-{index}.json"
     with at_work(folder) as worker:
         yield Desk(study, worker, Gate(device_key()), status)

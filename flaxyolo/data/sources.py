@@ -24,6 +24,7 @@ from flaxyolo.data.labels.repair import write_repaired
 from flaxyolo.data.labels.splits import own_split
 from flaxyolo.data.readers.coco import read_coco
 from flaxyolo.data.readers.digits import read_digits
+from flaxyolo.data.readers.prepared import INFO
 from flaxyolo.data.readers.tfds import read_tfds
 from flaxyolo.data.readers.voc import read_voc
 from flaxyolo.data.readers.yolo import read_yolo
@@ -31,6 +32,17 @@ from flaxyolo.data.records import Image, Source
 
 log = logging.getLogger(__name__)
 
+MARKS = {
+    "coco": ("annotations/*.json", "_annotations.coco.json", "*/_annotations.coco.json",
+             "instances.json", "result.json"),
+    "yolo": ("*.yaml", "*.yml"),
+    "voc": ("Annotations/*.xml", "VOC20*/Annotations", "VOCdevkit/VOC20*", "train/*.xml",
+            "train/*/*.xml", "*.xml"),
+    "tfds": ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json"),
+}  # fmt: skip
+"""What a folder of each form holds; `*.` alone is also a file that may be named itself."""
+USUAL_NAMES = ("data", "dataset", "images", "annotations")
+"""Names without suffix that do not tell one data set from another."""
 READER_VERSION = 2
 """Raised with every change that makes other examples from the same files."""
 
@@ -134,12 +146,59 @@ def audit_source(source: str) -> Audit:
     return _audit(_read(source)).audit
 
 
+def prefixed(source: str) -> str:
+    """What `--data` names, with the word for its form: data.yaml is yolo:data.yaml.
+
+    A file or folder that is named without one is recognised by what is in it; InputError where
+    that tells no form, or several.
+    """
+    if source.partition(":")[0] in SOURCES:
+        return source
+    words = f"expected one of {', '.join(SOURCES)} (coco as coco:DIR), got {source!r}"
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(f"--data: {words}")
+    forms = [form for form, marks in MARKS.items() if _is_marked(path, marks)]
+    if len(forms) != 1:
+        told = " and ".join(forms) or "none of them"
+        raise InputError(f"--data: {words}, which by what is in it may be {told}")
+    # A relative folder after `tfds:` may be the name of a prepared data set instead.
+    named = f"{forms[0]}:{path.resolve() if forms == ['tfds'] else source}"
+    log.info("%s: read as %s", source, named)
+    return named
+
+
+def _is_marked(path: Path, marks: tuple[str, ...]) -> bool:
+    """Whether a folder holds one of the marks, or the file is such a one itself."""
+    if path.is_dir():
+        return any(next(path.glob(mark), None) is not None for mark in marks)
+    return any(mark.startswith("*.") and path.match(mark) for mark in marks)
+
+
+def source_name(source: str) -> str:
+    """A short name: of the file or folder, or of the one around it where all are called so."""
+    kind, _, root = prefixed(source).partition(":")
+    if not root:
+        return kind
+    path = Path(root).resolve()
+    around = (place.name for place in (path, *path.parents) if not _is_usual(place))
+    return next(filter(None, around), path.name)
+
+
+def _is_usual(path: Path) -> bool:
+    return path.stem.lower() in USUAL_NAMES
+
+
+def absolute(source: str) -> str:
+    """The same source, to be read from any folder."""
+    kind, _, root = source.partition(":")
+    path = Path(root).expanduser()
+    is_name = kind == "tfds" and not (path / INFO).is_file() and root[:1] not in "~./"
+    return f"{kind}:{path.resolve()}" if root and path.exists() and not is_name else source
+
+
 def _read(source: str) -> Source:
-    name, _, root = source.partition(":")
-    if name not in SOURCES:
-        raise InputError(
-            f"--data: expected one of {', '.join(SOURCES)} (coco as coco:DIR), got {source!r}"
-        )
+    name, _, root = prefixed(source).partition(":")
     return SOURCES[name](root)
 
 

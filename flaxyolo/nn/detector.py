@@ -1,7 +1,7 @@
 """The whole network, and `detect`: image in, boxes out, in one compiled function."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from flaxyolo.base.boxes import letterbox, letterbox_image, unletterbox_boxes
 from flaxyolo.base.detections import Detections
+from flaxyolo.base.pixels import rgb_pixels
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.fuse import fuse_network
@@ -23,6 +24,9 @@ from flaxyolo.nn.neck import NECKS
 from flaxyolo.nn.nms import MAX_DETECTIONS, MIN_SCORE, batched_nms, top_pairs
 from flaxyolo.nn.tables import entry
 from flaxyolo.spec import DetectorSpec
+
+SHOWN_CLASSES = 3
+"""Names of classes in the line that stands for a detector."""
 
 Images = Num[Array, "b s s 3"] | Num[np.ndarray, "b s s 3"]
 """Letterboxed images: uint8, or floats in 0..1."""
@@ -202,7 +206,7 @@ def in_original(slots: Slots, shapes: Sequence[tuple[int, int]], size: int) -> l
 
 @dataclass(frozen=True, eq=False)
 class TrainedDetector:
-    """A spec with its weights and class names; call it on an image array."""
+    """A spec with its weights and class names; call it on an image."""
 
     spec: DetectorSpec
     weights: Weights
@@ -213,13 +217,22 @@ class TrainedDetector:
         """The weights folded for inference, on the device; made once."""
         return jax.device_put(fuse(self.spec, self.weights))
 
-    def __call__(self, image: np.ndarray, *, min_score: float = 0.25) -> Detections:
-        """What is found in one uint8 RGB image (h, w, 3), in its own pixels, best first."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"expected a uint8 RGB image of shape (h, w, 3), got {image.dtype} {image.shape}"
-            )
+    def __repr__(self) -> str:
+        params = sum(leaf.size for leaf in jax.tree.leaves(self.weights.params))
+        names = ", ".join(self.class_names[:SHOWN_CLASSES])
+        more = ", ..." if len(self.class_names) > SHOWN_CLASSES else ""
+        return (
+            f"<TrainedDetector of {len(self.class_names)} classes ({names:.60}{more}), "
+            f"{self.spec.image_size} px, {params:,} parameters>"
+        )
+
+    def __call__(self, image: Any, *, min_score: float = 0.25) -> Detections:
+        """What is found in one image, in its own pixels, best first.
+
+        An array of RGB (h, w, 3), a PIL image or a file's name: see `rgb_pixels`.
+        """
+        pixels = rgb_pixels(image)
         size = self.spec.image_size
-        slots = detect(self.spec, self.fused, letterbox_image(image, size)[None])
-        (found,) = in_original(slots, [image.shape[:2]], size)
-        return found.part(found.scores >= min_score)
+        slots = detect(self.spec, self.fused, letterbox_image(pixels, size)[None])
+        (found,) = in_original(slots, [pixels.shape[:2]], size)
+        return replace(found.part(found.scores >= min_score), class_names=self.class_names)

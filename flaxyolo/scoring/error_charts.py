@@ -61,7 +61,7 @@ def draw_errors(
             image = decode(example.image, oriented=example.oriented)
             _draw(axes, image, case, errors, index)
             text = f"{_title(example)}\n{describe(case, errors, index)}"
-            axes.set_title(text, fontsize=7.5, pad=3, parse_math=False)
+            axes.set_title(text, fontsize=7.5, pad=3)
         total = int((errors.kind == kind).sum())
         order = "largest" if kind == MISSED else "best-scored"
         # On a narrow sheet the title has to fit above one or two panels.

@@ -37,6 +37,8 @@ def read_records(
     objects.sort(key=lambda record: image_of[record["image_id"]])
     found = _results(results, known, results_name)
 
+    names = tuple(str(one.get("name", one["id"])) for one in categories)
+
     def columns(records: list[dict]) -> dict[str, np.ndarray]:
         return {
             "image": np.array([image_of[record["image_id"]] for record in records], np.int64),
@@ -47,7 +49,7 @@ def read_records(
     return (
         GroundTruth(
             image_ids=tuple(image_of),
-            class_names=tuple(str(one.get("name", one["id"])) for one in categories),
+            class_names=names,
             category_ids=tuple(category_ids),
             **columns(objects),
             areas=np.array([record["area"] for record in objects], np.float64),
@@ -56,6 +58,7 @@ def read_records(
         Detections(
             **columns(found),
             scores=np.array([record["score"] for record in found], np.float64),
+            class_names=names,
         ),
     )
 

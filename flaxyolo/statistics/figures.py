@@ -3,7 +3,6 @@
 import io
 import itertools
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flaxyolo.base.charts import any_script
 from flaxyolo.nn.nms import IOU_THRESHOLD
 from flaxyolo.statistics.columns import Histogram, percent
 from flaxyolo.statistics.summary import SplitStatistics, Statistics
@@ -59,9 +59,7 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def _save(figure: Figure, target: Any, **settings: Any) -> None:
-    with warnings.catch_warnings():
-        # A name in a script that the font of PNGs lacks; the page shows it.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with any_script():
         figure.savefig(target, **settings)
 
 

@@ -6,14 +6,14 @@ import shutil
 
 import numpy as np
 
-from flaxyolo.base.charts import draw_detections
+from flaxyolo.base import cli
 from flaxyolo.config import Config, write_config
 from flaxyolo.data.feeds import open_pixels
-from flaxyolo.data.images import decode
-from flaxyolo.data.sources import Example
+from flaxyolo.data.sources import absolute
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.detect import run_detector
+from flaxyolo.scoring.pictures import draw_sample, sample
 from flaxyolo.search.advised import verdicts
 from flaxyolo.search.finalists import verdict
 from flaxyolo.search.setting import Sweep
@@ -22,14 +22,9 @@ from flaxyolo.trials.pareto import draw_front
 from flaxyolo.trials.standings import Standings
 from flaxyolo.trials.table import Report, outcome, write
 from flaxyolo.trials.trial import ERRORS_FILE
-from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
+from flaxyolo.weights.checkpoint import SOURCE, load_detector, read_metadata, save_detector
 
 log = logging.getLogger(__name__)
-
-DRAWN_IMAGES = 12
-"""Validation images in `detections.png`."""
-DRAWN_SCORE = 0.25
-"""Least score of a box that is drawn."""
 
 
 def sweep_report(standings: Standings, sweep: Sweep) -> Report:
@@ -74,7 +69,7 @@ def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     if best is None or best.spec is None or best.run is None:
         return
     kept = sweep.folder / "best"
-    facts = {"trial": best.trial, "run": best.run}
+    facts = {SOURCE: absolute(sweep.data.name), "trial": best.trial, "run": best.run}
     if kept.is_dir() and facts.items() <= read_metadata(kept)["facts"].items():
         return
     path = sweep.runs / best.run / "detector"
@@ -99,27 +94,16 @@ def error_line(sweep: Sweep) -> str | None:
     costs = {name: kind["cost"] for name, kind in kinds.items() if kind["cost"] is not None}
     order = sorted(costs, key=lambda name: -costs[name])
     told = ", ".join(f"{name} {100 * costs[name]:.1f}" for name in order) or "no object to find"
-    return (
-        f"Errors, and the points of AP50 that each kind costs: {told}; more: "
-        f"python -m flaxyolo.evaluate {sweep.folder / 'best'} --data {sweep.source} --errors"
-    )
+    best = sweep.folder / "best"
+    more = cli.command_line("evaluate", best, "--data", sweep.source, "--errors")
+    return f"Errors, and the points of AP50 that each kind costs: {told}; more: {more}"
 
 
 def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
     """Draw what a detector finds on a dozen validation images, from first to last."""
     pixels = open_pixels(sweep.data, "val", detector.spec.image_size, keep=sweep.keep)
-    count = len(sweep.data.val)
-    chosen = np.unique(np.linspace(0, count - 1, min(DRAWN_IMAGES, count)).round().astype(int))
+    chosen = sample(len(sweep.data.val))
     examples = [sweep.data.val[i] for i in chosen]
     some = pixels._replace(images=np.asarray(pixels.images[chosen]))
     found = run_detector(detector, examples, some)
-    found = found.part(found.scores >= DRAWN_SCORE)
-    by_image = [found.part(found.image == place) for place in range(len(examples))]
-    images = [_picture(example) for example in examples]
-    names = sweep.data.class_names
-    path = sweep.folder / "detections.png"
-    draw_detections(images, by_image, examples, names, path, title=title)
-
-
-def _picture(example: Example) -> np.ndarray:
-    return decode(example.image, oriented=example.oriented)
+    draw_sample(found, examples, sweep.data, sweep.folder / "detections.png", title)

@@ -2,9 +2,9 @@
 
 import logging
 import math
+import shlex
 
 import optuna
-from rich.console import Console
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
@@ -24,6 +24,8 @@ from flaxyolo.trials.table import outcome, table
 from flaxyolo.trials.work import EXHAUSTED
 
 log = logging.getLogger(__name__)
+PIPED = 160
+"""Columns of the table in a file or pipe."""
 NO_CANDIDATE = "no candidate met the budget"
 
 
@@ -86,9 +88,7 @@ def finish(study: optuna.Study, sweep: Sweep, storage: str | None) -> None:
     tell_end(study, standings, sweep)
     report = sweep_report(standings, sweep)
     best = standings.best
-    told = Console(highlight=False, markup=False)
-    if not told.is_terminal:
-        told.width = max(told.width, 160)
+    told = cli.tables_console(PIPED)
     told.print(table(report))
     for line in report.told:
         told.print(line, soft_wrap=True)
@@ -122,11 +122,10 @@ def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
         error_line(sweep),
     ]
     if (folder / STUDY_FILE).exists():
-        lines.append(f"Look closer: optuna-dashboard {folder / STUDY_FILE}")
-    lines.append(
-        f"Next, train it for longer: python -m flaxyolo.train {folder / 'best.yaml'} "
-        f"--data {sweep.source} --epochs {10 * sweep.spending.epochs} --out {folder}-trained"
-    )
+        lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
+    longer = ("--epochs", 10 * sweep.spending.epochs, "--out", f"{folder}-trained")
+    train = cli.command_line("train", folder / "best.yaml", "--data", sweep.source, *longer)
+    lines.append(f"Next, train it for longer: {train}")
     return [line for line in lines if line]
 
 

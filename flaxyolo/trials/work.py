@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.record import FINAL, Entry, Record, attributes
-from flaxyolo.crew.storage import runs_name
+from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.worker import Desk, at_desk, main, read_task
 from flaxyolo.nn.compiling import keep_compiled
@@ -47,8 +47,7 @@ def run_worker(folder: Path, index: int) -> None:
     task: Task = read_task(folder)
     sweep = task.restored()
     keep_compiled(sweep.folder.parent)
-    name = runs_name(sweep.folder)
-    with at_desk(sweep.folder, index, name=name, seed=sweep.seed) as desk:
+    with at_desk(sweep.folder, index, opened=open_runs, seed=sweep.seed) as desk:
         proposer = Proposer(sweep, desk.gate)
         while work(desk, task, sweep, proposer):
             pass

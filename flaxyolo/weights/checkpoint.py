@@ -17,6 +17,10 @@ from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.spec import detector_from_dict, to_dict
 
 FORMAT = 1
+SOURCE = "source"
+"""The fact that names a detector's data, to be read from any folder."""
+BEST = "best"
+"""The folder of the best detector in that of a study or a run."""
 
 # What Orbax's threads log as errors, with tracebacks, is raised to us as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -36,12 +40,32 @@ def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any
     replace_checkpoint(path, detector.weights._asdict(), json.loads(json.dumps(metadata)))
 
 
-def load_detector(path: Path) -> TrainedDetector:
-    """Read a detector's folder; InputError where it is not one."""
+def load_detector(path: Path | str) -> TrainedDetector:
+    """Read a detector's folder, or the best detector of a study's or a run's folder.
+
+    InputError where it is neither.
+    """
+    path = detector_folder(path)
     metadata = read_metadata(path)
     spec = detector_from_dict(metadata["spec"], f"{path}: spec")
     weights = Weights(**_load(path, abstract_weights(spec)._asdict()))
     return TrainedDetector(spec, weights, tuple(metadata["class_names"]))
+
+
+def detector_folder(path: Path | str) -> Path:
+    """The checkpoint that a path names: itself, or the `best` of a study or a run."""
+    path = Path(path).expanduser()
+    return path / BEST if (path / BEST).is_dir() else path
+
+
+def source_of(path: Path) -> str:
+    """The data that a detector was trained on, as `--data` names it; InputError where none says."""
+    facts = read_metadata(path)["facts"]
+    # Runs of before wrote the name alone, as it was given.
+    source = facts.get(SOURCE) or facts.get("data")
+    if source is None:
+        raise InputError(f"{path}: the checkpoint does not say what it was trained on: give --data")
+    return source
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

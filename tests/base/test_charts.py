@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flaxyolo.base.charts import draw_detections
+from flaxyolo.base.charts import draw_detections, draw_examples
 from flaxyolo.base.detections import Detections
 
 
@@ -65,3 +65,14 @@ def test_many_classes_and_boxes_over_the_edge_are_drawn(tmp_path):
 def test_no_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         draw_detections([], [], [], [], tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["$\\frac{1}$ bill", "$5 and $10", "a|b <b>&x</b> 螺丝 🔩 $", "_hidden"]
+)
+def test_names_are_drawn_as_they_are_written(tmp_path, name):
+    box = (20, 20, 60, 50)
+    titled = {"columns": 1, "title": name}
+    draw_detections([black()], [found(box)], [objects(box)], [name], tmp_path / "a.png", **titled)
+    draw_examples([black()], [objects(box)], [name], [name, "b"], tmp_path / "b.png", **titled)
+    assert all(coloured(cv2.imread(str(tmp_path / f"{x}.png"))) > 500 for x in "ab")

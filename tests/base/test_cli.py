@@ -1,6 +1,7 @@
 import errno
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -203,3 +204,16 @@ def test_a_folders_name_does_not_lead_out_of_its_folder(name):
     assert str(raised.value) == (
         f"--study: expected a name without slashes, got {name!r}; --out names the folder it lies in"
     )
+
+
+@pytest.mark.parametrize("folder", ["runs/x", "one image ü/best", "it's", "$HOME", "a;b"])
+def test_a_printed_command_is_one_that_a_shell_takes(folder):
+    line = cli.command_line("evaluate", Path(folder), "--data", "coco:a b", "--epochs", 3)
+    assert shlex.split(line)[2:] == [
+        *("flaxyolo.evaluate", folder, "--data", "coco:a b", "--epochs", "3")
+    ]
+
+
+def test_a_plain_command_is_printed_without_quotes():
+    line = cli.command_line("evaluate", Path("runs/x/best"), "--data", "yolo:a/data.yaml")
+    assert line == "python -m flaxyolo.evaluate runs/x/best --data yolo:a/data.yaml"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,15 @@ def test_a_part_keeps_the_columns_together():
         np.testing.assert_array_equal(part.boxes, found.boxes[1:])
         assert (len(part), part.labels.tolist()) == (2, [1, 2])
         assert part.scores.dtype == np.float32
+
+
+def test_each_has_the_name_of_its_class():
+    assert made(3).names == ("0", "1", "2")
+    named = replace(made(3), class_names=("cat", "dog", "cow"))
+    assert named.names == ("cat", "dog", "cow")
+    assert named.part(named.scores < 0.8).names == ("dog", "cow")
+    assert Detections.joined([named, named]).names == ("cat", "dog", "cow") * 2
+    assert Detections.joined([]).names == ()
 
 
 def test_images_are_joined_and_taken_apart():

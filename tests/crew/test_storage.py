@@ -10,6 +10,7 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.databases import open_journal
 from flaxyolo.crew.storage import claim, locked, open_study, read_study
 from flaxyolo.search.finalists import merit
 from flaxyolo.search.results import results
@@ -27,6 +28,26 @@ def run(study, objective, trials):
     while len(study.trials) < trials:
         trial = study.ask()
         study.tell(trial, objective(trial))
+
+
+def test_a_file_of_other_text_is_no_study(tmp_path):
+    (tmp_path / "study.log").write_text("garbage\nmore\n")
+    for opening in (open_study, read_study):
+        with pytest.raises(InputError, match=r"study.log: expected the file of a study, found"):
+            opening(tmp_path)
+
+
+def test_a_folder_that_was_renamed_keeps_its_study(tmp_path):
+    before = open_study(tmp_path / "s")
+    before.tell(before.ask(), 1.0)
+    (tmp_path / "s").rename(tmp_path / "mine")
+    for opened in (open_study(tmp_path / "mine"), read_study(tmp_path / "mine")):
+        assert [trial.value for trial in opened.trials] == [1.0]
+    # Two studies in the file, neither of the folder's name.
+    optuna.create_study(study_name="t", storage=open_journal(tmp_path / "mine" / "study.log"))
+    for opening in (open_study, read_study):
+        with pytest.raises(InputError, match=r"expected the study 'mine', found 's', 't': rename"):
+            opening(tmp_path / "mine")
 
 
 def test_a_sampler_that_goes_on_does_not_repeat_its_first_draws(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.readers import digits
-from flaxyolo.data.sources import SOURCES, read_dataset
+from flaxyolo.data.sources import SOURCES, absolute, prefixed, read_dataset, source_name
 from tests.data.coco_folder import coco, write
 
 
@@ -123,3 +123,64 @@ def test_real_sets_have_the_counts_of_their_description(test_data, caplog, name,
     boxes = [sum(len(e.boxes) for e in split) for split in (dataset.train, dataset.val)]
     assert (len(dataset.train), boxes[0], len(dataset.val), boxes[1]) == counts
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("inside", "form"),
+    [
+        ("annotations/instances_train.json", "coco"),
+        ("train/_annotations.coco.json", "coco"),
+        ("data.yaml", "yolo"),
+        ("Annotations/a.xml", "voc"),
+        ("VOC2007/Annotations/a.xml", "voc"),
+        ("train/a.xml", "voc"),
+        ("2017/1.1.0/dataset_info.json", "tfds"),
+    ],
+)
+def test_a_bare_folder_is_recognised_by_what_is_in_it(tmp_path, inside, form):
+    folder = tmp_path / "set"
+    (folder / inside).parent.mkdir(parents=True)
+    (folder / inside).write_text("")
+    assert prefixed(str(folder)) == f"{form}:{folder}"
+    assert prefixed(f"{form}:{folder}") == f"{form}:{folder}"
+
+
+def test_a_bare_file_is_recognised_by_its_suffix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.yaml").write_text("")
+    assert prefixed("data.yaml") == "yolo:data.yaml"
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match=r"one of digits, coco, .* may be none of them"):
+        prefixed("notes.txt")
+
+
+def test_a_folder_of_two_forms_asks_for_the_word(tmp_path):
+    (tmp_path / "data.yaml").write_text("")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text("")
+    with pytest.raises(InputError, match=r"one of digits, coco, .* may be yolo and voc"):
+        prefixed(str(tmp_path))
+
+
+def test_a_bare_coco_folder_is_read(tmp_path):
+    assert read_dataset(str(write(tmp_path, coco()))).name == f"coco:{tmp_path}"
+
+
+def test_two_data_sets_called_data_yaml_have_two_names():
+    assert source_name("yolo:a/data.yaml") == "a"
+    assert source_name("yolo:/x/b/data.yml") == "b"
+    assert source_name("coco:/x/c/dataset/images") == "c"
+    assert source_name("yolo:a/coco8.yaml") == "coco8.yaml"
+    assert source_name("coco:a/bccd") == "bccd"
+    assert source_name("coco:/data") == "data"
+    assert source_name("digits") == "digits"
+
+
+def test_an_absolute_source_is_read_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    assert absolute("coco:a") == f"coco:{tmp_path / 'a'}"
+    (tmp_path / "coco" / "2017").mkdir(parents=True)
+    assert absolute("tfds:coco/2017") == "tfds:coco/2017"
+    assert absolute("tfds:./coco/2017") == f"tfds:{tmp_path / 'coco' / '2017'}"
+    assert absolute("digits") == "digits"

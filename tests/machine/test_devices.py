@@ -1,6 +1,20 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from flaxyolo.machine.devices import accelerators, default_workers, device_key, pinned
+import flaxyolo
+from flaxyolo.base.errors import InputError
+from flaxyolo.machine.devices import (
+    accelerators,
+    default_workers,
+    device_key,
+    pinned,
+    use_device,
+    variables_of,
+)
 
 
 @pytest.fixture
@@ -63,3 +77,50 @@ def test_a_tpu_process_of_one_chip_is_told_so(tmp_path):
         "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
         "TPU_PROCESS_BOUNDS": "1,1,1",
     }
+
+
+def test_a_device_is_chosen_by_its_name(gpus):
+    assert variables_of("cpu", {}, gpus) == {"JAX_PLATFORMS": "cpu"}
+    assert variables_of("gpu", {"JAX_PLATFORMS": "cpu"}, gpus) == {"JAX_PLATFORMS": "cuda,cpu"}
+    second = {"JAX_PLATFORMS": "cuda,cpu", "CUDA_VISIBLE_DEVICES": "1"}
+    assert variables_of("cuda:1", {}, gpus) == variables_of("gpu:1", {}, gpus) == second
+    # Those that the user left visible are counted, and all workers see the chosen one alone.
+    user = {"CUDA_VISIBLE_DEVICES": "2,3"}
+    chosen = user | variables_of("cuda:1", user, gpus)
+    assert chosen["CUDA_VISIBLE_DEVICES"] == "3"
+    assert default_workers(chosen, gpus) == 1
+    assert pinned(0, 2, chosen, gpus)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert device_key(variables_of("cpu", {}, gpus), gpus) == "cpu"
+
+
+def test_a_device_that_is_not_there_is_told_with_those_that_are(gpus, tmp_path):
+    for name in ("cuda:4", "tpu:0", "cpu:1", "gpux", "cuda:-1"):
+        with pytest.raises(InputError, match=f"^--device {name}: expected a device that is here: "
+                           "cpu, cuda:0, cuda:1, cuda:2, cuda:3$"):  # fmt: skip
+            variables_of(name, {}, gpus)
+    with pytest.raises(InputError, match=r"that is here: cpu$"):
+        variables_of("cuda:0", {}, tmp_path / "none")
+
+
+def test_the_device_of_this_process_will_do(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    use_device(None)
+    use_device("cpu")
+    with pytest.raises(InputError, match=r"^--device nothing: expected a device that is here: cpu"):
+        use_device("nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["gpu0", "tpux,cpu"])
+def test_a_platform_that_is_not_there_is_told_in_one_line(platform):
+    command = [sys.executable, "-m", "flaxyolo.measure", "configs/yolov8n.yaml"]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        cwd=Path(flaxyolo.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS={platform}: expected a device that is")
+    assert done.stderr.count("\n") == 1

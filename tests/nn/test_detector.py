@@ -289,12 +289,34 @@ def test_a_trained_detector_answers_in_pixels_of_the_image(height, width):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)]
+    "image", [np.zeros((8, 8, 2)), np.zeros((8, 8, 3), np.complex64), np.zeros(8, np.uint8), None]
 )
-def test_a_trained_detector_refuses_what_is_not_an_rgb_image(image):
+def test_a_trained_detector_refuses_what_is_no_image(image):
     detector = TrainedDetector(tiny_spec(), Weights({}, {}), ("a", "b", "c"))
-    with pytest.raises(ValueError, match="expected a uint8 RGB image"):
+    with pytest.raises(ValueError, match="expected an image: a file's name, "):
         detector(image)
+
+
+def test_detections_of_a_trained_detector_know_their_classes():
+    spec = tiny_spec()
+    detector = TrainedDetector(spec, initial_weights(spec, 0), ("a", "b", "c"))
+    found = detector(noise(1, 64)[0], min_score=0.0)
+    assert found.class_names == ("a", "b", "c")
+    assert found.names == tuple("abc"[label] for label in found.labels)
+    assert len(found.part(found.scores > 0).names) == len(found)
+
+
+def test_a_trained_detector_is_shown_in_a_line():
+    spec = tiny_spec()
+    weights = initial_weights(spec, 0)
+    params = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    names = tuple(f"a class with a long name {number}" for number in range(3))
+    shown = repr(TrainedDetector(spec, weights, names))
+    assert "3 classes" in shown
+    assert f"{params:,} parameters" in shown
+    assert f"{spec.image_size} px" in shown
+    assert "\n" not in shown
+    assert len(shown) < 150
 
 
 def test_a_block_that_no_table_has_is_named():

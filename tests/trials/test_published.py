@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import FINAL, CurvePoint, Entry
-from flaxyolo.crew.storage import open_runs, open_study, read_runs, read_study, runs_name
+from flaxyolo.crew.storage import move_runs, open_runs, open_study, read_runs, read_study, runs_name
 from flaxyolo.scoring.average_precision import KEYS, Scores
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
@@ -155,6 +155,7 @@ def test_runs_of_a_version_before_are_moved_once(folder):
     before.tell(tried(before, (9, 0.5)), 0.5)
     tried(before, (3, 0.1))
     assert len(read_runs(folder).trials) == 2
+    move_runs(folder)
     moved = open_runs(folder)
     assert [trial.state.name for trial in moved.trials] == ["COMPLETE", "RUNNING"]
     assert moved.user_attrs["facts"] == {"data": "x"}
@@ -169,4 +170,5 @@ def test_a_move_that_was_interrupted_is_made_again(folder):
     before.tell(tried(before, (9, 0.5)), 0.5)
     # The copy was begun, and its trials are missing.
     optuna.create_study(study_name=runs_name(folder), storage=before._storage)
+    move_runs(folder)
     assert len(open_runs(folder).trials) == 1

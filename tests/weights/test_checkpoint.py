@@ -10,10 +10,10 @@ import pytest
 import flaxyolo
 from flaxyolo.base.errors import InputError
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
-from flaxyolo.training import state as state_module
+from flaxyolo.training import state as training_state
 from flaxyolo.training.state import has_state, load_state, save_state
 from flaxyolo.weights import checkpoint
-from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
+from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector, source_of
 from tests.small import tiny_spec
 
 NAMES = ("a", "b", "ç")
@@ -47,6 +47,30 @@ def test_a_loaded_detector_answers_on_an_image(tmp_path, detector):
     np.testing.assert_array_equal(mine.boxes, theirs.boxes)
     assert (mine.boxes >= 0).all()
     assert (mine.boxes <= np.array([80, 50, 80, 50])).all()
+
+
+def test_a_text_a_study_and_a_run_name_a_detector_too(tmp_path, detector):
+    save_detector(tmp_path / "run" / "best", detector, {})
+    for path in (tmp_path / "run" / "best", tmp_path / "run"):
+        assert flaxyolo.load(str(path)).spec == detector.spec
+        assert flaxyolo.load(path).class_names == NAMES
+
+
+def test_a_checkpoint_names_its_data(tmp_path, detector):
+    for facts, source in (
+        ({"data": "coco:old"}, "coco:old"),
+        ({"data": "coco:a", "source": "coco:/x/a"}, "coco:/x/a"),
+    ):
+        save_detector(tmp_path / "best", detector, facts)
+        assert source_of(tmp_path / "best") == source
+    save_detector(tmp_path / "best", detector, {"trial": 3})
+    with pytest.raises(InputError, match=r"best: the checkpoint does not say .*: give --data"):
+        source_of(tmp_path / "best")
+
+
+def test_the_package_shows_what_it_offers():
+    assert {"load", "__version__"} <= set(dir(flaxyolo))
+    assert (Path(flaxyolo.__file__).parent / "py.typed").is_file()
 
 
 def test_a_relative_path_will_do(tmp_path, detector, monkeypatch):
@@ -101,7 +125,7 @@ def test_a_state_comes_back_whole_and_only_for_its_own_network(tmp_path, monkeyp
     wider = {**state, "bias": jnp.zeros(6)}
     with pytest.raises(InputError, match="expected the training state of this network"):
         load_state(tmp_path / "state", wider)
-    monkeypatch.setattr(state_module, "STATE_FORMAT", 3)
+    monkeypatch.setattr(training_state, "STATE_FORMAT", 3)
     with pytest.raises(InputError, match="of format 3, found 2"):
         load_state(tmp_path / "state", state)
 

@@ -1,5 +1,6 @@
 """What the label audit may find: every kind in words, what is done about it, and the findings."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -93,7 +94,7 @@ def stop_if_poisoned(audit: Audit, name: str) -> None:
     raise InputError(
         f"{name}: expected labels without faults, found {told}; correct them, or have "
         "`--repair` (train, sweep) or `python -m flaxyolo.data audit "
-        f"{name} --repair DIR` write a repaired copy of the annotations"
+        f"{shlex.quote(name)} --repair DIR` write a repaired copy of the annotations"
     )
 
 
