@@ -134,7 +134,9 @@ def test_a_file_is_decoded_once_and_not_again_until_it_changes(tmp_path, monkeyp
     inside = Inside(paths[0].read_bytes() + b"x")
     decoded = []
     monkeypatch.setattr(
-        images, "_pixels", lambda content: decoded.append(1) or np.zeros((5, 6, 3), np.uint8)
+        images,
+        "_decoded",
+        lambda content: decoded.append(1) or images._Decoded(np.zeros((5, 6, 3), np.uint8)),
     )
 
     def facts(count: int):
@@ -158,6 +160,7 @@ def test_a_file_is_decoded_once_and_not_again_until_it_changes(tmp_path, monkeyp
 def test_what_was_found_before_an_interruption_is_kept(tmp_path, monkeypatch):
     paths = [write_image(tmp_path / f"{number}.png", 5, 6) for number in range(4)]
     look = images._look
+    monkeypatch.setattr(images, "CHUNK", 1)
 
     def interrupt(work):
         if work[0] == paths[3]:
@@ -196,6 +199,7 @@ def test_facts_of_some_images_are_picked(tmp_path):
 
 def test_progress_is_told_with_the_time_left(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(images, "REPORT_S", 0.0)
+    monkeypatch.setattr(images, "CHUNK", 2)
     caplog.set_level(logging.INFO)
     image_facts([noise(4, 4, seed) for seed in range(3)], "set train", cache_dir=tmp_path)
     assert "set train: 2 of 3 images looked at, 0 s left" in caplog.text

@@ -190,13 +190,22 @@ def test_a_label_file_that_cannot_be_opened_is_named(tmp_path):
     assert records.where(2).startswith(f"{tmp_path}/labels/train/b.txt: cannot read the labels: ")
 
 
-def test_label_files_without_an_image_are_named(tmp_path, caplog):
-    path = write(tmp_path)
+def test_label_files_without_an_image_are_named(tmp_path):
+    path = write(tmp_path, LABELS | {"train/b.JPG": ""})
     for name in ("classes.txt", "lost.txt"):
         (tmp_path / "labels" / "train" / name).write_text("0 0.5 0.5 0.5 0.5")
-    read_yolo(str(path))
-    assert f"train: 1 label files belong to no image and are left out: {tmp_path}" in caplog.text
-    assert "lost.txt" in caplog.text
+    (finding,) = (f for f in read_dataset(f"yolo:{path}").audit.findings if f.kind == "unclaimed")
+    assert (finding.split, finding.count, finding.stops) == ("train", 1, False)
+    assert finding.first == (f"{tmp_path}/labels/train/lost.txt",)
+
+
+def test_an_image_that_lacks_its_labels_while_some_are_nobodys_is_no_background(tmp_path):
+    path = write(tmp_path)
+    (tmp_path / "labels" / "train" / "lost.txt").write_text("0 0.5 0.5 0.5 0.5")
+    with pytest.raises(InputError, match=r"1 images without a label file, while .*b\.JPG"):
+        read_dataset(f"yolo:{path}")
+    dataset = read_dataset(f"yolo:{path}", repair=tmp_path / "repaired")
+    assert [example.image.name for example in dataset.train] == ["a.png", "c.bmp"]
 
 
 def test_classes_may_be_numbered_with_gaps(tmp_path):
@@ -224,7 +233,9 @@ def test_the_last_folder_called_images_leads_to_the_labels(image, label):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"names": None}, "names: expected a list or numbered names, got None"),
+        ({"names": None, "nc": None}, "names: expected a list or numbered names, got None"),
+        ({"names": None, "nc": "2"}, "names: expected a list or numbered names, got None"),
+        ({"names": None, "nc": 10**9}, "names: expected a list or numbered names, got None"),
         ({"names": "cat"}, "names: expected a list or numbered names, got 'cat'"),
         ({"names": [], "nc": 0}, "names: expected a list"),
         ({"names": ["cat", False]}, "class 1: expected a text, got False; put it in quotes"),
