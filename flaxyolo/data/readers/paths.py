@@ -31,6 +31,7 @@ class Listing:
     def __init__(self) -> None:
         self.names = cache(_names)
         self._alike = cache(self._by_spelling)
+        self._stems = cache(self._by_stem)
 
     def has(self, path: Path) -> bool:
         """Whether there is a file, folder or link of exactly this path."""
@@ -103,6 +104,11 @@ class Listing:
         names = self._alike(str(folder)).get(spelling(name), [])
         return names[0] if len(names) == 1 else None
 
+    def with_stem(self, folder: Path, stem: str) -> list[str]:
+        """The names in a folder that have this stem; if none has it, those that are spelled so."""
+        exact, alike = self._stems(str(folder))
+        return exact.get(stem) or alike.get(spelling(stem), [])
+
     def below(self, folder: Path, parts: Sequence[str]) -> Path | None:
         """The path of such parts, each spelled as it is there."""
         for part in parts:
@@ -117,6 +123,15 @@ class Listing:
         for name in self.names(folder):
             table[spelling(name)].append(name)
         return table
+
+    def _by_stem(self, folder: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        exact: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self.names(folder)):
+            exact[Path(name).stem].append(name)
+        alike: dict[str, list[str]] = defaultdict(list)
+        for stem, names in exact.items():
+            alike[spelling(stem)] += names
+        return dict(exact), dict(alike)
 
 
 def spelling(name: str) -> str:
