@@ -88,15 +88,19 @@ def _list_for(files: Files, path: Path, entry: os.DirEntry[str]) -> list[Path]:
     )
     if suffix in SUFFIXES and readable:
         return files.images
-    text = suffix in COMPANIONS or path.name.lower() in TEXTS
-    return files.texts if text else files.others
+    return files.texts if is_text(path) else files.others
 
 
-def namesakes(names: Mapping[int, str]) -> list[str]:
+def is_text(path: Path) -> bool:
+    """Whether a file is one of the texts and lists that lie beside images."""
+    return path.suffix.lower() in COMPANIONS or path.name.lower() in TEXTS
+
+
+def namesakes(path: Path, names: Mapping[int, str]) -> list[str]:
     """The classes, by number, that are named like an earlier one."""
     first: dict[str, int] = {}
     return [
-        f"{number} {name!r}, as {first[name]}" for number, name in names.items()
+        f"{path}: class {number}: {name!r}, as {first[name]}" for number, name in names.items()
         if first.setdefault(name, number) != number
     ]  # fmt: skip
 

@@ -114,7 +114,7 @@ def read_yolo(root: str) -> Source:
             asides=asides(
                 unread=told.others,
                 unclaimed=unclaimed,
-                same_name=namesakes(layout.names) if split == "train" else (),
+                same_name=namesakes(layout.path, layout.names) if split == "train" else (),
             ),
         )
         first_id += len(images)

@@ -162,7 +162,7 @@ def test_an_image_that_poisons_is_counted_and_named(tmp_path, change, kind, word
     audit = audit_of(tmp_path, data)
     found = of_train(audit)
     assert found.pop(kind) == 1
-    assert found.keys() <= {"beyond", "outside"}
+    assert found.keys() <= {"beyond", "outside", "unlisted"}
     finding = audit.findings[0]
     assert finding.stops
     assert (finding.images_out, finding.boxes_out) == (int(boxes > 0), boxes)

@@ -189,9 +189,23 @@ def test_train_and_val_must_have_the_same_categories(tmp_path):
     val = coco("val")
     val["categories"][0]["name"] = "wolf"
     assert "category 9 is 'wolf' here and 'dog' there" in error_of(write(tmp_path, coco(), val))
-    val["categories"] = [{"id": 4, "name": "cat"}]
+    val["categories"] = [{"id": 5, "name": "cat"}]
+    assert "category 5 is 'cat' here and 'missing' there" in error_of(write(tmp_path, coco(), val))
+    val["categories"] = [{"id": "9", "name": "dog"}]
     val["annotations"] = []
-    assert "category 9 is 'missing' here and 'dog' there" in error_of(write(tmp_path, coco(), val))
+    assert "got texts in one and numbers in the other" in error_of(write(tmp_path, coco(), val))
+
+
+def test_a_category_may_be_listed_in_one_split_only(tmp_path):
+    val = coco("val")
+    val["categories"][0] = {"id": 12, "name": "wolf"}
+    val["annotations"][0]["category_id"] = 12
+    source = read_coco(str(write(tmp_path, coco(), val)))
+    assert source.class_names == ("cat", "dog", "wolf")
+    assert source.category_ids == (4, 9, 12)
+    assert source.train.labels.tolist() == [1, 0, 0, 0]
+    assert source.val is not None
+    assert source.val.labels.tolist() == [2, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +306,7 @@ def test_as_many_annotations_as_coco_has_are_read_in_seconds(tmp_path):
     # A process of its own, without the checks of types and shapes.
     code = f"""
 import time
-from flaxyolo.data.coco import read_coco
+from flaxyolo.data.readers.coco import read_coco
 start = time.process_time()
 source = read_coco({str(tmp_path)!r})
 print(time.process_time() - start, len(source.train.boxes))

@@ -244,7 +244,7 @@ def check_balance(audit: Audit, root: Path) -> None:
         assert len(finding.first) == min(finding.count, 3)
         for place in finding.first:
             assert place.isprintable()
-            if KINDS[finding.kind].of == "files":
+            if KINDS[finding.kind].of in ("files", "classes"):
                 assert place.startswith(str(root))
                 continue
             assert f"instances_{finding.split}.json: " in place
