@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from flaxyolo.data.readers.json_columns import (
     shown,
     without_own_id,
 )
-from flaxyolo.data.readers.listing import SUFFIXES, asides, is_text, named, namesakes
+from flaxyolo.data.readers.listing import asides, is_image, is_text, named, namesakes
 from flaxyolo.data.readers.paths import Listing
 from flaxyolo.data.records import Listed, Noted, Records, Source, one_line
 
@@ -407,31 +408,34 @@ def _with_asides(
     listing: Listing, folder: Path, splits: dict[str, Records], roots: list[str], same: list[str]
 ) -> dict[str, Records]:
     """The splits with the files beside their images that no annotation names, and more."""
-    images = [
-        listed.image for records in splits.values() for listed in records.images
-        if isinstance(listed.image, Path) and listed.image.is_relative_to(folder)
-    ]  # fmt: skip
-    named_so, seen = set(images), set()
+    inside = f"{folder}{os.sep}"
+    owners: dict[str, str] = {}
+    known: dict[str, set[str]] = defaultdict(set)
+    for split, records in splits.items():
+        for listed in records.images:
+            place, name = (
+                os.path.split(listed.image) if isinstance(listed.image, Path) else ("", "")
+            )
+            if f"{place}{os.sep}".startswith(inside):
+                owners.setdefault(place, split)
+                known[place].add(name)
     test = _first(listing, folder, TEST_FILES)
     told = {}
     for split, records in splits.items():
-        own = [listed.image for listed in records.images if isinstance(listed.image, Path)]
-        places = {image.parent for image in own if image.is_relative_to(folder)} - seen
-        seen |= places
-        there = [place / name for place in sorted(places) for name in listing.names(str(place))]
-        there = sorted(path for path in there if path not in named_so and path.name[0] != ".")
-        is_image = [path.suffix.lower() in SUFFIXES for path in there]
+        others = [
+            Path(place, name) for place in sorted(known) if owners[place] == split
+            for name in sorted(listing.names(place) - known[place]) if name[0] != "."
+        ]  # fmt: skip
+        is_first = split == "train"
         told[split] = replace(
             records,
             asides=asides(
-                unlisted=[path for path, image in zip(there, is_image, strict=True) if image],
-                unread=[
-                    path for path, image in zip(there, is_image, strict=True)
-                    if not image and not is_text(path) and not path.is_dir()
-                ],
-                unused=[test] if test and split == "train" else (),
-                root_class=roots if split == "train" else (),
-                same_name=same if split == "train" else (),
+                unlisted=[path for path in others if is_image(path)],
+                unread=[path for path in others if not (is_image(path) or is_text(path))
+                        and not path.is_dir()],
+                unused=[test] if test and is_first else (),
+                root_class=roots if is_first else (),
+                same_name=same if is_first else (),
             ),
         )  # fmt: skip
     return told

@@ -118,7 +118,7 @@ def _mask_box(mask: Any) -> list[float] | None:
     try:
         whole = mask_tools.frPyObjects(mask, height, width) if isinstance(counts, list) else mask
         x, y, *sides = mask_tools.toBbox(whole).tolist()
-    except (ValueError, TypeError, OverflowError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return [x, y, x + sides[0], y + sides[1]]
 

@@ -81,14 +81,18 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _list_for(files: Files, path: Path, entry: os.DirEntry[str]) -> list[Path]:
-    suffix = path.suffix.lower()
     # A pipe or a device has no end.
     readable = entry.is_file(follow_symlinks=False) or (
         entry.is_symlink() and (os.path.isfile(path) or not os.path.exists(path))
     )
-    if suffix in SUFFIXES and readable:
+    if is_image(path) and readable:
         return files.images
     return files.texts if is_text(path) else files.others
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is named like an image that can be read."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def is_text(path: Path) -> bool:

@@ -30,6 +30,7 @@ from flaxyolo.data.readers.listing import (
     Row,
     asides,
     files_below,
+    is_image,
     progress,
     records_of,
 )
@@ -241,7 +242,7 @@ def _listed_splits(listing: Listing, kit: Path) -> dict[str, list[Entry]]:
 
 def _listed(listing: Listing, xml: Path, name: str, folders: tuple[Path, ...]) -> Entry:
     """The entry of a name in a list, which may have folders and the image's suffix."""
-    stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
+    stem = name[: -len(Path(name).suffix)] if is_image(Path(name)) else name
     path = listing.find(f"{stem}.xml", [xml]) or xml / f"{stem}.xml"
     inner = path.parent.relative_to(xml) if path.is_relative_to(xml) else Path()
     return Entry(path, tuple(dict.fromkeys((*(folder / inner for folder in folders), *folders))))
@@ -370,10 +371,7 @@ def _image(listing: Listing, entry: Entry, filename: str) -> Path:
     """
     stem, named_so = entry.path.stem, Path(filename.replace("\\", "/")).name
     for folder in entry.folders:
-        names = [
-            name for name in listing.with_stem(folder, stem)
-            if Path(name).suffix.lower() in SUFFIXES
-        ]  # fmt: skip
+        names = [name for name in listing.with_stem(folder, stem) if is_image(Path(name))]
         if names:
             return folder / (named_so if named_so in names else min(names, key=_order))
     found = listing.find(filename, entry.folders) if named_so else None

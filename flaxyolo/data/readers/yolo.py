@@ -23,10 +23,10 @@ from jaxtyping import Int32, Int64
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.listing import (
-    SUFFIXES,
     Row,
     asides,
     files_below,
+    is_image,
     named,
     namesakes,
     progress,
@@ -492,7 +492,7 @@ def _unclaimed(listing: Listing, split: Split, listed: set[Path], claimed: set[P
         free = (folder / name for name in listing.names(str(folder)))
         stems = {
             spelling(image.stem) for image in free
-            if image.suffix.lower() in SUFFIXES and image not in listed
+            if is_image(image) and image not in listed
         }  # fmt: skip
         owners.setdefault(_labels_of(listing, folder), set()).update(stems)
     roots = {root for folder in split.folders if (root := _labels_of(listing, folder)).is_dir()}
