@@ -46,4 +46,5 @@ def log_as_before():
     yield
     logger = logging.getLogger("flaxyolo")
     logger.propagate = True
+    logger.setLevel(logging.NOTSET)
     logger.handlers.clear()

@@ -19,16 +19,21 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replace_file
 from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
 from flaxyolo.data.records import Encoded, Image
+from flaxyolo.machine.overhear import overheard, pass_on
 
 log = logging.getLogger(__name__)
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 """Raised with every change of what is stored."""
 
 MISSING = "there is no such file"
 """The problem of an image that is listed but missing."""
-CHUNK = 1024
+CHUNK = 64
 """Images handed to the threads at once."""
+FEWER_BITS = (8, 10, 12, 14)
+"""Bits of a camera's values, which may be stored in 16."""
+DECODERS = ("Corrupt JPEG", "Premature end of JPEG", "Inconsistent progression", "libpng error")
+"""What a decoder's complaint about a damaged file begins with."""
 REPORT_S = 5.0
 """Seconds between two lines about the progress."""
 
@@ -51,6 +56,10 @@ class ImageFacts(NamedTuple):
     """Variance of the Laplacian of the grey image: low where it is blurred."""
     problem: tuple[str, ...]
     """Empty, or why the image cannot be read."""
+    complaint: tuple[str, ...]
+    """Empty, or what the decoder says of a file that it decodes all the same."""
+    bits: UInt8[np.ndarray, " n"]
+    """What the values of an image of 16 bits fit into, if that is fewer; otherwise 0."""
 
 
 class _Row(NamedTuple):
@@ -64,6 +73,17 @@ class _Row(NamedTuple):
     contrast: float = math.nan
     blur: float = math.nan
     problem: str = ""
+    complaint: str = ""
+    bits: int = 0
+
+
+class _Decoded(NamedTuple):
+    """An image as it is stored."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    """RGB."""
+    bits: int = 0
+    """As in `ImageFacts`."""
 
 
 _Known = dict[str, tuple[list[int], _Row]]
@@ -78,13 +98,13 @@ def decode(image: Image, *, oriented: bool = False) -> UInt8[np.ndarray, "h w 3"
     if isinstance(image, np.ndarray):
         return image
     content = _read(image)
-    pixels = _pixels(content)
-    if isinstance(pixels, str):
+    decoded = _decoded(content)
+    if isinstance(decoded, str):
         raise InputError(
-            f"{name_of(image)}: expected an image that OpenCV can decode, got {pixels}; "
+            f"{name_of(image)}: expected an image that OpenCV can decode, got {decoded}; "
             "replace the file or remove it from the annotations"
         )
-    return upright(pixels, orientation_of(content)) if oriented else pixels
+    return upright(decoded.pixels, orientation_of(content)) if oriented else decoded.pixels
 
 
 def name_of(image: Image) -> str:
@@ -150,6 +170,8 @@ def pick_facts(facts: ImageFacts, rows: Int[np.ndarray, " k"]) -> ImageFacts:
         facts.contrast[rows],
         facts.blur[rows],
         tuple(facts.problem[row] for row in chosen),
+        tuple(facts.complaint[row] for row in chosen),
+        facts.bits[rows],
     )
 
 
@@ -167,7 +189,7 @@ def file_state(path: Path, folder: Path) -> str:
 
 
 def _columns(rows: list[_Row]) -> ImageFacts:
-    height, width, orientation, digest, brightness, contrast, blur, problem = (
+    height, width, orientation, digest, brightness, contrast, blur, problem, complaint, bits = (
         zip(*rows, strict=True) if rows else ((),) * len(_Row._fields)
     )
     return ImageFacts(
@@ -179,6 +201,8 @@ def _columns(rows: list[_Row]) -> ImageFacts:
         np.array(contrast, np.float32),
         np.array(blur, np.float32),
         tuple(problem),
+        tuple(complaint),
+        np.array(bits, np.uint8),
     )
 
 
@@ -189,16 +213,40 @@ def _in_threads(work: list[tuple[Image, _Known]], what: str) -> Iterable[_Row]:
     start = reported = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for first in range(0, len(work), CHUNK):
-            rows = pool.map(_look, work[first : first + CHUNK])
-            for done, row in enumerate(rows, start=first + 1):
-                yield row
-                now = time.monotonic()
-                if now - reported >= REPORT_S and done < len(work):
-                    reported = now
-                    left = (now - start) / done * (len(work) - done)
-                    log.info(
-                        "%s: %d of %d images looked at, %.0f s left", what, done, len(work), left
-                    )
+            yield from _listening(pool, work[first : first + CHUNK])
+            now, done = time.monotonic(), first + CHUNK
+            if now - reported >= REPORT_S and done < len(work):
+                reported = now
+                left = (now - start) / done * (len(work) - done)
+                log.info("%s: %d of %d images looked at, %.0f s left", what, done, len(work), left)
+
+
+def _listening(pool: ThreadPoolExecutor, work: list[tuple[Image, _Known]]) -> list[_Row]:
+    """The facts of a few images, and which of them the decoder complains of.
+
+    It says so on stderr, without a name: where it said something, each is decoded once more.
+    """
+    with overheard() as said:
+        try:
+            rows = list(pool.map(_look, work))
+        finally:
+            complaints, others = _complaints(said())
+        if complaints:
+            for position, one in enumerate(work):
+                _look(one)
+                own, more = _complaints(said())
+                others += more
+                if own:
+                    rows[position] = rows[position]._replace(complaint="; ".join(own)[:200])
+    pass_on(others)
+    return rows
+
+
+def _complaints(text: str) -> tuple[list[str], str]:
+    """What decoders have said, each line once, and the rest."""
+    lines = text.splitlines(keepends=True)
+    own = [line.strip() for line in lines if line.startswith(DECODERS)]
+    return list(dict.fromkeys(own)), "".join(line for line in lines if line.strip() not in own)
 
 
 def _look(image_and_known: tuple[Image, _Known]) -> _Row:
@@ -214,10 +262,11 @@ def _look(image_and_known: tuple[Image, _Known]) -> _Row:
     digest = hashlib.sha256(content).hexdigest()
     if digest in known:
         return known[digest][1]
-    pixels = _pixels(content)
-    if isinstance(pixels, str):
-        return _Row(digest=digest, problem=pixels)
-    return _measure(pixels, orientation_of(content), digest)
+    decoded = _decoded(content)
+    if isinstance(decoded, str):
+        return _Row(digest=digest, problem=decoded)
+    row = _measure(decoded.pixels, orientation_of(content), digest)
+    return row._replace(bits=decoded.bits)
 
 
 def _measure(pixels: UInt8[np.ndarray, "h w 3"], orientation: int, digest: str) -> _Row:
@@ -237,22 +286,36 @@ def _read(image: Path | Encoded) -> bytes:
         raise InputError(f"{name_of(image)!r}: cannot read the image: no file name") from None
 
 
-def _pixels(content: bytes) -> UInt8[np.ndarray, "h w 3"] | str:
-    """RGB as stored, or what the bytes are instead."""
+def _decoded(content: bytes) -> _Decoded | str:
+    """The image as stored, or what the bytes are instead."""
     # OpenCV fills up a JPEG that is cut off with grey, and says nothing.
     scan = jpeg_parts(content)[1] if content.startswith(b"\xff\xd8") else -1
     if scan >= 0 and content.rfind(b"\xff\xd9") < scan:
         return f"a JPEG of {len(content)} bytes that is cut off"
     if content.startswith(b"\x89PNG") and b"IEND" not in content[-4096:]:
         return f"a PNG of {len(content)} bytes that is cut off"
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except cv2.error:  # for instance more pixels than OpenCV allows
-        pixels = None
-    if pixels is None:
+    deep = _opencv(content, cv2.IMREAD_ANYDEPTH)
+    if deep is None:
         return f"{len(content)} bytes that are none, or one that is cut off"
-    return np.asarray(pixels, np.uint8)
+    if deep.dtype == np.uint8:
+        return _Decoded(np.asarray(deep, np.uint8))
+    if deep.dtype == np.uint16:
+        most = int(deep.max()).bit_length()
+        bits = next((bits for bits in FEWER_BITS if most <= bits), 0)
+        if bits:
+            return _Decoded((deep >> (bits - 8)).astype(np.uint8), bits)
+    pixels = _opencv(content, 0)
+    assert pixels is not None
+    return _Decoded(np.asarray(pixels, np.uint8))
+
+
+def _opencv(content: bytes, depth: int) -> np.ndarray | None:
+    """RGB of a file's bytes; without a depth, of 8 bits."""
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | depth
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:  # for instance more pixels than OpenCV allows
+        return None
 
 
 def _stamp(path: str) -> list[int] | str:

@@ -49,6 +49,15 @@ class Noted(NamedTuple):
     """Positions in the boxes, or in the images, as the kind says."""
 
 
+class Aside(NamedTuple):
+    """What a reader has found beside images and boxes: files, classes."""
+
+    kind: str
+    """A key of `findings.KINDS`."""
+    places: tuple[str, ...]
+    """Each of them, as a message names it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Records:
     """One split: its images in order, and all their boxes in columns."""
@@ -68,6 +77,7 @@ class Records:
     relative: bool = False
     """Whether the boxes are shares of width and height, 0 to 1, which the audit makes pixels."""
     noted: tuple[Noted, ...] = ()
+    asides: tuple[Aside, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,6 +120,7 @@ def read_dataset(source: str, *, repair: Path | None = None) -> Dataset:
     for line in audited.audit.lines():
         log.warning("%s: %s", audited.source.name, line)
     if repair is not None:
+        _check_left(audited)
         train, val, _ = _split(audited)
         parts = {"train": (train.checked, train.images), "val": (val.checked, val.images)}
         write_repaired(audited.source, parts, repair)
@@ -212,6 +213,16 @@ def _audit(source: Source) -> _Audited:
     assert train_facts is not None
     findings, train, val = audit(source, train_facts, val_facts)
     return _Audited(source, findings, train, val, train_facts, val_facts)
+
+
+def _check_left(audited: _Audited) -> None:
+    """A repair that leaves no object would teach background only."""
+    checked = audited.train
+    if len(checked.keep) and not checked.keep.any():
+        raise InputError(
+            f"{audited.source.name}: expected boxes to train on, but the audit left none of "
+            f"{len(checked.keep)}: " + "; ".join(audited.audit.lines())
+        )
 
 
 def _split(audited: _Audited) -> tuple[_Part, _Part, str]:

@@ -134,7 +134,9 @@ def test_a_file_is_decoded_once_and_not_again_until_it_changes(tmp_path, monkeyp
     inside = Inside(paths[0].read_bytes() + b"x")
     decoded = []
     monkeypatch.setattr(
-        images, "_pixels", lambda content: decoded.append(1) or np.zeros((5, 6, 3), np.uint8)
+        images,
+        "_decoded",
+        lambda content: decoded.append(1) or images._Decoded(np.zeros((5, 6, 3), np.uint8)),
     )
 
     def facts(count: int):
@@ -158,6 +160,7 @@ def test_a_file_is_decoded_once_and_not_again_until_it_changes(tmp_path, monkeyp
 def test_what_was_found_before_an_interruption_is_kept(tmp_path, monkeypatch):
     paths = [write_image(tmp_path / f"{number}.png", 5, 6) for number in range(4)]
     look = images._look
+    monkeypatch.setattr(images, "CHUNK", 1)
 
     def interrupt(work):
         if work[0] == paths[3]:
@@ -196,6 +199,7 @@ def test_facts_of_some_images_are_picked(tmp_path):
 
 def test_progress_is_told_with_the_time_left(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(images, "REPORT_S", 0.0)
+    monkeypatch.setattr(images, "CHUNK", 2)
     caplog.set_level(logging.INFO)
     image_facts([noise(4, 4, seed) for seed in range(3)], "set train", cache_dir=tmp_path)
     assert "set train: 2 of 3 images looked at, 0 s left" in caplog.text
@@ -208,3 +212,46 @@ def test_a_name_that_no_file_can_have_is_a_problem_and_no_crash(tmp_path):
     for path in paths:
         with pytest.raises(InputError, match="cannot read the image"):
             decode(path)
+
+
+def damaged(path: Path) -> Path:
+    content = bytearray(cv2.imencode(".jpg", noise(80, 96))[1].tobytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    path.write_bytes(content)
+    return path
+
+
+def test_what_the_decoder_complains_of_is_told_of_its_file(tmp_path, capfd):
+    paths = [write_image(tmp_path / f"{number}.jpg", 80, 96) for number in range(5)]
+    paths[3] = damaged(tmp_path / "3.jpg")
+    for _ in range(2):  # the second time from the cache
+        facts = image_facts(paths, "set", cache_dir=tmp_path / "cache")
+        assert [bool(text) for text in facts.complaint] == [False, False, False, True, False]
+        assert facts.complaint[3].startswith("Corrupt JPEG data")
+        assert not any(facts.problem)
+    assert pick_facts(facts, np.array([3])).complaint == (facts.complaint[3],)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_write_to_stderr_meanwhile_is_passed_on(tmp_path, monkeypatch, capfd):
+    look = images._look
+
+    def talk(work):
+        os.write(2, b"another thread\n")
+        return look(work)
+
+    monkeypatch.setattr(images, "_look", talk)
+    image_facts([damaged(tmp_path / "x.jpg")], "set", cache_dir=tmp_path / "cache")
+    assert capfd.readouterr().err == "another thread\n" * 2
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+@pytest.mark.parametrize(("bits", "told"), [(8, 8), (9, 10), (12, 12), (14, 14), (15, 0), (16, 0)])
+def test_of_16_bits_those_that_are_used_become_8(tmp_path, form, bits, told):
+    pixels = np.linspace(0, 2**bits - 1, 60 * 40).reshape(40, 60).astype(np.uint16)
+    path = save(tmp_path / f"x.{form}", pixels)
+    shift = (told or 16) - 8
+    np.testing.assert_allclose(decode(path)[..., 0], pixels >> shift, atol=0 if told else 1)
+    facts = image_facts([path], "set", cache_dir=tmp_path / "cache")
+    assert facts.bits.tolist() == [told]

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from flaxyolo.data.exif import SIDEWAYS
 from flaxyolo.data.images import MISSING, ImageFacts, name_of
 from flaxyolo.data.labels.checked import Checked, Found, start_check
 from flaxyolo.data.labels.findings import BORDER, KINDS, Audit, Finding, SplitCount
-from flaxyolo.data.records import Listed, Source
+from flaxyolo.data.records import Aside, Listed, Source, one_line
 
 NOISE = 0.01
 """Pixels that come from the digits of a file or from floats: clipped without a word."""
@@ -40,6 +40,11 @@ def audit(
     for checked in splits:
         _check_boxes(checked, len(source.class_names))
     findings = [_finding(checked, found) for checked in splits for found in checked.found]
+    findings += [
+        _beside(checked.split, aside) for checked in splits for aside in checked.records.asides
+    ]
+    if val is not None:
+        findings += _unlearnt(train, val, source.class_names)
     counts = [(checked.split, _count(checked)) for checked in splits]
     return Audit(tuple(findings), tuple(counts)), train, val
 
@@ -55,9 +60,25 @@ def _check_images(checked: Checked, facts: ImageFacts) -> None:
     _check_ids(checked)
     _check_files(checked)
     _check_sizes(checked, facts)
+    complaints = _where(facts.complaint)
+    checked.note(
+        "complaint",
+        complaints[checked.keep_image[complaints]],
+        lambda row: f"{_named(images[row])}: {facts.complaint[row]}",
+    )
+    checked.note(
+        "few_bits",
+        np.flatnonzero((facts.bits > 0) & checked.keep_image),
+        lambda row: f"{_named(images[row])}: {facts.bits[row]} bits",
+    )
     for noted in checked.records.noted:
-        if KINDS[noted.kind].of == "images":
-            checked.note(noted.kind, noted.rows[checked.keep_image[noted.rows]])
+        kind = KINDS[noted.kind]
+        if kind.of == "images":
+            rows = noted.rows[checked.keep_image[noted.rows]]
+            if kind.leaves:
+                checked.drop_images(noted.kind, rows)
+            else:
+                checked.note(noted.kind, rows)
 
 
 def _named(listed: Listed) -> str:
@@ -131,15 +152,23 @@ def _check_sizes(checked: Checked, facts: ImageFacts) -> None:
 def _check_both(
     train: Checked, train_facts: ImageFacts, val: Checked, val_facts: ImageFacts
 ) -> None:
-    """An image in both splits leaves training, so that the score stays honest."""
+    """An image in both splits leaves training, so that the score stays honest.
+
+    Where that would leave none, the splits are the same on purpose, as in coco8 and coco128.
+    """
     kept = np.flatnonzero(val.keep_image).tolist()
     held = {val_facts.digest[row]: row for row in reversed(kept)}
     rows = np.flatnonzero(train.keep_image).tolist()
     twice = np.array([row for row in rows if train_facts.digest[row] in held], np.int64)
     others = val.records.images
-    train.drop_images(
-        "both_splits", twice, lambda row: f", as {others[held[train_facts.digest[row]]].where}"
-    )
+
+    def place(row: int) -> str:
+        return f", as {others[held[train_facts.digest[row]]].where}"
+
+    if len(twice) == len(rows):
+        train.note("same_splits", twice, place)
+    else:
+        train.drop_images("both_splits", twice, place)
 
 
 def _check_boxes(checked: Checked, classes: int) -> None:
@@ -171,7 +200,19 @@ def _check_boxes(checked: Checked, classes: int) -> None:
     checked.note("crowd", np.flatnonzero(checked.keep & records.crowd))
     has_boxes = np.zeros(len(checked.keep_image), bool)
     has_boxes[checked.image[checked.keep]] = True
+    _check_stripped(checked, has_boxes)
     checked.note("empty", np.flatnonzero(checked.keep_image & ~has_boxes))
+
+
+def _check_stripped(checked: Checked, has_boxes: Bool[np.ndarray, " i"]) -> None:
+    """An image whose boxes have all left as faults is no background."""
+    # One more for boxes of unknown images, which say -1.
+    faulty = np.zeros(len(has_boxes) + 1, bool)
+    for found in checked.found:
+        if KINDS[found.kind].of == "boxes" and KINDS[found.kind].stops:
+            faulty[checked.image[found.boxes_out]] = True
+    rows = np.flatnonzero(checked.keep_image & faulty[:-1] & ~has_boxes)
+    checked.drop_images("stripped", rows, lambda row: _named(checked.records.images[row]))
 
 
 def _check_border(checked: Checked) -> None:
@@ -246,6 +287,27 @@ def _finding(checked: Checked, found: Found) -> Finding:
     )
 
 
+def _beside(split: str, aside: Aside) -> Finding:
+    kind = KINDS[aside.kind]
+    first = tuple(map(one_line, aside.places[:SHOWN]))
+    return Finding(
+        aside.kind, split, len(aside.places), first, kind.text, kind.done, kind.stops, 0, 0
+    )
+
+
+def _unlearnt(train: Checked, val: Checked, names: tuple[str, ...]) -> list[Finding]:
+    """The classes that training has no box of, although validation has."""
+    learnt = set(train.records.labels[train.keep].tolist())
+    labels, first = np.unique(val.records.labels[val.keep], return_index=True)
+    rows = np.flatnonzero(val.keep)[first]
+    only = tuple(
+        f"{val.records.where(row)}: class {names[label]!r}"
+        for label, row in zip(labels.tolist(), rows.tolist(), strict=True)
+        if label not in learnt
+    )
+    return [_beside(val.split, Aside("val_only", only))] if only else []
+
+
 def _count(checked: Checked) -> SplitCount:
     return SplitCount(
         len(checked.keep_image),
@@ -255,8 +317,8 @@ def _count(checked: Checked) -> SplitCount:
     )
 
 
-def _where(flags: Iterable[bool]) -> Int64[np.ndarray, " k"]:
-    return np.flatnonzero(np.fromiter(flags, bool)).astype(np.int64)
+def _where(flags: Iterable[object]) -> Int64[np.ndarray, " k"]:
+    return np.flatnonzero(np.fromiter(map(bool, flags), bool)).astype(np.int64)
 
 
 def _file(listed: Listed) -> object:

@@ -13,7 +13,7 @@ BORDER = 1.0
 class Kind(NamedTuple):
     """One kind of finding."""
 
-    of: Literal["boxes", "images"]
+    of: Literal["boxes", "images", "files", "classes"]
     text: str
     """What is counted."""
     done: str
@@ -22,6 +22,8 @@ class Kind(NamedTuple):
     """Whether it would poison training."""
     changes: bool = True
     """Whether a repaired copy says something else."""
+    leaves: bool = False
+    """Whether images leave that a reader has noted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Finding:
     """train, val, or all where the source has no validation split."""
     count: int
     first: tuple[str, ...]
-    """File and record of the first few."""
+    """File and record of the first few, or their names."""
     text: str
     done: str
     stops: bool
@@ -124,7 +126,45 @@ KINDS: dict[str, Kind] = {
         "the rotation is ignored",
         changes=False,
     ),
+    "complaint": Kind(
+        "images",
+        "images that the decoder takes for damaged",
+        "used as they decode: parts of them may be grey or shifted",
+        changes=False,
+    ),
+    "few_bits": Kind(
+        "images",
+        "images of 16 bits that use fewer",
+        "made brighter, so that the bits that they use count as all",
+        changes=False,
+    ),
+    "shared_label": Kind(
+        "images",
+        "images that share a label file with another",
+        "left out, as nothing tells whose the boxes are",
+        True,
+        leaves=True,
+    ),
+    "lost_label": Kind(
+        "images",
+        "images without a label file, while label files belong to no image",
+        "left out, as objects of theirs would be learnt as background",
+        True,
+        leaves=True,
+    ),
     "both_splits": Kind("images", "images of train that are in val too", "left out of train"),
+    "same_splits": Kind(
+        "images",
+        "images of train, all of them in val too",
+        "kept: the score is one of images that were learnt",
+        changes=False,
+    ),
+    "stripped": Kind(
+        "images",
+        "images that have lost all their boxes to faults",
+        "left out, as their objects would be learnt as background",
+        True,
+    ),
     "empty": Kind("images", "images without boxes", "kept as background", changes=False),
     "unknown_image": Kind("boxes", "boxes of an image that is not listed", "left out", True),
     "not_numbers": Kind("boxes", "boxes that are not four finite numbers", "left out", True),
@@ -142,6 +182,35 @@ KINDS: dict[str, Kind] = {
     ),
     "area": Kind("boxes", "boxes whose 'area' is not above 0", "that of the box is taken"),
     "no_area": Kind("boxes", "boxes without 'area'", "that of the box is taken"),
+    "outline": Kind("boxes", "boxes that only an outline gives", "that of the outline is taken"),
     "crowd": Kind("boxes", "boxes of crowds", "kept for the score, not learnt from", changes=False),
+    "unread": Kind("files", "files among the images that are no images", "left out", changes=False),
+    "unlisted": Kind(
+        "files",
+        "files of images that no annotation names",
+        "left out, as nobody may have looked for objects in them",
+        changes=False,
+    ),
+    "unclaimed": Kind(
+        "files", "files of labels that belong to no image", "left out", changes=False
+    ),
+    "unused": Kind(
+        "files", "files of another split", "left out: neither trained on nor scored", changes=False
+    ),
+    "root_class": Kind(
+        "classes",
+        "classes that are only the root of the others, without a box",
+        "left out",
+        changes=False,
+    ),
+    "same_name": Kind(
+        "classes", "classes that are named like another", "kept apart", changes=False
+    ),
+    "val_only": Kind(
+        "classes",
+        "classes that only val has boxes of",
+        "kept: nothing can learn them",
+        changes=False,
+    ),
 }
 """Every kind of finding, in words that follow a count."""

@@ -1,4 +1,4 @@
-"""Data sets in COCO form, as COCO itself, CVAT, Label Studio, Roboflow and our repair write them.
+"""Data sets in COCO form, as COCO, CVAT, FiftyOne, Label Studio, Roboflow and our repair write it.
 
 What breaks a whole file is an InputError. What breaks one record goes into the columns, so that
 the audit counts and names it.
@@ -6,14 +6,19 @@ the audit counts and names it.
 
 import gc
 import hashlib
+import json
 import logging
 import os
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import file_state
@@ -21,6 +26,7 @@ from flaxyolo.data.readers.json_columns import (
     column,
     load,
     look_up,
+    outline_box,
     read_areas,
     read_boxes,
     read_crowd,
@@ -28,11 +34,13 @@ from flaxyolo.data.readers.json_columns import (
     shown,
     without_own_id,
 )
+from flaxyolo.data.readers.listing import asides, is_image, is_text, named, namesakes
+from flaxyolo.data.readers.paths import Listing
 from flaxyolo.data.records import Listed, Noted, Records, Source, one_line
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Raised with every change that reads something else from the same files."""
 
 LIMIT = 2**53
@@ -41,27 +49,52 @@ LIMIT = 2**53
 LARGE = 64 << 20
 """Bytes of a file that takes more than a second."""
 
+NUMBER = re.compile(r"[0-9]{1,15}")
+"""A text that may be an id as it is."""
+Id = int | str
+
 LISTS = ("images", "annotations", "categories")
 TRAIN_FILES = (
     "annotations/instances_train.json",
     "annotations/instances_train2017.json",
     "train/_annotations.coco.json",
+    "annotations/train.json",
+    "train/labels.json",
+    "train.json",
 )
-"""The last is Roboflow's."""
+"""The third is Roboflow's, the fifth FiftyOne's."""
 VAL_FILES = (
     "annotations/instances_val.json",
     "annotations/instances_val2017.json",
     "valid/_annotations.coco.json",
     "val/_annotations.coco.json",
+    "annotations/instances_valid.json",
+    "annotations/instances_validation.json",
+    "annotations/val.json",
+    "annotations/valid.json",
+    "annotations/validation.json",
+    "val/labels.json",
+    "valid/labels.json",
+    "validation/labels.json",
+    "val.json",
+    "valid.json",
+    "validation.json",
 )
+TEST_FILES = tuple(name.replace("train", "test") for name in TRAIN_FILES)
+"""Of a split that is neither trained on nor scored."""
 SINGLE_FILES = (
     "annotations/instances_default.json",
     "annotations/instances.json",
     "instances.json",
     "_annotations.coco.json",
     "result.json",
+    "labels.json",
+    "annotations.json",
+    "coco.json",
 )
-"""Files of all images: the first is CVAT's, the last Label Studio's."""
+"""Files of all images: the first is CVAT's, `result` Label Studio's, `labels` FiftyOne's."""
+NOTHING = ("background", "_background_", "__background__", "__ignore__")
+"""Classes that are none, where no box has them."""
 
 
 class AnnotationFile(NamedTuple):
@@ -75,6 +108,13 @@ class AnnotationFile(NamedTuple):
     info: Any
     """What the file says of itself, unchecked."""
 
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        """Those that are objects, an empty one instead of any other."""
+        said = self.data["annotations"]
+        whole = set(map(type, said)) <= {dict}
+        return said if whole else [one if isinstance(one, dict) else {} for one in said]
+
 
 def read_coco(root: str) -> Source:
     """A folder in COCO form.
@@ -83,8 +123,9 @@ def read_coco(root: str) -> Source:
     `instances_train2017.json` and `instances_val2017.json`, or Roboflow's
     `train/_annotations.coco.json` and `valid/_annotations.coco.json`, or one file of all images.
     The images of a split lie beside its file, or in the first of `images/`, `images/train/`,
-    `images/train2017/`, `train/`, `train2017/` and the folder itself that holds one of them
-    (`val` likewise). A file name may also be a whole path.
+    `images/train2017/`, `train/`, `train2017/`, `data/`, `data/train/` and the folder itself that
+    holds one of them (`val` likewise; for `instances_default.json` also `images/default/`). A file
+    name may also be a whole path. Ids of images and categories may be texts.
     """
     if not root:
         raise InputError("--data: coco needs a folder, as in coco:path/to/folder")
@@ -92,24 +133,29 @@ def read_coco(root: str) -> Source:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"{folder}: expected a folder in COCO form, found {found} there")
-    files = {split: _parse(path) for split, path in _find_files(folder).items()}
-    categories = {split: _categories(file) for split, file in files.items()}
-    _check_same_categories(files, categories)
-    category_ids = tuple(sorted(categories["train"]))
-    labels = {category: label for label, category in enumerate(category_ids)}
+    listing = Listing()
+    files = {split: _parse(path) for split, path in _find_files(listing, folder).items()}
+    names, roots = _classes(files)
+    numbers = _numbers(list(names))
+    category_ids = tuple(sorted(numbers[category] for category in names))
+    labels = {category: category_ids.index(numbers[category]) for category in names}
     digest = hashlib.sha256(f"coco {READER_VERSION}".encode())
     splits = {}
     for split, file in files.items():
-        splits[split] = _records(folder, split, file, labels)
+        splits[split] = _records(listing, folder, split, file, labels)
         digest.update(file.digest)
         for listed in splits[split].images:
             if isinstance(listed.image, Path):
                 digest.update(file_state(listed.image, folder).encode())
+    class_names = {numbers[category]: name for category, name in names.items()}
+    splits = _with_asides(
+        listing, folder, splits, roots, namesakes(files["train"].path, class_names)
+    )
     return Source(
         name=f"coco:{root}",
         train=splits["train"],
         val=splits.get("val"),
-        class_names=tuple(categories["train"][category] for category in category_ids),
+        class_names=tuple(class_names[category] for category in category_ids),
         category_ids=category_ids,
         fingerprint=digest.hexdigest(),
         # As the export writes it.
@@ -120,28 +166,38 @@ def read_coco(root: str) -> Source:
     )
 
 
-def _find_files(folder: Path) -> dict[str, Path]:
-    train, val = _first(folder, TRAIN_FILES), _first(folder, VAL_FILES)
+def _find_files(listing: Listing, folder: Path) -> dict[str, Path]:
+    train, val = _first(listing, folder, TRAIN_FILES), _first(listing, folder, VAL_FILES)
     if train is None and val is None:
-        train = _first(folder, SINGLE_FILES)
+        train = _first(listing, folder, SINGLE_FILES) or _only(listing, folder)
     if train is None:
         raise InputError(
             f"{folder}: expected one of {', '.join(TRAIN_FILES)}, or, for images that are to be "
-            f"split, one of {', '.join(SINGLE_FILES)}; found none"
+            f"split, one of {', '.join(SINGLE_FILES)}, or a single JSON file; found none"
         )
     if val is None:
         log.warning(
             "%s: none of %s is there: a part of %s is kept for validation",
             folder,
-            ", ".join(VAL_FILES),
+            named(VAL_FILES, 4),
             train.name,
         )
         return {"train": train}
     return {"train": train, "val": val}
 
 
-def _first(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _first(listing: Listing, folder: Path, names: Sequence[str]) -> Path | None:
+    paths = (listing.below(folder, name.split("/")) for name in names)
+    return next((path for path in paths if path is not None and path.is_file()), None)
+
+
+def _only(listing: Listing, folder: Path) -> Path | None:
+    """The JSON file of a folder, or of its `annotations`, that has no other beside it."""
+    for place in (folder / "annotations", folder):
+        files = [name for name in listing.names(str(place)) if name.lower().endswith(".json")]
+        if files:
+            return place / files[0] if len(files) == 1 else None
+    return None
 
 
 def _parse(path: Path) -> AnnotationFile:
@@ -187,15 +243,64 @@ def _parse(path: Path) -> AnnotationFile:
                 raise InputError(f"{where}: expected an object, got {shown(record)}")
             if id(record) in twice:
                 raise InputError(f"{where}: expected each key once, got one twice: {shown(record)}")
-            _identity(record, where)
+        _check_ids(data[key], f"{path}: {key}")
     return file
 
 
-def _categories(file: AnnotationFile) -> dict[int, str]:
+def _classes(files: dict[str, AnnotationFile]) -> tuple[dict[Id, str], list[str]]:
+    """Names by id, of all files, and what is listed as a class but is none."""
+    categories = {split: _categories(file) for split, file in files.items()}
+    _check_same_categories(files, categories)
+    names = {key: name for split in categories.values() for key, name in split.items()}
+    used = {
+        key for file in files.values() for key in _hashable(column(file.annotations, "category_id"))
+    }
+    parents = {
+        record["id"]: record.get("supercategory")
+        for file in files.values() for record in file.data["categories"]
+    }  # fmt: skip
+    free = [key for key in names if key not in used]
+    left_out = [
+        key for key in free
+        if names[key].lower() in NOTHING or _is_root(key, names, parents)
+    ]  # fmt: skip
+    if len(left_out) == len(names):
+        left_out = []
+    path = files["train"].path
+    told = [f"{path}: category {shown(key)}: {names[key]!r}" for key in left_out]
+    return {key: name for key, name in names.items() if key not in left_out}, told
+
+
+def _is_root(key: Id, names: dict[Id, str], parents: dict[Id, object]) -> bool:
+    """Whether a class is what all others are put under, as Roboflow writes it."""
+    others = [parents[other] for other in names if other != key]
+    own = parents[key] in (None, "", "none", names[key])
+    return own and bool(others) and all(parent == names[key] for parent in others)
+
+
+def _hashable(values: list[Any]) -> set[Any]:
+    try:
+        return set(values)
+    except TypeError:
+        return {value for value in values if isinstance(value, int | str)}
+
+
+def _numbers(ids: Sequence[Id]) -> dict[Id, int]:
+    """A number for each id: itself, the number that a text says, or its place from 1."""
+    texts = [one for one in ids if isinstance(one, str)]
+    if not texts:
+        return {one: int(one) for one in ids}
+    said: dict[Id, int] = {one: int(one) for one in texts if NUMBER.fullmatch(one)}
+    if len(set(said.values())) == len(set(ids)):
+        return said
+    return {one: place for place, one in enumerate(dict.fromkeys(ids), start=1)}
+
+
+def _categories(file: AnnotationFile) -> dict[Id, str]:
     """Names by id."""
     if not file.data["categories"]:
         raise InputError(f"{file.path}: expected at least one category, got none")
-    names: dict[int, str] = {}
+    names: dict[Id, str] = {}
     for index, record in enumerate(file.data["categories"]):
         if record["id"] in names:
             raise InputError(
@@ -206,29 +311,39 @@ def _categories(file: AnnotationFile) -> dict[int, str]:
 
 
 def _check_same_categories(
-    files: dict[str, AnnotationFile], categories: dict[str, dict[int, str]]
+    files: dict[str, AnnotationFile], categories: dict[str, dict[Id, str]]
 ) -> None:
+    """A category may be in one file only, but not be two classes."""
     if "val" not in files:
         return
     train, val = categories["train"], categories["val"]
-    for category in sorted(train.keys() | val.keys()):
-        if train.get(category) != val.get(category):
+    if len({type(category) for category in train.keys() | val.keys()}) > 1:
+        raise InputError(
+            f"{files['val'].path}: expected ids of categories like those of "
+            f"{files['train'].path}, got texts in one and numbers in the other"
+        )
+    there = {name: category for category, name in train.items()}
+    for category, name in val.items():
+        twin = there.get(name, category)
+        if train.get(category, name) != name or (category not in train and twin != category):
             raise InputError(
                 f"{files['val'].path}: expected the categories of {files['train'].path}; "
-                f"category {category} is {val.get(category, 'missing')!r} here and "
+                f"category {category} is {name!r} here and "
                 f"{train.get(category, 'missing')!r} there"
             )
 
 
-def _records(folder: Path, split: str, file: AnnotationFile, labels: dict[int, int]) -> Records:
-    images, image_noted = _images(folder, split, file)
-    positions: dict[int, int] = {}
-    for position, listed in enumerate(images):
-        positions.setdefault(listed.image_id, position)
-    said = file.data["annotations"]
-    whole = set(map(type, said)) <= {dict}
-    records = said if whole else [one if isinstance(one, dict) else {} for one in said]
-    boxes = read_boxes(column(records, "bbox"))
+def _records(
+    listing: Listing, folder: Path, split: str, file: AnnotationFile, labels: dict[Id, int]
+) -> Records:
+    images, image_noted = _images(listing, folder, split, file)
+    positions: dict[Id, int] = {}
+    for position, record in enumerate(file.data["images"]):
+        positions.setdefault(record["id"], position)
+    said, records = file.data["annotations"], file.annotations
+    written = column(records, "bbox")
+    boxes = read_boxes(written)
+    outlined = _fill_in_outlines(file.path, written, boxes)
     areas, no_area = read_areas(column(records, "area"))
     crowd, strange = read_crowd(column(records, "iscrowd", 0))
     twice = {id(record) for record in file.doubled}
@@ -238,6 +353,7 @@ def _records(folder: Path, split: str, file: AnnotationFile, labels: dict[int, i
         "crowd_text": strange,
         "box_id": without_own_id(column(records, "id")),
         "double_key": again,
+        "outline": outlined,
     }
 
     return Records(
@@ -267,17 +383,76 @@ def _where(path: Path, records: list[Any], row: int) -> str:
     return f"{path}: {name}: {told}"
 
 
+def _fill_in_outlines(
+    path: Path, written: list[Any], boxes: Float64[np.ndarray, "n 4"]
+) -> list[int]:
+    """Set the boxes of annotations that have none, but an outline; which of them have one.
+
+    The file is read again, with its outlines: few files lack boxes.
+    """
+    lacking = [row for row, box in enumerate(written) if box in (None, [], [0, 0, 0, 0])]
+    if not lacking:
+        return []
+    whole = json.loads(path.read_bytes())["annotations"]
+    rows = []
+    for row in lacking:
+        record = whole[row]
+        box = outline_box(record.get("segmentation")) if isinstance(record, dict) else None
+        if box is not None:
+            boxes[row] = box
+            rows.append(row)
+    return rows
+
+
+def _with_asides(
+    listing: Listing, folder: Path, splits: dict[str, Records], roots: list[str], same: list[str]
+) -> dict[str, Records]:
+    """The splits with the files beside their images that no annotation names, and more."""
+    inside = f"{folder}{os.sep}"
+    owners: dict[str, str] = {}
+    known: dict[str, set[str]] = defaultdict(set)
+    for split, records in splits.items():
+        for listed in records.images:
+            place, name = (
+                os.path.split(listed.image) if isinstance(listed.image, Path) else ("", "")
+            )
+            if f"{place}{os.sep}".startswith(inside):
+                owners.setdefault(place, split)
+                known[place].add(name)
+    test = _first(listing, folder, TEST_FILES)
+    told = {}
+    for split, records in splits.items():
+        others = [
+            Path(place, name) for place in sorted(known) if owners[place] == split
+            for name in sorted(listing.names(place) - known[place]) if name[0] != "."
+        ]  # fmt: skip
+        is_first = split == "train"
+        told[split] = replace(
+            records,
+            asides=asides(
+                unlisted=[path for path in others if is_image(path)],
+                unread=[path for path in others if not (is_image(path) or is_text(path))
+                        and not path.is_dir()],
+                unused=[test] if test and is_first else (),
+                root_class=roots if is_first else (),
+                same_name=same if is_first else (),
+            ),
+        )  # fmt: skip
+    return told
+
+
 def _images(
-    folder: Path, split: str, file: AnnotationFile
+    listing: Listing, folder: Path, split: str, file: AnnotationFile
 ) -> tuple[list[Listed], dict[str, Sequence[int]]]:
     """The images in order, and which of them have no size, or one that is none."""
     records = file.data["images"]
     if not records:
         raise InputError(f"{file.path}: expected at least one image, got none")
     names = [_text(record, "file_name", f"{file.path}: image {record['id']}") for record in records]
-    chosen = _image_folder(folder, split, file.path, names)
+    paths = _image_paths(listing, folder, split, file.path, names)
+    numbers = _numbers([record["id"] for record in records])
     images, silent, strange = [], [], []
-    for row, (record, name) in enumerate(zip(records, names, strict=True)):
+    for row, (record, path) in enumerate(zip(records, paths, strict=True)):
         said = record.get("height"), record.get("width")
         height, width = read_side(said[0]), read_side(said[1])
         where = f"{file.path}: image {record['id']}"
@@ -285,39 +460,52 @@ def _images(
             height = width = None
             (silent if said == (None, None) else strange).append(row)
             where = f"{where}: width {shown(said[1])}, height {shown(said[0])}"
-        images.append(Listed(where, record["id"], chosen / name, height, width))
+        images.append(Listed(where, numbers[record["id"]], path, height, width))
     return images, {"no_size": silent, "size_text": strange}
 
 
-def _image_folder(folder: Path, split: str, file: Path, names: list[str]) -> Path:
-    """The first folder that holds an image of the file."""
-    places = ["images", f"images/{split}", f"images/{split}2017", split, f"{split}2017", "."]
+def _image_paths(
+    listing: Listing, folder: Path, split: str, file: Path, names: list[str]
+) -> list[Path]:
+    """Where each image is; where one that is missing would be."""
+    # CVAT's `instances_default.json` has its images in `images/default`.
+    words = dict.fromkeys((split, f"{split}2017", file.stem.removeprefix("instances_")))
+    places = ["images", *(f"images/{word}" for word in words), *words]
+    places += ["data", *(f"data/{word}" for word in words), "."]
     folders = [folder / place for place in places]
     beside = file.parent
     if beside != folder / "annotations" and beside not in folders[:-1]:
         folders.insert(0, beside)
-    for name in names:
-        for place in folders:
-            if _is_file(place / name):
-                return place
-    raise InputError(
-        f"{file}: of its {len(names)} images (first {names[0]!r}), none is in any of the folders "
-        f"{', '.join(os.path.relpath(place, folder) for place in folders)} of {folder}"
+    chosen = next(
+        (place for place in folders for name in names if listing.exact(name, [place])), None
     )
+    if chosen is None:
+        paths = listing.find_all(names, folders)
+    else:
+        paths = listing.find_all(names, [chosen], [folder])
+    if not any(paths):
+        raise InputError(
+            f"{file}: of its {len(names)} images (first {names[0]!r}), none is in any of the "
+            f"folders {', '.join(os.path.relpath(place, folder) for place in folders)} of {folder}"
+        )
+    known = next((path.parent for path in paths if path is not None), folder)
+    return [
+        (chosen or known) / Path(name.replace("\\", "/")).name if path is None else path
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
-
-
-def _identity(record: dict[str, Any], where: str) -> int:
-    value = record.get("id")
-    if type(value) is not int or abs(value) >= LIMIT:  # True and 1.0 are no ids
-        raise InputError(f"{where}: expected an integer 'id' below 2**53, got {shown(value)}")
-    return value
+def _check_ids(records: list[dict[str, Any]], where: str) -> None:
+    """Integers or, in all records of a list, texts."""
+    texts = all(isinstance(record.get("id"), str) for record in records)
+    for index, record in enumerate(records):
+        value = record.get("id")
+        if texts:
+            _text(record, "id", f"{where}[{index}]")
+        elif type(value) is not int or abs(value) >= LIMIT:  # True and 1.0 are no ids
+            raise InputError(
+                f"{where}[{index}]: expected an integer 'id' below 2**53, got {shown(value)}"
+            )
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:

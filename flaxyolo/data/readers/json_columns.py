@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain, repeat
 from operator import itemgetter
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+from pycocotools import mask as mask_tools
 
 from flaxyolo.data.records import one_line
 
@@ -81,11 +83,44 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def look_up(values: list[Any], table: dict[int, int]) -> Int64[np.ndarray, " n"]:
-    """-1 for what is not in the table; True and 1.0 are no ids."""
-    if not set(map(type, values)) <= {int}:
-        values = [value if type(value) is int else None for value in values]
+def look_up(values: list[Any], table: Mapping[Any, int]) -> Int64[np.ndarray, " n"]:
+    """-1 for what is not in the table, whose keys are of one type; True and 1.0 are no integers."""
+    kind = type(next(iter(table), 0))
+    if not set(map(type, values)) <= {kind}:
+        values = [value if type(value) is kind else None for value in values]
     return np.array(list(map(table.get, values, repeat(-1))), np.int64)
+
+
+def outline_box(outline: Any) -> list[float] | None:
+    """xyxy around polygons, or around a mask in COCO's run lengths; None where it is neither."""
+    if isinstance(outline, dict):
+        return _mask_box(outline)
+    if not isinstance(outline, list):
+        return None
+    # Some write one polygon without the list around it.
+    polygons = outline if all(isinstance(one, list) for one in outline) else [outline]
+    sound = [
+        one for one in polygons if isinstance(one, list) and len(one) >= 6 and not len(one) % 2
+    ]
+    points = np.array([_number(one) for polygon in sound for one in polygon]).reshape(-1, 2)
+    if not len(points) or len(sound) < len(polygons) or not np.isfinite(points).all():
+        return None
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
+
+
+def _mask_box(mask: Any) -> list[float] | None:
+    size, counts = mask.get("size"), mask.get("counts")
+    match size:
+        case [int(height), int(width)] if 0 < height < 2**15 and 0 < width < 2**15:
+            pass
+        case _:
+            return None
+    try:
+        whole = mask_tools.frPyObjects(mask, height, width) if isinstance(counts, list) else mask
+        x, y, *sides = mask_tools.toBbox(whole).tolist()
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None
+    return [x, y, x + sides[0], y + sides[1]]
 
 
 def read_areas(values: list[Any]) -> tuple[Float64[np.ndarray, " n"], list[int]]:

@@ -1,20 +1,33 @@
 """What the readers of files share: image files, columns from rows, lines about progress."""
 
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from flaxyolo.data.records import Listed, Records
+from flaxyolo.base.errors import InputError
+from flaxyolo.data.records import Aside, Listed, Records
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""What an image file may end in, in either case."""
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib",
+    ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm",
+    ".pgm", ".ppm", ".pnm", ".pam", ".sr", ".ras",
+)  # fmt: skip
+"""What an image file may end in, in either case: the forms that OpenCV decodes to 8 or 16 bits."""
+COMPANIONS = {
+    ".txt", ".xml", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".md", ".rst", ".names",
+    ".data", ".cache", ".html", ".ini", ".db", ".py", ".sh", ".log", ".pdf", ".lst",
+}  # fmt: skip
+"""What texts and lists beside images end in."""
+TEXTS = ("readme", "license", "notice")
+"""Texts without a suffix."""
 REPORT_S = 5.0
 """Seconds between two lines about the progress."""
 
@@ -22,10 +35,83 @@ Row = tuple[int, float, float, float, float, int, float, bool]
 """Position of the image, x1, y1, x2, y2, label, area, crowd: a line of `Records`."""
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All image files in a folder and below it, by name."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+class Files(NamedTuple):
+    """What lies in a folder and below it, by name."""
+
+    images: list[Path]
+    """Links that lead nowhere included."""
+    texts: list[Path]
+    """Files whose suffix is one of `COMPANIONS`."""
+    others: list[Path]
+    """What nobody reads."""
+
+
+def files_below(folder: Path) -> Files:
+    """All files of a folder and those below it; links are followed, each folder is taken once."""
+    files = Files([], [], [])
+    # A link upwards leads to nothing new.
+    seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
+    folders, links = [folder], []
+    while folders or links:
+        # Folders before links to them: a file goes by its own path where it has one.
+        here = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        for entry in _entries(here):
+            path = here / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and os.path.isdir(path):
+                links.append(path)
+            elif not entry.name.startswith("."):
+                _list_for(files, path, entry).append(path)
+    for paths in files:
+        paths.sort()
+    return files
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot list the folder: {error.strerror}") from None
+
+
+def _list_for(files: Files, path: Path, entry: os.DirEntry[str]) -> list[Path]:
+    # A pipe or a device has no end.
+    readable = entry.is_file(follow_symlinks=False) or (
+        entry.is_symlink() and (os.path.isfile(path) or not os.path.exists(path))
+    )
+    if is_image(path) and readable:
+        return files.images
+    return files.texts if is_text(path) else files.others
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is named like an image that can be read."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is one of the texts and lists that lie beside images."""
+    return path.suffix.lower() in COMPANIONS or path.name.lower() in TEXTS
+
+
+def namesakes(path: Path, names: Mapping[int, str]) -> list[str]:
+    """The classes, by number, that are named like an earlier one."""
+    first: dict[str, int] = {}
+    return [
+        f"{path}: class {number}: {name!r}, as {first[name]}" for number, name in names.items()
+        if first.setdefault(name, number) != number
+    ]  # fmt: skip
+
+
+def asides(**places: Sequence[Path | str]) -> tuple[Aside, ...]:
+    """What was found beside images and boxes, by kind; kinds without a place are left out."""
+    return tuple(Aside(kind, tuple(map(str, where))) for kind, where in places.items() if where)
 
 
 def records_of(

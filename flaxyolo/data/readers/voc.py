@@ -25,22 +25,37 @@ from jaxtyping import Int64
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import file_state
-from flaxyolo.data.readers.listing import SUFFIXES, Row, named, progress, records_of
-from flaxyolo.data.records import Listed, Records, Source
+from flaxyolo.data.readers.listing import (
+    SUFFIXES,
+    Row,
+    asides,
+    files_below,
+    is_image,
+    progress,
+    records_of,
+)
+from flaxyolo.data.readers.paths import Listing
+from flaxyolo.data.records import Aside, Listed, Records, Source
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised with every change that reads something else from the same files."""
 
 LARGEST_NUMBER = 1e15
 """What is larger is no coordinate."""
 LARGEST = 16 << 20
 """Bytes of an XML file: real ones have a few thousand."""
-VALIDATION = ("val", "valid", "validation")
-"""Folders that hold the images to score on."""
-XML_FOLDERS = ("Annotations", "annotations")
-IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
+VALIDATION = ("val", "valid", "validation", "test")
+"""Folders that hold the images to score on; `test` where there is no other."""
+LISTS = (("train", "val"), ("trainval", ""), ("train", ""), ("default", ""))
+"""Lists of `ImageSets/Main`, in pairs; the last is CVAT's."""
+XML_FOLDER = "Annotations"
+IMAGE_FOLDERS = ("JPEGImages", "images")
+EXPECTED = {"object", "filename", "path", "size"}
+"""Tags of which an annotation has at least one."""
+DECLARATION = re.compile(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)[\"'][^>]*\?>")
+"""The first line of a file, with its encoding."""
 
 
 class Entry(NamedTuple):
@@ -72,13 +87,24 @@ class Page(NamedTuple):
     """Why it cannot be read, or empty."""
 
 
+class Layout(NamedTuple):
+    """The annotation files of every split, and what else lies with them."""
+
+    splits: dict[str, list[Entry]]
+    folders: dict[str, Path]
+    """Those of which every image belongs to the split; none where a list says which do."""
+    unused: list[Path]
+    """Annotation files of a split that has no use."""
+
+
 def read_voc(root: str) -> Source:
     """A folder of Pascal's form, or of XML files beside images.
 
     Pascal's: `Annotations`, `JPEGImages` and the splits `train.txt`, `val.txt` (or `trainval.txt`
-    alone) in `ImageSets/Main`. Other folders: `train` and `val`, or the folder itself as `train`,
-    with images beside the XML files or in `images`. An image is the one named like its XML file,
-    otherwise the one that `filename` names. Classes are those of the training split, by name.
+    alone) in `ImageSets/Main`. Other folders: `train` and `val` (`test` where there is no other),
+    alone or below `annotations` and `images`, or the folder itself as `train`, with images beside
+    the XML files or in `images`. An image is the one named like its XML file, otherwise the one
+    that `filename` names. Classes are those of both splits, by name.
     """
     if not root:
         raise InputError("--data: voc needs a folder, as in voc:path/to/VOC2007")
@@ -86,7 +112,9 @@ def read_voc(root: str) -> Source:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"{folder}: expected a folder of Pascal VOC's form, found {found} there")
-    entries = _splits(folder)
+    listing = Listing()
+    layout = _layout(listing, folder)
+    entries = layout.splits
     digest = hashlib.sha256(f"voc {READER_VERSION}".encode())
     pages = {}
     for split, files in entries.items():
@@ -95,13 +123,12 @@ def read_voc(root: str) -> Source:
         for entry in progress(files, len(files), f"{folder} {split}: XML files"):
             content, problem = _content(entry.path)
             digest.update(f"{len(content)} ".encode() + content)
-            page = _page(entry, content, problem)
+            page = _page(listing, entry, content, problem)
             digest.update(file_state(page.image, folder).encode(errors="surrogatepass"))
             pages[split].append(page)
     first = _first_pixel(folder, [page for split in pages.values() for page in split])
     things = [thing for page in pages["train"] for thing in page.things]
-    names = tuple(sorted({thing.name for thing in things} - {""}))
-    if not names:
+    if not any(thing.name for thing in things):
         broken = next(
             (f"; {entry.path}: {page.problem}"
              for entry, page in zip(entries["train"], pages["train"], strict=True) if page.problem),
@@ -110,10 +137,16 @@ def read_voc(root: str) -> Source:
         raise InputError(
             f"{folder}: expected named objects in the training split, found none{broken}"
         )
+    things += [thing for page in pages.get("val", ()) for thing in page.things]
+    names = tuple(sorted({thing.name for thing in things} - {""}))
+    claimed = {page.image for split in pages.values() for page in split}
     records, first_id = {}, 1
     for split, files in entries.items():
         paths = [entry.path for entry in files]
-        records[split] = _records(paths, pages[split], names, first, first_id)
+        records[split] = replace(
+            _records(paths, pages[split], names, first, first_id),
+            asides=_beside(layout, split, claimed),
+        )
         first_id += len(paths)
     return Source(
         name=f"voc:{root}",
@@ -125,39 +158,73 @@ def read_voc(root: str) -> Source:
     )
 
 
-def _splits(folder: Path) -> dict[str, list[Entry]]:
-    """The annotation files of every split."""
+def _layout(listing: Listing, folder: Path) -> Layout:
     places = [folder, *sorted(folder.glob("VOC20*")), *sorted(folder.glob("VOCdevkit/VOC20*"))]
     kits = [place for place in places if (place / "ImageSets" / "Main").is_dir()]
     if len(kits) > 1:
         choices = " or ".join(f"voc:{kit}" for kit in kits)
         raise InputError(f"{folder}: expected one VOC set, found {len(kits)}; name {choices}")
     if kits:
-        return _listed_splits(kits[0])
-    train = _entries(folder / "train")
-    if not train:
-        splits = {"train": _entries(folder)}
+        return Layout(_listed_splits(listing, kits[0]), {}, [])
+    train = _split_of(listing, folder, ("train", "training"))
+    if train is None:
+        splits = {"train": (folder, _entries(listing, folder))}
     else:
-        validation = next((name for name in VALIDATION if _entries(folder / name)), None)
-        splits = {"train": train} | ({"val": _entries(folder / validation)} if validation else {})
-    if not splits["train"]:
+        val = _split_of(listing, folder, VALIDATION)
+        splits = {"train": train} | ({"val": val} if val else {})
+        if val and val[0].name.lower() == "test":
+            log.warning("%s: there is no folder val: %s is taken for validation", folder, val[0])
+    if not splits["train"][1]:
         raise InputError(
             f"{folder}: expected ImageSets/Main and Annotations, or XML files in train, in "
             f"annotations or in the folder itself; found none of them"
         )
-    return splits
+    used = {place for place, _ in splits.values()}
+    test = _split_of(listing, folder, ("test",)) if train else None
+    unused = [] if test is None or test[0] in used else [entry.path for entry in test[1]]
+    return Layout(
+        {split: entries for split, (_, entries) in splits.items()},
+        {split: place for split, (place, _) in splits.items()},
+        unused,
+    )
 
 
-def _listed_splits(kit: Path) -> dict[str, list[Entry]]:
+def _split_of(
+    listing: Listing, folder: Path, words: Sequence[str]
+) -> tuple[Path, list[Entry]] | None:
+    """Folder of the images and annotation files of the first word that has some."""
+    for word in words:
+        place = listing.below(folder, [word])
+        entries = [] if place is None else _entries(listing, place)
+        if place is not None and entries:
+            return place, entries
+        xml = listing.below(folder, [XML_FOLDER, word])
+        entries = (
+            [] if xml is None else _entries_in(xml, (folder, word), _images_of(listing, folder))
+        )
+        if entries:
+            images = (listing.below(place, [word]) for place in _images_of(listing, folder))
+            return next((place for place in images if place), folder / word), entries
+    return None
+
+
+def _images_of(listing: Listing, folder: Path) -> list[Path]:
+    """The folders of a folder that hold images alone."""
+    places = (listing.below(folder, [name]) for name in IMAGE_FOLDERS)
+    return [place for place in places if place is not None]
+
+
+def _listed_splits(listing: Listing, kit: Path) -> dict[str, list[Entry]]:
     lists = kit / "ImageSets" / "Main"
-    names = {split: lists / f"{split}.txt" for split in ("train", "val")}
-    if not all(path.is_file() for path in names.values()):
-        whole = [lists / f"{name}.txt" for name in ("trainval", "train")]
-        only = next((path for path in whole if path.is_file()), None)
-        if only is None:
-            raise InputError(f"{lists}: expected train.txt and val.txt, or trainval.txt")
-        names = {"train": only}
-    folders = tuple(kit / name for name in IMAGE_FOLDERS)
+    pairs = [
+        [listing.below(lists, [f"{word}.txt"]) for word in pair if word] for pair in LISTS
+    ]  # fmt: skip
+    paths = next((pair for pair in pairs if all(pair)), None)
+    if paths is None:
+        raise InputError(f"{lists}: expected train.txt and val.txt, or trainval.txt")
+    names = {split: path for split, path in zip(("train", "val"), paths, strict=False) if path}
+    folders = tuple(_images_of(listing, kit))
+    xml = listing.below(kit, [XML_FOLDER]) or kit / XML_FOLDER
     splits = {}
     for split, path in names.items():
         try:
@@ -169,28 +236,45 @@ def _listed_splits(kit: Path) -> dict[str, list[Entry]]:
         stems = [re.sub(r"\s+(-?1|0)$", "", line.strip()) for line in lines if line.strip()]
         if not stems:
             raise InputError(f"{path}: expected names of images, one a line; found none")
-        splits[split] = [Entry(kit / "Annotations" / f"{stem}.xml", folders) for stem in stems]
+        splits[split] = [_listed(listing, xml, stem, folders or (kit,)) for stem in stems]
     return splits
 
 
-def _entries(folder: Path) -> list[Entry]:
-    """XML files of a folder or of its `annotations`; images without one are left out, and named."""
-    place = next((folder / name for name in XML_FOLDERS if (folder / name).is_dir()), folder)
-    paths = sorted(path for path in place.glob("*") if path.suffix.lower() == ".xml")
-    folders = (place, *(folder / name for name in IMAGE_FOLDERS), folder)
-    if paths:
-        known = {path.stem for path in paths}
-        lonely = sorted(
-            str(path) for near in dict.fromkeys(folders) if near.is_dir()
-            for path in near.iterdir() if path.suffix.lower() in SUFFIXES and path.stem not in known
-        )  # fmt: skip
-        if lonely:
-            log.warning(
-                "%s: %d images without an XML file of their name: %s; they are used only where a "
-                "file names them, as nobody may have looked for objects in the others",
-                folder, len(lonely), named(lonely),
-            )  # fmt: skip
-    return [Entry(path, folders) for path in paths]
+def _listed(listing: Listing, xml: Path, name: str, folders: tuple[Path, ...]) -> Entry:
+    """The entry of a name in a list, which may have folders and the image's suffix."""
+    stem = name[: -len(Path(name).suffix)] if is_image(Path(name)) else name
+    path = listing.find(f"{stem}.xml", [xml]) or xml / f"{stem}.xml"
+    inner = path.parent.relative_to(xml) if path.is_relative_to(xml) else Path()
+    return Entry(path, tuple(dict.fromkeys((*(folder / inner for folder in folders), *folders))))
+
+
+def _entries(listing: Listing, folder: Path) -> list[Entry]:
+    """XML files of a folder or of its `annotations`, and below."""
+    place = listing.below(folder, [XML_FOLDER]) or folder
+    return _entries_in(place, (folder,), _images_of(listing, folder))
+
+
+def _entries_in(place: Path, beside: Sequence[Path | str], images: Sequence[Path]) -> list[Entry]:
+    """XML files below a folder; images lie beside them, or in the same folder of `images`."""
+    if not place.is_dir():
+        return []
+    entries = []
+    for path in files_below(place).texts:
+        if path.suffix.lower() == ".xml":
+            inner = Path(*beside[1:]) / path.parent.relative_to(place)
+            folders = (path.parent, *(folder / inner for folder in images), *images, Path(*beside))
+            entries.append(Entry(path, tuple(dict.fromkeys(folders))))
+    return entries
+
+
+def _beside(layout: Layout, split: str, claimed: set[Path]) -> tuple[Aside, ...]:
+    folder = layout.folders.get(split)
+    files = None if folder is None or not folder.is_dir() else files_below(folder)
+    return asides(
+        unread=files.others if files else (),
+        unlisted=[image for image in files.images if image not in claimed] if files else (),
+        unused=layout.unused if split == "val" else (),
+    )
 
 
 def _content(path: Path) -> tuple[bytes, str]:
@@ -205,25 +289,53 @@ def _content(path: Path) -> tuple[bytes, str]:
         return b"", f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def _page(entry: Entry, content: bytes, problem: str) -> Page:
+def _page(listing: Listing, entry: Entry, content: bytes, problem: str) -> Page:
     root = None
     if not problem:
         try:
-            root = ElementTree.fromstring(content)
+            root = _root(content)
+            problem = _strange(root)
         # Unknown encodings are ValueErrors and LookupErrors.
         except (ElementTree.ParseError, ValueError, LookupError) as error:
             problem = f"broken XML: {error}"
-    if root is None:
-        return Page(_image(entry, ""), None, None, (), False, problem)
+    if root is None or problem:
+        return Page(_image(listing, entry, ""), None, None, (), False, problem)
     things = tuple(_thing(element) for element in root.iterfind("object"))
     return Page(
-        image=_image(entry, _text(root, "filename")),
+        image=_image(listing, entry, _text(root, "filename")),
         height=_size(_text(root, "size/height")),
         width=_size(_text(root, "size/width")),
         things=things,
         pascal="voc" in _text(root, "source/database").lower(),
         problem="",
     )
+
+
+def _root(content: bytes) -> ElementTree.Element:
+    """The root, its tags in small letters and without namespaces, which say nothing here."""
+    declared = DECLARATION.match(content)
+    try:
+        root = ElementTree.fromstring(content)
+    except ValueError:
+        # Encodings of several bytes a letter, as GBK, are known to Python alone.
+        if declared is None:
+            raise
+        text = content[declared.end() :].decode(declared[1].decode())
+        root = ElementTree.fromstring(text)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2].lower()
+    return root
+
+
+def _strange(root: ElementTree.Element) -> str:
+    """Why a file is no annotation, or empty: what is not understood is not without objects."""
+    tags = [element.tag for element in root]
+    if not EXPECTED.intersection(tags):
+        return f"expected an annotation with filename, size and objects, got <{root.tag[:40]}>"
+    inner = sum(1 for _ in root.iter("object"))
+    if inner != tags.count("object") or (not inner and root.find(".//bndbox") is not None):
+        return f"expected its objects right below <{root.tag[:40]}>, found some elsewhere"
+    return ""
 
 
 def _thing(element: ElementTree.Element) -> Thing:
@@ -252,18 +364,22 @@ def _size(text: str) -> int | None:
     return int(number) if 1 <= number < 2**31 else None
 
 
-def _image(entry: Entry, filename: str) -> Path:
-    """The image named like the XML file; a copied XML file often names another one."""
+def _image(listing: Listing, entry: Entry, filename: str) -> Path:
+    """The image named like the XML file; a copied XML file often names another one.
+
+    Where several are named like it, the one of them that it names.
+    """
     stem, named_so = entry.path.stem, Path(filename.replace("\\", "/")).name
-    endings = [*SUFFIXES, *map(str.upper, SUFFIXES)]
-    for name in [*(stem + ending for ending in endings), *([named_so] if named_so else [])]:
-        for folder in entry.folders:
-            try:
-                if (folder / name).is_file():
-                    return folder / name
-            except OSError:  # too long a name
-                continue
-    return entry.folders[0] / (named_so or f"{stem}.jpg")
+    for folder in entry.folders:
+        names = [name for name in listing.with_stem(folder, stem) if is_image(Path(name))]
+        if names:
+            return folder / (named_so if named_so in names else min(names, key=_order))
+    found = listing.find(filename, entry.folders) if named_so else None
+    return found or entry.folders[0] / (named_so or f"{stem}.jpg")
+
+
+def _order(name: str) -> tuple[int, str]:
+    return SUFFIXES.index(Path(name).suffix.lower()), name
 
 
 def _first_pixel(folder: Path, pages: list[Page]) -> float:

@@ -9,8 +9,8 @@ import hashlib
 import logging
 import math
 import os
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,20 +22,44 @@ from jaxtyping import Int32, Int64
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import file_state, image_facts
-from flaxyolo.data.readers.listing import Row, find_images, named, progress, records_of
-from flaxyolo.data.records import Listed, Records, Source
+from flaxyolo.data.readers.listing import (
+    Row,
+    asides,
+    files_below,
+    is_image,
+    named,
+    namesakes,
+    progress,
+    records_of,
+)
+from flaxyolo.data.readers.paths import SPLIT_WORDS, Listing, spelling
+from flaxyolo.data.records import Listed, Noted, Records, Source
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised with every change that reads something else from the same files."""
 
 LARGEST = 1e15
 """What is larger, or NaN, is no number of a label."""
 VALIDATION = ("val", "valid", "validation")
 """Keys under which a data.yaml names its validation images."""
-NO_LABELS = {"classes", "readme", "README"}
+NO_LABELS = {"classes", "readme", "notes", "labels", "predefined_classes"}
 """Text files that may lie among the labels: `classes.txt` is of labelImg."""
+NAME_FILES = ("classes.txt", "labels/classes.txt")
+"""Where Label Studio and labelImg write the names of the classes; Darknet's end in `.names`."""
+MOST_CLASSES = 10_000
+"""Names that are made where there is only their number."""
+
+
+class Split(NamedTuple):
+    """Where the images of a split are."""
+
+    images: list[Path]
+    folders: list[Path]
+    """Those that are taken as a whole."""
+    others: list[Path]
+    """What lies in them and is neither an image nor a text."""
 
 
 class Layout(NamedTuple):
@@ -46,8 +70,8 @@ class Layout(NamedTuple):
     """Folder that the splits are relative to."""
     names: dict[int, str]
     """By class number."""
-    splits: dict[str, list[Path]]
-    """Image files of `train` and, where there is one, `val`."""
+    splits: dict[str, Split]
+    """`train` and, where there is one, `val`."""
     keypoints: int
     """Numbers that follow a box in every line; 0 but for pose data sets."""
 
@@ -56,25 +80,43 @@ class Lines(NamedTuple):
     """The label files of a split: what they say, as shares of the image, and where."""
 
     files: tuple[Path, ...]
-    """One per image."""
+    """One per image, whether it is there or not."""
     rows: list[tuple[int, int, float, float, float, float, int, float]]
     """Position of the image, number of the line, x1, y1, x2, y2, label, area."""
     digest: bytes
+    lacking: list[int]
+    """Positions of the images without a file."""
 
 
 def read_yolo(root: str) -> Source:
-    """The data set of a data.yaml; without `val` in it, there is no validation split."""
+    """The data set of a data.yaml; without `val` in it, there is no validation split.
+
+    A folder may have other signs instead: Darknet's `.data`, or a list of class names.
+    """
     if not root:
         raise InputError("--data: yolo needs a data.yaml, as in yolo:path/to/data.yaml")
+    listing = Listing()
     path = Path(root).expanduser()
-    path = path / "data.yaml" if path.is_dir() else path
-    layout = _layout(path)
+    layout = _layout_of_folder(listing, path) if path.is_dir() else _layout(listing, path)
     category_ids = tuple(sorted(layout.names))
     digest = hashlib.sha256(f"yolo {READER_VERSION} {layout.names}".encode())
+    found = {split: _label_files(listing, told.images) for split, told in layout.splits.items()}
+    claimed = {file for files in found.values() for file in files}
+    listed = {image for told in layout.splits.values() for image in told.images}
     records, first_id = {}, 1
-    for split, images in layout.splits.items():
-        lines = _read_labels(layout, split, images, category_ids)
-        records[split] = _records(split, images, lines, first_id)
+    for split, told in layout.splits.items():
+        images = told.images
+        lines = _read_labels(listing, layout, split, found[split], category_ids)
+        unclaimed = _unclaimed(listing, told, listed, claimed)
+        records[split] = replace(
+            _records(split, images, lines, first_id),
+            noted=_noted(images, lines, unclaimed),
+            asides=asides(
+                unread=told.others,
+                unclaimed=unclaimed,
+                same_name=namesakes(layout.path, layout.names) if split == "train" else (),
+            ),
+        )
         first_id += len(images)
         digest.update(f"{split} {len(images)}".encode() + lines.digest)
         for image in images:
@@ -91,15 +133,84 @@ def read_yolo(root: str) -> Source:
 
 def label_file(image: Path) -> Path:
     """`images/.../a.jpg` to `labels/.../a.txt`; beside the image where no folder is `images`."""
-    parts = list(image.parent.parts)
+    above, below = _label_folder(image.parent)
+    return Path(above, *below, f"{image.stem}.txt")
+
+
+def _label_folder(images: Path) -> tuple[Path, list[str]]:
+    """The folder above, and `labels` with what is below it; nothing below where it is the same."""
+    parts = list(images.parts)
     for index in reversed(range(len(parts))):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts, image.stem + ".txt")
+        if parts[index].casefold() == "images":
+            return Path(*parts[:index]), ["labels", *parts[index + 1 :]]
+    return images, []
 
 
-def _layout(path: Path) -> Layout:
+def _layout_of_folder(listing: Listing, folder: Path) -> Layout:
+    """Of a folder with a data.yaml or another file like it, or as Darknet's users have it."""
+    there = sorted(folder / name for name in listing.names(str(folder)))
+    files = [path for path in there if path.suffix.lower() in (".yaml", ".yml")]
+    path = folder / "data.yaml"
+    if path in files or len(files) == 1:
+        return _layout(listing, path if path in files else files[0])
+    lists = [path for path in there if path.suffix == ".data"]
+    if len(lists) == 1:
+        return _darknet(listing, lists[0])
+    named_so = [path for path in there if path.suffix == ".names"]
+    named_so += [folder / name for name in NAME_FILES]
+    names = next((path for path in named_so if path.is_file()), None)
+    if names is None:
+        raise InputError(
+            f"{folder}: expected a data.yaml, or class names one a line in classes.txt; found "
+            "neither; write a data.yaml with two lines, as `train: .` and `names: [cat, dog]`"
+        )
+    return _bare(listing, folder, names)
+
+
+def _darknet(listing: Listing, path: Path) -> Layout:
+    """Of Darknet's own file, as CVAT writes it: lines `train = data/train.txt`, `names = ...`."""
+    pairs = [line.split("=", 1) for line in _lines_of(path) if "=" in line]
+    said = {key.strip(): value.strip() for key, value in pairs}
+    names = listing.find(said.get("names", ""), [path.parent])
+    if names is None:
+        raise InputError(f"{path}: names: expected a file of class names, got {said.get('names')}")
+    data = {key: said[key] for key in ("train", *VALIDATION) if said.get(key)}
+    return _splits_of(listing, path, path.parent, data | {"names": _names_in(names)})
+
+
+def _bare(listing: Listing, folder: Path, names: Path) -> Layout:
+    """Of a folder of images and labels, with lists or folders of the splits or without any."""
+    data: dict[str, Any] = {"names": _names_in(names)}
+    for key, words in zip(("train", "val"), SPLIT_WORDS[:2], strict=True):
+        places = [
+            place for word in words
+            for place in (f"{word}.txt", f"images/{word}", f"{word}/images", word)
+        ]  # fmt: skip
+        place = next((place for place in places if listing.exact(place, [folder])), None)
+        data |= {} if place is None else {key: place}
+    whole = "images" if listing.exact("images", [folder]) else "."
+    return _splits_of(listing, names, folder, {"train": whole} | data)
+
+
+def _names_in(path: Path) -> list[str]:
+    """A name a line: an empty line between others is a class without a name."""
+    lines = _lines_of(path)
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the list: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected a list in UTF-8, got other bytes") from None
+    return [line.strip() for line in lines]
+
+
+def _layout(listing: Listing, path: Path) -> Layout:
     try:
         data = yaml.safe_load(path.read_bytes())
     except OSError as error:
@@ -109,10 +220,15 @@ def _layout(path: Path) -> Layout:
         raise InputError(f"{path}: not valid YAML: {text:.200}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected keys such as train, val, names; got {data!r:.60}")
-    base = _base(path, data.get("path"))
+    return _splits_of(listing, path, _base(path, data.get("path")), data)
+
+
+def _splits_of(listing: Listing, path: Path, base: Path, data: dict[Any, Any]) -> Layout:
     validation = next((key for key in VALIDATION if data.get(key)), None)
     keys = {"train": "train"} | ({} if validation is None else {"val": validation})
-    splits = {split: _images(path, base, key, data.get(key)) for split, key in keys.items()}
+    splits = {
+        split: _images(listing, path, base, key, data.get(key)) for split, key in keys.items()
+    }
     return Layout(path, base, _names(path, data), splits, _keypoints(path, data))
 
 
@@ -130,7 +246,10 @@ def _base(path: Path, said: Any) -> Path:
 
 
 def _names(path: Path, data: dict[Any, Any]) -> dict[int, str]:
-    names = data.get("names")
+    names, count = data.get("names"), data.get("nc")
+    if names is None and type(count) is int and 0 < count <= MOST_CLASSES:
+        names = [f"class_{number}" for number in range(count)]
+        log.warning("%s: no names: the classes are called class_0 to class_%d", path, count - 1)
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
@@ -164,44 +283,50 @@ def _keypoints(path: Path, data: dict[Any, Any]) -> int:
     raise InputError(f"{path}: kpt_shape: expected [points, 2 or 3], got {shape!r:.60}")
 
 
-def _images(path: Path, base: Path, key: str, said: Any) -> list[Path]:
+def _images(listing: Listing, path: Path, base: Path, key: str, said: Any) -> Split:
     """The image files of a split: of a folder, of a text file that lists them, or of several."""
     places = said if isinstance(said, list) else [said]
-    images: list[Path] = []
+    split = Split([], [], [])
     for place in places:
         if not isinstance(place, str) or not place.strip():
             raise InputError(
                 f"{path}: {key}: expected a folder, a .txt file or a list of them, got {said!r:.60}"
             )
-        images += _images_at(path, base, key, _existing(path, base, place.strip()))
-    if not images:
+        found = _existing(listing, path, base, place.strip())
+        for whole, part in zip(split, _images_at(listing, path, base, key, found), strict=True):
+            whole += part
+    if not split.images:
         raise InputError(f"{path}: {key}: expected image files in {said!r:.120}, found none")
-    return images
+    return split
 
 
-def _images_at(path: Path, base: Path, key: str, place: Path) -> list[Path]:
+def _images_at(listing: Listing, path: Path, base: Path, key: str, place: Path) -> Split:
     if place.is_dir():
-        return find_images(place)
+        files = files_below(place)
+        return Split(files.images, [place], files.others)
     if not place.is_file():
         raise InputError(f"{path}: {key}: expected a folder or a .txt file, found nothing: {place}")
     if place.suffix.lower() != ".txt":
         raise InputError(f"{path}: {key}: expected a folder or a .txt file, got {place}")
-    try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{place}: cannot read the list: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{place}: expected a list of images in UTF-8, got other bytes") from None
-    return [_existing(path, base, line.strip(), place.parent) for line in lines if line.strip()]
+    names = [line for line in _lines_of(place) if line]
+    found = listing.find_all(names, [base, place.parent], [path.parent])
+    if names and all(image is None for image in found):
+        raise InputError(
+            f"{path}: {key}: expected image files as {place} lists them, but none of the "
+            f"{len(names)} images is there: {named(names, 1)}"
+        )
+    images = [base / name if image is None else image
+              for name, image in zip(names, found, strict=True)]  # fmt: skip
+    return Split(images, [], [])
 
 
-def _existing(path: Path, base: Path, place: str, *others: Path) -> Path:
-    """`place` relative to the first folder where it exists, otherwise to the first folder.
+def _existing(listing: Listing, path: Path, base: Path, place: str) -> Path:
+    """Where `place` is, relative to `base`; what is not there as it is written is looked for.
 
     Roboflow writes `../train/images` for `train/images`.
     """
     names = (Path(place).expanduser(), Path(place.removeprefix("../")))
-    candidates = [folder / name for folder in (base, *others) for name in names]
+    candidates = [base / name for name in names]
     for candidate in candidates:
         try:
             os.stat(candidate)
@@ -211,21 +336,53 @@ def _existing(path: Path, base: Path, place: str, *others: Path) -> Path:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{path}: cannot look for {place!r:.80}: {reason}") from None
         return candidate
-    return candidates[0]
+    found = listing.find_split(place, base)
+    if found is not None:
+        log.warning("%s: there is no %s; %s is taken", path, candidates[0], found)
+    return found or candidates[0]
+
+
+def _label_files(listing: Listing, images: Sequence[Path]) -> tuple[Path, ...]:
+    """The label file of each image, whether it is there or not.
+
+    One that is spelled in another way is taken where no image has exactly its name.
+    """
+    folders = {folder: _labels_of(listing, folder) for folder in {one.parent for one in images}}
+    files = [folders[image.parent] / f"{image.stem}.txt" for image in images]
+    exact = {file for file in files if listing.has(file)}
+    for row, file in enumerate(files):
+        if file not in exact:
+            name = listing.alike(file.parent, file.name)
+            if name is not None and file.parent / name not in exact:
+                files[row] = file.parent / name
+    return tuple(files)
+
+
+def _labels_of(listing: Listing, images: Path) -> Path:
+    """The folder of the labels of a folder of images; beside them where there is no other."""
+    above, below = _label_folder(images)
+    found = listing.below(above, below)
+    if found is not None:
+        return found
+    beside = any(Path(name).suffix.lower() == ".txt" for name in listing.names(str(images)))
+    return images if beside else Path(above, *below)
 
 
 def _read_labels(
-    layout: Layout, split: str, images: list[Path], category_ids: tuple[int, ...]
+    listing: Listing,
+    layout: Layout,
+    split: str,
+    files: tuple[Path, ...],
+    category_ids: tuple[int, ...],
 ) -> Lines:
     """Every line of the label files of a split; an image without a file has no boxes."""
-    files = tuple(label_file(image) for image in images)
     labels = {category: label for label, category in enumerate(category_ids)}
-    digest, rows, missing = hashlib.sha256(), [], []
+    digest, rows, lacking = hashlib.sha256(), [], []
     for index, file in enumerate(progress(files, len(files), f"{layout.path} {split} labels")):
         try:
             content = file.read_bytes()
         except FileNotFoundError:
-            missing.append(file)
+            lacking.append(index)
             continue
         except OSError:
             rows.append((index, 0, *[math.nan] * 4, -1, math.nan))
@@ -236,13 +393,12 @@ def _read_labels(
                 category, *shares = _parse(line, layout.keypoints)
                 box, area = shares[:4], shares[4]
                 rows.append((index, number, *box, labels.get(category, -1), area))
-    if len(missing) == len(files):
+    if len(lacking) == len(files):
         raise InputError(
             f"{layout.path}: {split}: expected a label file for the images, found none for any of "
-            f"{len(files)}; looked for {named([str(file) for file in missing], 1)}"
+            f"{len(files)}; looked for {named([str(file) for file in files], 1)}"
         )
-    _warn_of_labels_without_image(layout.path, split, images)
-    return Lines(files, rows, digest.digest())
+    return Lines(files, rows, digest.digest(), lacking)
 
 
 def _lines(content: bytes) -> list[str]:
@@ -312,21 +468,50 @@ def _where(
     return f"{file}: line {number}: {text[:80]!r}"
 
 
-def _warn_of_labels_without_image(path: Path, split: str, images: list[Path]) -> None:
-    """Name the label files that no image belongs to, as after an image was lost or renamed."""
-    stems, lonely = defaultdict(set), []
-    for folder in sorted({image.parent for image in images}):
-        labels = label_file(folder / "image").parent
-        if labels != folder and folder.is_dir():
-            stems[labels] |= {entry.stem for entry in folder.iterdir()}
-    for folder, known in stems.items():
-        files = sorted(folder.glob("*.txt"))
-        lonely += [str(file) for file in files if file.stem not in known | NO_LABELS]
-    if lonely:
-        log.warning(
-            "%s: %s: %d label files belong to no image and are left out: %s",
-            path,
-            split,
-            len(lonely),
-            named(lonely),
-        )
+def _noted(images: Sequence[Path], lines: Lines, unclaimed: Sequence[Path]) -> tuple[Noted, ...]:
+    """Images whose labels are nobody's to tell."""
+    lacking = set(lines.lacking)
+    # An image that is listed twice shares with itself.
+    owners = dict(zip(images, lines.files, strict=True))
+    count = Counter(owners.values())
+    shared = [row for row, file in enumerate(lines.files) if count[file] > 1]
+    rows = {
+        "shared_label": [row for row in shared if row not in lacking],
+        "lost_label": lines.lacking if unclaimed else [],
+    }
+    return tuple(Noted(kind, np.array(row, np.int64)) for kind, row in rows.items() if row)
+
+
+def _unclaimed(listing: Listing, split: Split, listed: set[Path], claimed: set[Path]) -> list[Path]:
+    """The label files that no image belongs to, as after an image was lost or renamed.
+
+    Those of images that are there and in no split are not among them.
+    """
+    owners: dict[Path, set[str]] = {}
+    for folder in {image.parent for image in split.images}:
+        free = (folder / name for name in listing.names(str(folder)))
+        stems = {
+            spelling(image.stem) for image in free
+            if is_image(image) and image not in listed
+        }  # fmt: skip
+        owners.setdefault(_labels_of(listing, folder), set()).update(stems)
+    roots = {root for folder in split.folders if (root := _labels_of(listing, folder)).is_dir()}
+    files = {file for root in roots for file in files_below(root).texts}
+    files |= {folder / name for folder in owners for name in listing.names(str(folder))}
+    return sorted(
+        file for file in files
+        if file.suffix.lower() == ".txt" and file not in claimed
+        and file.stem.casefold() not in NO_LABELS
+        and spelling(file.stem) not in owners.get(file.parent, ())
+        and _says_labels(file)
+    )  # fmt: skip
+
+
+def _says_labels(file: Path) -> bool:
+    """Whether the first line of a text is one of a label file."""
+    try:
+        lines: Iterable[str] = _lines(file.read_bytes())
+    except OSError:
+        return False
+    first = next((line for line in lines if line.strip()), "")
+    return not math.isnan(_parse(first, 0)[1])

@@ -162,7 +162,7 @@ def test_an_image_that_poisons_is_counted_and_named(tmp_path, change, kind, word
     audit = audit_of(tmp_path, data)
     found = of_train(audit)
     assert found.pop(kind) == 1
-    assert found.keys() <= {"beyond", "outside"}
+    assert found.keys() <= {"beyond", "outside", "unlisted"}
     finding = audit.findings[0]
     assert finding.stops
     assert (finding.images_out, finding.boxes_out) == (int(boxes > 0), boxes)
@@ -225,14 +225,15 @@ def test_an_image_in_both_splits_leaves_training(tmp_path):
     assert balanced(dataset.audit)
 
 
-def test_a_training_split_that_is_all_in_validation_is_told_so(tmp_path):
+def test_a_training_split_that_is_all_in_validation_is_told_so_and_kept(tmp_path):
     root = write(tmp_path / "set", coco())
     train = (root / "annotations" / "instances_train.json").read_text()
     (root / "annotations" / "instances_val.json").write_text(train)
-    with pytest.raises(
-        InputError, match=r"expected images in train, but the audit left none: .*2 "
-    ):
-        read_dataset(f"coco:{root}")
+    dataset = read_dataset(f"coco:{root}")
+    finding = next(f for f in dataset.audit.findings if f.kind == "same_splits")
+    assert (finding.split, finding.count, finding.stops) == ("train", 2, False)
+    assert len(dataset.train) == len(dataset.val) == 2
+    assert balanced(dataset.audit)
 
 
 def test_images_without_boxes_are_background(tmp_path):

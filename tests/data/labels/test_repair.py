@@ -161,3 +161,25 @@ def test_a_source_without_validation_gets_one(tmp_path):
     assert [e.image_id for e in copy.train] == [e.image_id for e in dataset.train]
     assert [e.image_id for e in copy.val] == [e.image_id for e in dataset.val]
     assert (len(copy.train), len(copy.val)) == (1, 1)
+
+
+def test_an_image_that_loses_all_its_boxes_to_faults_is_left_out_too(tmp_path):
+    data = coco()
+    data["annotations"][3]["bbox"] = None
+    root = write(tmp_path / "set", data)
+    copy = read_dataset(f"coco:{root}", repair=tmp_path / "out")
+    assert [example.image_id for example in copy.train] == [7]
+    change = next(change for change in changes_of(tmp_path / "out") if change["kind"] == "stripped")
+    assert (change["record"], change["after"]) == ("image 3", None)
+
+
+def test_a_repair_that_leaves_no_box_is_refused(tmp_path):
+    data = coco()
+    write_image(tmp_path / "set" / "images" / "empty.png", 20, 20)
+    data["images"].append({"id": 9, "file_name": "empty.png", "width": 20, "height": 20})
+    for record in data["annotations"]:
+        record["bbox"] = "none"
+    root = write(tmp_path / "set", data)
+    with pytest.raises(InputError, match=r"expected boxes to train on, .* left none of 4: "):
+        read_dataset(f"coco:{root}", repair=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

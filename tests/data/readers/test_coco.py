@@ -8,7 +8,7 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.readers.coco import read_coco
-from flaxyolo.data.records import Records
+from flaxyolo.data.records import Aside, Records
 from tests.data.coco_folder import IMAGES, coco, write, write_image
 
 
@@ -189,9 +189,23 @@ def test_train_and_val_must_have_the_same_categories(tmp_path):
     val = coco("val")
     val["categories"][0]["name"] = "wolf"
     assert "category 9 is 'wolf' here and 'dog' there" in error_of(write(tmp_path, coco(), val))
-    val["categories"] = [{"id": 4, "name": "cat"}]
+    val["categories"] = [{"id": 5, "name": "cat"}]
+    assert "category 5 is 'cat' here and 'missing' there" in error_of(write(tmp_path, coco(), val))
+    val["categories"] = [{"id": "9", "name": "dog"}]
     val["annotations"] = []
-    assert "category 9 is 'missing' here and 'dog' there" in error_of(write(tmp_path, coco(), val))
+    assert "got texts in one and numbers in the other" in error_of(write(tmp_path, coco(), val))
+
+
+def test_a_category_may_be_listed_in_one_split_only(tmp_path):
+    val = coco("val")
+    val["categories"][0] = {"id": 12, "name": "wolf"}
+    val["annotations"][0]["category_id"] = 12
+    source = read_coco(str(write(tmp_path, coco(), val)))
+    assert source.class_names == ("cat", "dog", "wolf")
+    assert source.category_ids == (4, 9, 12)
+    assert source.train.labels.tolist() == [1, 0, 0, 0]
+    assert source.val is not None
+    assert source.val.labels.tolist() == [2, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +305,7 @@ def test_as_many_annotations_as_coco_has_are_read_in_seconds(tmp_path):
     # A process of its own, without the checks of types and shapes.
     code = f"""
 import time
-from flaxyolo.data.coco import read_coco
+from flaxyolo.data.readers.coco import read_coco
 start = time.process_time()
 source = read_coco({str(tmp_path)!r})
 print(time.process_time() - start, len(source.train.boxes))
@@ -300,3 +314,153 @@ print(time.process_time() - start, len(source.train.boxes))
     seconds, boxes = done.stdout.split()
     assert float(seconds) < 15
     assert int(boxes) == 860_000
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "written"),
+    [
+        ("annotations/instances_default.json", "images/default", "{name}"),
+        ("annotations/instances_Train.json", "images/Train", "{name}"),
+        ("labels.json", "data", "{name}"),
+        ("result.json", "images", "images\\{name}"),
+        ("result.json", "images", "C:\\Users\\me\\set\\images\\{name}"),
+        ("result.json", "images", "/data/local-files/?d=set%2Fimages%2F{name}"),
+        ("annotations/instances_train.json", "images/train", "/home/me/images/train/{name}"),
+        ("annotations/instances_train.json", ".", "../pictures/{name}"),
+        ("annotations/mine.json", "pictures", "far/pictures/{name}"),
+    ],
+)
+def test_exporters_layouts_and_paths_are_read(tmp_path, file, images, written):
+    data = coco()
+    for record in data["images"]:
+        write_image(tmp_path / images / record["file_name"], record["height"], record["width"])
+        record["file_name"] = written.format(name=record["file_name"])
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(data))
+    records = read_coco(str(tmp_path)).train
+    assert [listed.image for listed in records.images] == [
+        tmp_path / images / name for name in ("a.png", "b.png")
+    ]
+
+
+def test_a_file_name_does_not_lead_out_of_the_folder(tmp_path):
+    write_image(tmp_path / "far.png", 30, 40)
+    data = coco()
+    data["images"][0]["file_name"] = "../../far.png"
+    records = read_coco(str(write(tmp_path / "set", data))).train
+    assert records.images[0].image == tmp_path / "set" / "images" / "far.png"
+
+
+def test_files_that_no_annotation_names_are_told(tmp_path):
+    root = write(tmp_path, coco())
+    for name in ("more.jfif", "notes.txt", "odd.heic"):
+        (root / "images" / name).touch()
+    (root / "annotations" / "instances_test.json").write_text("{}")
+    source = read_coco(str(root))
+    assert source.train.asides == (
+        Aside("unlisted", (f"{root}/images/more.jfif",)),
+        Aside("unread", (f"{root}/images/odd.heic",)),
+        Aside("unused", (f"{root}/annotations/instances_test.json",)),
+    )
+    assert source.val is not None
+    assert source.val.asides == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "numbers"),
+    [(("2007_1", "2007_2"), [1, 2]), (("000139", "7"), [139, 7]), (("7", "07"), [1, 2])],
+)
+def test_ids_may_be_texts(tmp_path, ids, numbers):
+    data = coco()
+    texts = {7: ids[0], 3: ids[1]}
+    for record in data["images"]:
+        record["id"] = texts[record["id"]]
+    for record in data["annotations"]:
+        record["image_id"] = texts[record["image_id"]]
+    data["annotations"][2]["image_id"] = 7
+    source = read_coco(str(write(tmp_path, data)))
+    assert [listed.image_id for listed in source.train.images] == numbers
+    assert source.train.image.tolist() == [0, 0, -1, 1]
+
+
+def test_ids_of_categories_may_be_texts(tmp_path):
+    files = coco(), coco("val")
+    for data in files:
+        for key, field in (("categories", "id"), ("annotations", "category_id")):
+            for record in data[key]:
+                record[field] = f"c{record[field]}"
+    source = read_coco(str(write(tmp_path, *files)))
+    assert source.category_ids == (1, 2)
+    assert source.class_names == ("dog", "cat")
+    assert source.train.labels.tolist() == [0, 1, 1, 1]
+
+
+OUTLINES = [
+    ([[1, 2, 5, 2, 5, 9]], [1, 2, 5, 9]),
+    ([[1, 2, 5, 2, 5, 9], [0, 3, 1, 3, 1, 4]], [0, 2, 5, 9]),
+    ([1, 2, 5, 2, 5, 9], [1, 2, 5, 9]),
+    ({"size": [30, 40], "counts": [61, 4, 26, 4, 1105]}, [2, 1, 4, 5]),
+    ([[1, 2, 5, 2]], None),
+    ([[1, 2, 5, 2, 5, None]], None),
+    ([[1, 2, 5, 2, 5, 9], "x"], None),
+    ([], None),
+    ({"size": [30, 40], "counts": "\ud800"}, None),
+    ({"size": [30, 40]}, None),
+    ({"size": [-3, 10**9], "counts": [1]}, None),
+    (3, None),
+]
+
+
+@pytest.mark.parametrize("written", ["removed", None, [], [0, 0, 0, 0]])
+@pytest.mark.parametrize(("outline", "box"), OUTLINES)
+def test_a_box_that_is_not_there_is_that_of_the_outline(tmp_path, outline, box, written):
+    records = train_of(tmp_path, {"bbox": written, "segmentation": outline})
+    if box is None:
+        assert written == [0, 0, 0, 0] or np.isnan(records.boxes[0]).all()
+        assert noted(records) == {}
+    else:
+        assert records.boxes[0].tolist() == box
+        assert noted(records) == {"outline": [0]}
+
+
+def test_a_box_that_is_there_is_not_that_of_the_outline(tmp_path):
+    outline = [[1, 2, 5, 2, 5, 9]]
+    assert np.isnan(train_of(tmp_path, {"bbox": [1, 2, 3], "segmentation": outline}).boxes[0]).all()
+    records = train_of(tmp_path, {"segmentation": outline})
+    assert records.boxes[0].tolist() == [10, 5, 30.5, 15]
+
+
+@pytest.mark.parametrize(
+    ("extra", "supercategory", "left_out"),
+    [
+        ({"id": 0, "name": "pets", "supercategory": "none"}, "pets", True),
+        ({"id": 0, "name": "pets"}, "pets", True),
+        ({"id": 0, "name": "__background__"}, "none", True),
+        ({"id": 0, "name": "pets", "supercategory": "none"}, "animals", False),
+        ({"id": 0, "name": "cow"}, None, False),
+    ],
+)
+def test_a_class_that_is_none_is_left_out_and_told(tmp_path, extra, supercategory, left_out):
+    files = coco(), coco("val")
+    for data in files:
+        for record in data["categories"]:
+            record["supercategory"] = supercategory
+        data["categories"].append(dict(extra))
+    source = read_coco(str(write(tmp_path, *files)))
+    assert len(source.class_names) == 3 - left_out
+    path = tmp_path / "annotations" / "instances_train.json"
+    told = (Aside("root_class", (f"{path}: category 0: {extra['name']!r}",)),)
+    assert source.train.asides == (told if left_out else ())
+    files[1]["annotations"][0]["category_id"] = 0
+    assert len(read_coco(str(write(tmp_path, *files))).class_names) == 3
+
+
+def test_classes_of_one_name_are_told(tmp_path):
+    data = coco()
+    data["categories"][0]["name"] = "cat"
+    source = read_coco(str(write(tmp_path, data, data)))
+    path = tmp_path / "annotations" / "instances_train.json"
+    assert source.train.asides == (
+        Aside("unlisted", tuple(f"{tmp_path}/images/val_{name}.png" for name in "ab")),
+        Aside("same_name", (f"{path}: class 4: 'cat', as 9",)),
+    )

@@ -65,6 +65,14 @@ def plain(root: Path, pages: dict[str, str]) -> Path:
     return root
 
 
+def names(records) -> list[str]:
+    return [listed.image.name for listed in records.images]
+
+
+def asides(records) -> dict[str, list[str]]:
+    return {aside.kind: [Path(place).name for place in aside.places] for aside in records.asides}
+
+
 def error_of(root: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_voc(str(root))
@@ -140,16 +148,16 @@ def test_annotations_and_images_may_have_folders_of_their_own(tmp_path):
     assert source.train.images[0].image == tmp_path / "images" / "a.JPG"
 
 
-def test_an_image_is_found_by_the_name_of_its_xml_first(tmp_path, caplog):
+def test_an_image_is_found_by_the_name_of_its_xml_first(tmp_path):
     for name in ("a.png", "b.jpg", "other.jpg", "lonely.png"):
         picture(tmp_path / name)
     for name, filename in (("a", "other.jpg"), ("b", "gone.jpg"), ("c", r"C:\x\other.jpg"),
                            ("d", "gone.jpg")):  # fmt: skip
         (tmp_path / f"{name}.xml").write_text(page(DOG, filename=filename))
-    images = [listed.image.name for listed in read_voc(str(tmp_path)).train.images]
+    records = read_voc(str(tmp_path)).train
+    images = [listed.image.name for listed in records.images]
     assert images == ["a.png", "b.jpg", "other.jpg", "gone.jpg"]
-    assert "2 images without an XML file of their name" in caplog.text
-    assert "lonely.png" in caplog.text
+    assert asides(records) == {"unlisted": ["lonely.png"]}
     with pytest.raises(InputError, match=r"1 images listed but missing .*d\.xml.*gone\.jpg"):
         read_dataset(f"voc:{tmp_path}")
 
@@ -197,13 +205,110 @@ def test_a_coordinate_that_is_no_number_is_counted_and_named(tmp_path, value):
         read_dataset(f"voc:{root}")
 
 
-def test_a_class_of_validation_that_training_lacks_is_no_class(tmp_path):
+def test_a_class_of_validation_that_training_lacks_is_a_class_and_named(tmp_path):
     pages = {"train/a": page(DOG), "val/b": page(("zebra", (1, 1, 5, 5), 0), DOG)}
-    source = read_voc(str(plain(tmp_path, pages)))
-    assert source.class_names == ("dog",)
+    dataset = read_dataset(f"voc:{plain(tmp_path, pages)}")
+    assert dataset.class_names == ("dog", "zebra")
+    assert dataset.val[0].labels.tolist() == [1, 0]
+    (finding,) = (f for f in dataset.audit.findings if f.kind == "val_only")
+    assert (finding.split, finding.count, finding.stops) == ("val", 1, False)
+    assert f"{tmp_path}/val/b.xml: object 1: 'zebra'" in finding.first[0]
+
+
+def test_tags_may_have_a_namespace_or_capitals(tmp_path):
+    text = page(DOG, CAT).replace("<annotation>", '<annotation xmlns="http://x.org/voc">')
+    root = plain(tmp_path, {"a": text, "b": page(DOG).replace("object>", "Object>")})
+    assert read_voc(str(root)).train.image.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<project><module>x</module></project>", "expected an annotation with filename"),
+        ("<annotation/>", "expected an annotation with filename"),
+        (page().replace("</annotation>", "<objects><object/></objects></annotation>"),
+         "expected its objects right below <annotation>"),
+        (page().replace("</annotation>", "<thing><bndbox/></thing></annotation>"),
+         "expected its objects right below <annotation>"),
+    ],
+)  # fmt: skip
+def test_xml_that_is_not_understood_is_not_without_objects(tmp_path, text, words):
+    root = plain(tmp_path, {"train/a": page(DOG), "train/b": text, "val/c": page(DOG)})
+    assert words in read_voc(str(root)).train.where(1)
+    with pytest.raises(InputError, match=r"1 boxes that are not four finite .*b\.xml: expected"):
+        read_dataset(f"voc:{root}")
+    repaired = read_dataset(f"voc:{root}", repair=tmp_path / "repaired")
+    assert [example.image.name for example in repaired.train] == ["a.png"]
+
+
+def test_xml_in_an_encoding_of_several_bytes_a_letter_is_read(tmp_path):
+    root = plain(tmp_path, {"a": page(DOG)})
+    text = '<?xml version="1.0" encoding="gbk"?>' + page(("螺丝", (1, 1, 9, 9), 0))
+    (root / "a.xml").write_bytes(text.encode("gbk"))
+    assert read_voc(str(root)).class_names == ("螺丝",)
+
+
+@pytest.mark.parametrize("encoding", ["zip", "hex", "gbk"])
+def test_an_encoding_of_no_text_or_broken_text_is_told(tmp_path, encoding):
+    root = kit(tmp_path)
+    head = f'<?xml version="1.0" encoding="{encoding}"?>'.encode()
+    (root / "Annotations" / "000005.xml").write_bytes(head + b"<a>\xff\xff</a>")
+    assert "broken XML: " in read_voc(str(root)).train.where(2)
+
+
+def test_a_folder_test_is_for_validation_where_there_is_no_other(tmp_path, caplog):
+    root = plain(tmp_path, {"train/a": page(DOG), "test/b": page(DOG)})
+    source = read_voc(str(root))
     assert source.val is not None
-    assert source.val.labels.tolist() == [-1, 0]
-    assert "'zebra'" in source.val.where(0)
+    assert names(source.val) == ["b.png"]
+    assert f"there is no folder val: {root}/test is taken for validation" in caplog.text
+    source = read_voc(str(plain(root, {"Valid/c": page(DOG)})))
+    assert source.val is not None
+    assert names(source.val) == ["c.png"]
+    assert asides(source.val) == {"unused": ["b.xml"]}
+
+
+def test_files_below_and_behind_links_are_read(tmp_path):
+    root = plain(tmp_path / "set", {"train/near/a": page(DOG), "val/c": page(DOG)})
+    plain(tmp_path / "far", {"b": page(DOG)})
+    (root / "train" / "link").symlink_to(tmp_path / "far")
+    assert names(read_voc(str(root)).train) == ["b.png", "a.png"]
+
+
+def test_splits_may_lie_below_annotations_and_images(tmp_path):
+    for name in ("train/x/a", "val/b"):
+        path = tmp_path / "annotations" / f"{name}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(DOG))
+        picture(tmp_path / "Images" / f"{name}.jpeg")
+    picture(tmp_path / "Images" / "train" / "lonely.gif")
+    picture(tmp_path / "Images" / "train" / "lonely.png")
+    source = read_voc(str(tmp_path))
+    assert source.train.images[0].image == tmp_path / "Images" / "train" / "x" / "a.jpeg"
+    assert source.val is not None
+    assert source.val.images[0].image == tmp_path / "Images" / "val" / "b.jpeg"
+    assert asides(source.train) == {"unlisted": ["lonely.gif", "lonely.png"]}
+
+
+def test_of_images_of_one_stem_the_named_one_is_meant_and_the_other_told(tmp_path):
+    for ending in ("png", "jpg"):
+        picture(tmp_path / f"a.{ending}")
+    (tmp_path / "a.xml").write_text(page(DOG, filename="a.png"))
+    records = read_voc(str(tmp_path)).train
+    assert names(records) == ["a.png"]
+    assert asides(records) == {"unlisted": ["a.jpg"]}
+
+
+def test_the_list_of_cvat_and_names_with_folders_and_suffixes_are_read(tmp_path):
+    root = kit(tmp_path, default="sub/000007.jpg\n000009\n")
+    for place, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        (root / place / "sub").mkdir()
+        file = root / place / f"000007.{ending}"
+        file.rename(root / place / "sub" / file.name)
+    source = read_voc(str(root))
+    assert source.val is None
+    assert names(source.train) == ["000007.jpg", "000009.jpg"]
+    assert source.train.image.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("size", [(0, 0), ("", "x"), (-3, 1e12)])

@@ -1,5 +1,6 @@
 import logging
 import os
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ from PIL import Image as Pillow
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import decode
 from flaxyolo.data.readers.yolo import label_file, read_yolo
-from flaxyolo.data.sources import read_dataset
+from flaxyolo.data.sources import audit_source, read_dataset
 
 LABELS = {
     "train/a.png": "1 0.5 0.5 0.25 0.5\n0 0.25 0.25 0.5 0.1\n",
@@ -19,6 +20,7 @@ LABELS = {
     "train/sub/c.bmp": "",
     "val/d.png": "0 0.5 0.5 1 1",
 }
+BOX = "0 0.5 0.5 0.5 0.5"
 DATA = {"train": "images/train", "val": "images/val", "names": ["cat", "dog"], "nc": 2}
 
 
@@ -190,13 +192,22 @@ def test_a_label_file_that_cannot_be_opened_is_named(tmp_path):
     assert records.where(2).startswith(f"{tmp_path}/labels/train/b.txt: cannot read the labels: ")
 
 
-def test_label_files_without_an_image_are_named(tmp_path, caplog):
-    path = write(tmp_path)
+def test_label_files_without_an_image_are_named(tmp_path):
+    path = write(tmp_path, LABELS | {"train/b.JPG": ""})
     for name in ("classes.txt", "lost.txt"):
         (tmp_path / "labels" / "train" / name).write_text("0 0.5 0.5 0.5 0.5")
-    read_yolo(str(path))
-    assert f"train: 1 label files belong to no image and are left out: {tmp_path}" in caplog.text
-    assert "lost.txt" in caplog.text
+    (finding,) = (f for f in read_dataset(f"yolo:{path}").audit.findings if f.kind == "unclaimed")
+    assert (finding.split, finding.count, finding.stops) == ("train", 1, False)
+    assert finding.first == (f"{tmp_path}/labels/train/lost.txt",)
+
+
+def test_an_image_that_lacks_its_labels_while_some_are_nobodys_is_no_background(tmp_path):
+    path = write(tmp_path)
+    (tmp_path / "labels" / "train" / "lost.txt").write_text("0 0.5 0.5 0.5 0.5")
+    with pytest.raises(InputError, match=r"1 images without a label file, while .*b\.JPG"):
+        read_dataset(f"yolo:{path}")
+    dataset = read_dataset(f"yolo:{path}", repair=tmp_path / "repaired")
+    assert [example.image.name for example in dataset.train] == ["a.png", "c.bmp"]
 
 
 def test_classes_may_be_numbered_with_gaps(tmp_path):
@@ -224,7 +235,9 @@ def test_the_last_folder_called_images_leads_to_the_labels(image, label):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"names": None}, "names: expected a list or numbered names, got None"),
+        ({"names": None, "nc": None}, "names: expected a list or numbered names, got None"),
+        ({"names": None, "nc": "2"}, "names: expected a list or numbered names, got None"),
+        ({"names": None, "nc": 10**9}, "names: expected a list or numbered names, got None"),
         ({"names": "cat"}, "names: expected a list or numbered names, got 'cat'"),
         ({"names": [], "nc": 0}, "names: expected a list"),
         ({"names": ["cat", False]}, "class 1: expected a text, got False; put it in quotes"),
@@ -323,3 +336,150 @@ def test_damaged_files_give_one_line_or_findings(tmp_path, caplog):
         assert all("\n" not in place and str(tmp_path) in place for place in places)
         files[number % 2].write_bytes(contents[number % 2])
     assert outcomes == {"read", "refused"}
+
+
+def kinds(path: Path) -> dict[str, int]:
+    findings = audit_source(f"yolo:{path}").findings
+    return {finding.kind: finding.count for finding in findings if finding.kind != "empty"}
+
+
+def test_labels_behind_links_and_images_of_other_suffixes_are_read(tmp_path):
+    path = write(tmp_path / "set")
+    far = write(tmp_path / "far", {"e.jpg": "0 0.5 0.5 0.5 0.5"}).parent
+    (far / "images" / "e.jpg").rename(far / "images" / "e.jfif")
+    for place in ("images", "labels"):
+        (tmp_path / "set" / place / "train" / "link").symlink_to(far / place)
+    records = read_yolo(str(path)).train
+    assert names(records) == ["a.png", "b.JPG", "e.jfif", "c.bmp"]
+    assert records.image.tolist() == [0, 0, 2]
+
+
+def test_images_that_share_a_label_file_stop(tmp_path):
+    path = write(tmp_path, LABELS | {"train/a.bmp": None, "train/b.png": None, "train/d.png": BOX})
+    with pytest.raises(InputError, match=r"2 images that share a label file .*a\.bmp"):
+        read_dataset(f"yolo:{path}")
+    repaired = read_dataset(f"yolo:{path}", repair=tmp_path / "repaired")
+    assert [example.image.name for example in repaired.train] == [
+        "b.JPG",
+        "b.png",
+        "d.png",
+        "c.bmp",
+    ]
+
+
+def test_what_is_no_image_is_told_with_its_labels(tmp_path):
+    path = write(tmp_path, LABELS | {"train/b.JPG": ""})
+    (tmp_path / "images" / "train" / "x.heic").touch()
+    (tmp_path / "labels" / "train" / "x.txt").write_text("0 0.5 0.5 0.5 0.5")
+    assert kinds(path) == {"unread": 1, "unclaimed": 1}
+
+
+def test_labels_of_a_folder_whose_images_are_gone_are_told(tmp_path):
+    path = write(tmp_path, LABELS | {"train/b.JPG": "", "train/gone/x.png": "0 0.5 0.5 0.5 0.5"})
+    (tmp_path / "images" / "train" / "gone" / "x.png").unlink()
+    assert kinds(path) == {"unclaimed": 1}
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("décran 1.png", "d%C3%A9cran%201.txt"), ("d%C3%A9cran.png", "décran.txt"),
+     ("décran.png", unicodedata.normalize("NFD", "décran.txt")), ("A.PNG", "a.txt")],
+)  # fmt: skip
+def test_a_label_file_that_is_spelled_in_another_way_is_found(tmp_path, image, label):
+    path = write(tmp_path, LABELS | {f"train/{image}": "1 0.5 0.5 0.5 0.5", "train/a.png": ""})
+    labels = tmp_path / "labels" / "train"
+    (labels / "a.txt").unlink()
+    (tmp_path / "images" / "train" / "a.png").unlink()
+    (labels / Path(image).with_suffix(".txt")).rename(labels / label)
+    records = read_yolo(str(path)).train
+    assert [names(records)[row] for row in records.image] == [image]
+
+
+@pytest.mark.parametrize("prefix", ["data/", "/home/me/set/", "C:\\me\\", "./"])
+def test_a_list_may_name_images_with_the_prefix_of_an_exporter(tmp_path, prefix):
+    path = write(tmp_path, train="lists/train.txt")
+    (tmp_path / "lists").mkdir()
+    lines = [f"{prefix}images/train/{name}" for name in ("a.png", "sub/c.bmp")]
+    text = "\n".join(lines)
+    (tmp_path / "lists" / "train.txt").write_text(
+        text.replace("/", "\\") if prefix[1] == ":" else text
+    )
+    records = read_yolo(str(path)).train
+    assert names(records) == ["a.png", "c.bmp"]
+    assert records.image.tolist() == [0, 0]
+
+
+def test_images_that_are_not_there_are_not_called_labels(tmp_path):
+    (tmp_path / "train.txt").write_text("far/x.png\nfar/y.png\n")
+    message = error_of(write(tmp_path, train="train.txt"))
+    assert "expected image files as" in message
+    assert "none of the 2 images is there: far/x.png ..." in message
+
+
+def test_a_split_may_be_called_by_another_word(tmp_path, caplog):
+    path = write(tmp_path, val="images/valid")
+    source = read_yolo(str(path))
+    assert source.val is not None
+    assert names(source.val) == ["d.png"]
+    assert f"there is no {tmp_path}/images/valid; {tmp_path}/images/val is taken" in caplog.text
+
+
+def test_classes_may_have_a_number_only_or_one_name(tmp_path):
+    source = read_yolo(str(write(tmp_path, names=None)))
+    assert source.class_names == ("class_0", "class_1")
+    source = read_yolo(str(write(tmp_path, names=["cat", "cat"])))
+    (aside,) = source.train.asides
+    assert (aside.kind, aside.places) == (
+        "same_name",
+        (f"{tmp_path}/data.yaml: class 1: 'cat', as 0",),
+    )
+
+
+def flat(root: Path, *names: str) -> Path:
+    """Images and labels side by side."""
+    for number, name in enumerate(names):
+        image = root / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), np.full((20, 40, 3), 20 * number, np.uint8))
+        image.with_suffix(".txt").write_text("1 0.5 0.5 0.5 0.5")
+    return root
+
+
+@pytest.mark.parametrize("file", ["things.names", "classes.txt"])
+def test_darknets_folder_needs_no_yaml(tmp_path, file):
+    root = flat(tmp_path, "a.jpg", "b.jpg")
+    (root / file).write_text("red\ngreen\n\n")
+    source = read_yolo(str(root))
+    assert source.class_names == ("red", "green")
+    assert source.val is None
+    assert source.train.labels.tolist() == [1, 1]
+    assert kinds(root) == {}
+    (root / "old.txt").write_text("0 0.5 0.5 0.5 0.5")
+    assert kinds(root) == {"unclaimed": 1}
+
+
+def test_darknets_own_file_is_read(tmp_path):
+    root = flat(tmp_path, "obj_train_data/a.jpg", "obj_valid_data/b.jpg")
+    (root / "obj.names").write_text("red\ngreen")
+    (root / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nvalid=data/valid.txt\n"
+                                   "names = data/obj.names\nbackup = backup/\n")  # fmt: skip
+    (root / "train.txt").write_text("data/obj_train_data/a.jpg\n")
+    (root / "valid.txt").write_text("data/obj_valid_data/b.jpg\n")
+    source = read_yolo(str(root))
+    assert source.class_names == ("red", "green")
+    assert source.val is not None
+    assert [names(source.train), names(source.val)] == [["a.jpg"], ["b.jpg"]]
+    (root / "obj.names").unlink()
+    assert "names: expected a file of class names, got data/obj.names" in error_of(root)
+
+
+def test_a_folder_with_splits_and_names_needs_no_yaml(tmp_path):
+    write(tmp_path).unlink()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    source = read_yolo(str(tmp_path))
+    assert source.val is not None
+    assert [names(source.train), names(source.val)] == [["a.png", "b.JPG", "c.bmp"], ["d.png"]]
+    (tmp_path / "classes.txt").unlink()
+    assert "write a data.yaml with two lines, as `train: .`" in error_of(tmp_path)
+    (tmp_path / "dataset.yml").write_text(yaml.safe_dump(DATA))
+    assert read_yolo(str(tmp_path)).class_names == ("cat", "dog")
