@@ -121,7 +121,14 @@ def run_training(flags: Flags) -> None:
     val = open_pixels(dataset, "val", size, keep=flags.images)
     if flags.preflight and not begun:
         require(
-            preflight(config.detector, feed, dataset.train, dataset.class_names, config.training)
+            preflight(
+                config.detector,
+                feed,
+                dataset.train,
+                dataset.class_names,
+                config.training,
+                fingerprint=dataset.fingerprint,
+            )
         )
     record = Record(flags.out / "metrics.jsonl")
     if not begun:
