@@ -39,7 +39,8 @@ def draw_front(standings: Standings, path: Path) -> None:
     if budget.latency_ms is not None:
         told = f"budget {budget.latency_ms:g} ms"
         axes.axvline(budget.latency_ms, color="tab:red", linestyle="--", label=told)
-    if (best := standings.best) is not None and best.cost and best.objective is not None:
+    best = None if standings.nothing_learnt else standings.best
+    if best is not None and best.cost and best.objective is not None:
         axes.scatter(
             [standings.latency(best)],
             [best.objective],

@@ -11,6 +11,9 @@ from flaxyolo.crew.record import FINAL, Record
 from flaxyolo.search.finalists import Finalist, chosen, finalists, merit
 from flaxyolo.search.objective import Objective
 
+LEARNT = 0.01
+"""mAP50 from which on a detector has learnt anything; chance boxes of fresh weights stay below."""
+
 
 @dataclass(frozen=True, eq=False)
 class Standings:
@@ -30,6 +33,12 @@ class Standings:
     def best(self) -> Record | None:
         """The run whose weights are the sweep's result."""
         return chosen(self.records, self.budget, self.finalists)
+
+    @cached_property
+    def nothing_learnt(self) -> bool:
+        """Whether there is a best run, and its scores are those of a network that knows nothing."""
+        best = self.best
+        return best is not None and best.scores is not None and (best.scores.map_50 or 0) < LEARNT
 
     @cached_property
     def ranked(self) -> list[Record]:
