@@ -2,7 +2,7 @@
 
 It stops what a fault in the program gives, and not what hard data give. On sound data (blood
 cells, nuclei, digits, painted scenes of 80 classes) the judged boxes reach an AP50 above 0.5, each
-with its own class; boxes that are learnt wrong stay below 0.2, and with shifted classes fewer than
+with its own class; boxes that are learnt wrong stay below 0.25, and with shifted classes fewer than
 a third get their own. benchmarks/preflight_sound.py measures both sides.
 """
 
