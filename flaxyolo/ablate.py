@@ -199,7 +199,14 @@ def clear(ablation: Ablation) -> float | None:
     feed = open_feed(data, "train", config.detector.image_size, keep=ablation.keep)
     with Gate(device_key()).training():
         done = require(
-            preflight(config.detector, feed, data.train, data.class_names, config.training)
+            preflight(
+                config.detector,
+                feed,
+                data.train,
+                data.class_names,
+                config.training,
+                fingerprint=data.fingerprint,
+            )
         )
     return next((check.step_seconds for check in done if check.step_seconds), None)
 

@@ -83,6 +83,7 @@ def run_preflight(flags: Flags) -> None:
         dataset.class_names,
         config.training,
         report=show,
+        fingerprint=dataset.fingerprint,
     )
     seconds = time.perf_counter() - began
     if flags.json:

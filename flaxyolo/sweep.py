@@ -30,17 +30,19 @@ from flaxyolo.data.sources import prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import enqueue_opening, learn
 from flaxyolo.search.objective import DEFAULT, Objective
 from flaxyolo.search.setting import BATCH_SIZE, Sweep, Task, hand_over
 from flaxyolo.search.space import (
+    Suggest,
     image_sizes_for,
     load_space,
     reference_params,
     with_image_sizes,
 )
 from flaxyolo.search.spending import Spending, short_schedule
-from flaxyolo.spec import to_dict
+from flaxyolo.spec import describe, to_dict
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
 
@@ -210,6 +212,8 @@ def run_sweep(flags: Flags) -> None:
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
     sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
+    suggest = with_image_sizes(suggest, sizes)
+    check_space(suggest, flags.space)
     advice = learn(data, sizes, BATCH_SIZE)
     for each in advice:
         log.info("advice: %s %s: %s", each.key, each.value, each.why)
@@ -220,7 +224,7 @@ def run_sweep(flags: Flags) -> None:
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         short, epochs = schedules(flags, study.user_attrs.get("facts", {}).get("schedule", {}))
         sweep = Sweep(
-            suggest=with_image_sizes(suggest, sizes),
+            suggest=suggest,
             budget=budget,
             data=data,
             source=flags.data,
@@ -280,13 +284,31 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
     }
 
 
+def check_space(suggest: Suggest, path: Path | None) -> None:
+    """InputError where the baseline of a space cannot be built, such as for a part's wrong name."""
+    try:
+        abstract_weights(suggest(FixedTrial(reference_params(suggest))))
+    except ValueError as error:
+        where = "the default space" if path is None else f"--space {path}"
+        raise InputError(f"{where}: {describe(error)}") from None
+
+
 def clear(sweep: Sweep) -> float | None:
     """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
     baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
     spec = replace(baseline, num_classes=len(sweep.data.class_names))
     feed = open_feed(sweep.data, "train", spec.image_size, keep=sweep.keep)
     with Gate(device_key()).training():
-        done = require(preflight(spec, feed, sweep.data.train, sweep.data.class_names, sweep.short))
+        done = require(
+            preflight(
+                spec,
+                feed,
+                sweep.data.train,
+                sweep.data.class_names,
+                sweep.short,
+                fingerprint=sweep.data.fingerprint,
+            )
+        )
     return next((check.step_seconds for check in done if check.step_seconds), None)
 
 

@@ -137,7 +137,14 @@ def run_training(flags: Flags) -> None:
     val = open_pixels(dataset, "val", size, keep=flags.images)
     if not flags.no_preflight and not begun:
         require(
-            preflight(config.detector, feed, dataset.train, dataset.class_names, config.training)
+            preflight(
+                config.detector,
+                feed,
+                dataset.train,
+                dataset.class_names,
+                config.training,
+                fingerprint=dataset.fingerprint,
+            )
         )
     record = Record(flags.out / "metrics.jsonl")
     if not begun:

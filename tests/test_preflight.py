@@ -124,6 +124,22 @@ def class_off_by_one_in_the_loss(monkeypatch, dataset):
     return dataset
 
 
+def halved_boxes_in_the_loss(monkeypatch, dataset):
+    """Each object is learnt at half its size, about its centre."""
+    from flaxyolo.training import loss
+
+    real = assign.assign
+
+    def halved(*given, **settings):
+        made = real(*given, **settings)
+        centre = (made.boxes[..., :2] + made.boxes[..., 2:]) / 2
+        half = (made.boxes[..., 2:] - made.boxes[..., :2]) / 4
+        return made._replace(boxes=jax.numpy.concatenate([centre - half, centre + half], -1))
+
+    monkeypatch.setattr(loss, "assign", halved)
+    return dataset
+
+
 FAULTS = {
     "x and y swapped in the annotations": (swapped_in_the_annotations, "labels", "swapped"),
     "x and y swapped in the letterbox": (
@@ -140,6 +156,7 @@ FAULTS = {
     "class ids from 1": (class_ids_from_one, "labels", "off by one"),
     "class ids from -1": (class_ids_from_minus_one, "labels", "off by one"),
     "a class off by one in the loss": (class_off_by_one_in_the_loss, "overfit", "class ids"),
+    "boxes of half the size in the loss": (halved_boxes_in_the_loss, "overfit", "box format"),
 }
 
 
@@ -177,7 +194,8 @@ def test_without_a_fault_every_check_passes(tmp_path, monkeypatch):
 def test_a_failure_is_one_line_that_names_the_check_and_the_cause(tmp_path):
     dataset = with_boxes(scenes(), swap)
     feed = Resident(pixels_of(dataset, tmp_path))
-    with pytest.raises(InputError, match=r"^pre-flight, labels: .*; likely cause: .*swapped"):
+    line = r"^pre-flight, labels: .*; likely cause: .*swapped.*--no-preflight .*all the same$"
+    with pytest.raises(InputError, match=line):
         require(preflight.preflight(tiny_spec(), feed, dataset.train, NAMES, CONFIG))
 
 

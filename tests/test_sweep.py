@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import cv2
 import numpy as np
@@ -9,11 +10,14 @@ import flaxyolo
 from flaxyolo import sweep
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
+from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.storage import read_runs
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.spec import to_dict
+from flaxyolo.trials.run import nothing_learnt
 from flaxyolo.weights.checkpoint import source_of
+from tests.search.made import result
 from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
 
 
@@ -133,6 +137,37 @@ def test_a_bad_sweep_file_is_named_in_one_line(tmp_path):
             sweep.load_space(path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ('blocks=("residul",)', r"block must be one of .*, got 'residul' .*'residual'"),
+        ('plans=("P3-P9",)', r"plan must be one of .*, got 'P3-P9'"),
+        ('activations=("sulu",)', r"activation.* 'sulu'"),
+    ],
+)
+def test_a_wrong_name_in_a_space_is_named_in_one_line(tmp_path, capsys, named, words):
+    space = tmp_path / "space.py"
+    space.write_text(
+        "from functools import partial\n"
+        "from flaxyolo.search.space import suggest_detector\n"
+        f"suggest = partial(suggest_detector, image_sizes=(64,), {named})\n"
+    )
+    data = f"coco:{write_coco(tmp_path / 'data')}"
+    command = ["--data", data, "--budget-ms", "50", "--space", str(space)]
+    assert sweep.main([*command, "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(rf"^error: --space {space}: .*{words}", error)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_in_which_nothing_has_learnt_calls_nothing_best():
+    lines = nothing_learnt(result(3, rungs=[(9, 0.0)]), Budget(10.0), "coco:here", 2)
+    assert lines[0].startswith("Nothing has learnt: trial 3 is first")
+    assert "--epochs 20" in lines[1]
+    assert "python -m flaxyolo.stats coco:here" in lines[2]
+    assert not any("best" in line.lower() for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,14 @@ def check_shapes(plan: Plan, pixels: Pixels) -> Check:
             "the images are letterboxed to another size than detector.image_size",
         )
 
+    try:
+        weights = abstract_weights(spec)
+    except ValueError as error:
+        return fail(
+            f"the network cannot be built: {str(error).splitlines()[0]}",
+            "a name or a number of the spec that no part of a network has",
+        )
+
     def both(weights: Weights, images: Array) -> tuple[Any, Any]:
         network: Detector = nnx.merge(graph(spec, train=True, dtype=plan.dtype), *weights)
         with randomness(jax.random.key(0)):
@@ -51,7 +59,7 @@ def check_shapes(plan: Plan, pixels: Pixels) -> Check:
         return predictions
 
     try:
-        predictions = jax.eval_shape(traced, abstract_weights(spec), images)
+        predictions = jax.eval_shape(traced, weights, images)
     except (TypeError, ValueError) as error:
         return fail(
             f"the network does not run on {size} px: {str(error).splitlines()[0]:.200}",

@@ -11,6 +11,7 @@ from flaxyolo.checks.check import Check
 from flaxyolo.checks.labels import check_labels, check_objects
 from flaxyolo.checks.network import check_gradients, check_shapes
 from flaxyolo.checks.overfit import check_overfit
+from flaxyolo.checks.passed import place_of, read_passed, write_passed
 from flaxyolo.checks.probe import Programs, compile_probe, probe_plan
 from flaxyolo.checks.steps import check_memory, check_recompilation, compile_run
 from flaxyolo.checks.transforms import check_transforms
@@ -41,24 +42,37 @@ def preflight(
     *,
     skip: Collection[str] = (),
     report: Report = log_check,
+    fingerprint: str | None = None,
 ) -> tuple[Check, ...]:
     """Run the checks, cheap ones first, up to the first that fails, which is the last returned.
 
     `feed` has the training images of `examples`. `skip` names checks that are left out; their
-    programs are not compiled either.
+    programs are not compiled either. With the `fingerprint` of the data, checks that have passed
+    before on all the same are returned as they were, and not run or reported again.
     """
     unknown = set(skip) - set(CHECKS)
     if unknown:
         raise ValueError(f"no such check: {', '.join(sorted(unknown))}; there are {CHECKS}")
     done: list[Check] = []
+    place = None if fingerprint is None else place_of(spec, feed, class_names, config, fingerprint)
+    known = {} if place is None else read_passed(place)
+    if again := [name for name in CHECKS if name in known and name not in skip]:
+        log.info("pre-flight: passed before on the same data, network and code, not run again: "
+                 "%s", ", ".join(again))  # fmt: skip
 
     def passed(name: str, check: Callable[[], Check]) -> bool:
         if name in skip:
+            return True
+        if name in known:
+            done.append(known[name])
             return True
         began = time.perf_counter()
         made = check()
         done.append(replace(made, seconds=round(time.perf_counter() - began, 2)))
         report(done[-1])
+        if made.passed and place is not None:
+            known[name] = done[-1]
+            write_passed(place, known)
         return made.passed
 
     available, pixels = available_mib(), feed.pixels
@@ -71,8 +85,9 @@ def preflight(
     }
     if not all(passed(name, check) for name, check in cheap.items()):
         return tuple(done)
-    wanted = set(COSTLY) - set(skip)
+    wanted = set(COSTLY) - set(skip) - set(known)
     if not wanted:
+        done += [known[name] for name in COSTLY if name not in skip]
         return tuple(done)
     log.info("pre-flight, compiling the training step; a minute or less for a small network")
     # Side by side: the compiler leaves cores idle in parts of its work.
@@ -101,7 +116,8 @@ def require(done: Sequence[Check]) -> Sequence[Check]:
     failed = next((check for check in done if not check.passed), None)
     if failed is not None:
         raise InputError(
-            f"pre-flight, {failed.name}: {failed.measured}; likely cause: {failed.cause}"
+            f"pre-flight, {failed.name}: {failed.measured}; likely cause: {failed.cause}; "
+            "--no-preflight of train, sweep and ablate goes on all the same"
         )
     return done
 

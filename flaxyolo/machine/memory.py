@@ -25,6 +25,14 @@ def available_mib() -> tuple[float, str]:
     return free / MIB, "of free RAM"
 
 
+def installed_mib() -> float:
+    """Memory that there is in all, used or free: an accelerator's limit, or the RAM."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and stats.get("bytes_limit"):
+        return stats["bytes_limit"] / MIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MIB
+
+
 def file_cache() -> int:
     """Bytes of files that a container keeps in its memory and gives back when it is needed."""
     stat = Path("/sys/fs/cgroup/memory.stat")

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import BaseTrial
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.nn.tables import entry
 from flaxyolo.search.growth import Number, constant_ratio, multiple
 from flaxyolo.spec import (
     LEVEL_STRIDES,
@@ -122,7 +123,7 @@ def suggest_detector(
     Without `image_sizes` a sweep hands over those that suit its data and budget.
     """
     size = choose(trial, "image_size", image_sizes or SMALL_IMAGE_SIZES)
-    plan = PLANS[choose(trial, "plan", plans)]
+    plan = entry(PLANS, choose(trial, "plan", plans), "plan")
     base = whole(trial, "width", *widths)
     ratio = trial.suggest_float("ratio", *ratios[:2], step=ratios[2])
     wide = constant_ratio(base, ratio, len(plan.strides), cap=cap * base)

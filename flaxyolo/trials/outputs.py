@@ -31,7 +31,8 @@ def sweep_report(standings: Standings, sweep: Sweep) -> Report:
     """The standings with what they are about."""
     found = standings.records
     told = [funnel_line(found, sweep.spending)]
-    told += [f"Finalists: {line}" for line in verdict(standings.finalists)]
+    if not standings.nothing_learnt:
+        told += [f"Finalists: {line}" for line in verdict(standings.finalists)]
     told += [line for line in (front_line(standings),) if line]
     told += [f"Advice: {one.line()}" for one in verdicts(found, sweep.objective, sweep.advice)]
     told += [line for line in (inside_line(found), seconds_line(found)) if line]
@@ -74,7 +75,8 @@ def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
         return
     path = sweep.runs / best.run / "detector"
     detector = load_detector(path)
-    line = f"Best of study {sweep.folder.name}: trial {best.trial}, {outcome(best, sweep.budget)}"
+    rank = "First, though nothing has learnt," if standings.nothing_learnt else "Best"
+    line = f"{rank} of study {sweep.folder.name}: trial {best.trial}, {outcome(best, sweep.budget)}"
     training = sweep.short if best.seed is None else sweep.full(best.seed)
     write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
     if (errors := sweep.runs / best.run / ERRORS_FILE).exists():

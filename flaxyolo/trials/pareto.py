@@ -35,7 +35,8 @@ def draw_front(standings: Standings, path: Path) -> None:
     if budget.latency_ms is not None:
         told = f"budget {budget.latency_ms:g} ms"
         axes.axvline(budget.latency_ms, color="tab:red", linestyle="--", label=told)
-    if (best := standings.best) is not None:
+    best = None if standings.nothing_learnt else standings.best
+    if best is not None:
         _draw_winner(axes, standings, best.trial)
     axes.set_xlabel(f"latency {budget.latency_stat} of detect, ms")
     axes.set_ylabel(f"objective: {standings.objective.text}")

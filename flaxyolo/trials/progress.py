@@ -98,6 +98,8 @@ def best_line(standings: Standings) -> str:
     best = standings.best
     if best is None or best.cost is None or best.scores is None:
         return "no score yet"
+    if standings.nothing_learnt:
+        return "nothing has learnt yet"
     score, latency = best.scores.map or 0.0, standings.latency(best)
     return f"best: mAP {score:.3f} at {latency:.1f} ms (trial {best.trial})"
 

@@ -8,6 +8,7 @@ import optuna
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.crew.storage import STUDY_FILE
 from flaxyolo.crew.supervise import supervise, worker_command
@@ -19,7 +20,7 @@ from flaxyolo.trials.confirm import confirm, confirmed_line
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
-from flaxyolo.trials.standings import Standings
+from flaxyolo.trials.standings import LEARNT, Standings
 from flaxyolo.trials.table import outcome, table
 from flaxyolo.trials.work import EXHAUSTED
 
@@ -94,7 +95,11 @@ def finish(study: optuna.Study, sweep: Sweep, storage: str | None) -> None:
         told.print(line, soft_wrap=True)
     if best is None or best.cost is None:
         raise InputError(nothing_found(standings))
-    for line in closing_lines(study, best, sweep):
+    if standings.nothing_learnt:
+        lines = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
+    else:
+        lines = closing_lines(study, best, sweep)
+    for line in lines:
         told.print(line, soft_wrap=True)
 
 
@@ -127,6 +132,17 @@ def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
     train = cli.command_line("train", folder / "best.yaml", "--data", sweep.source, *longer)
     lines.append(f"Next, train it for longer: {train}")
     return [line for line in lines if line]
+
+
+def nothing_learnt(first: Record, budget: Budget, source: str, epochs: int) -> list[str]:
+    """That there is no best detector though one is first, and what to do about it."""
+    return [
+        f"Nothing has learnt: trial {first.trial} is first with {outcome(first, budget)}; "
+        f"an mAP50 below {LEARNT:g} is chance, and none of these detectors is of use",
+        f"Train for longer: the same command with --epochs {10 * epochs} and another --study",
+        "Or look whether boxes and classes are those of the images: "
+        f"python -m flaxyolo.stats {source}",
+    ]
 
 
 def nothing_found(standings: Standings) -> str:

@@ -12,6 +12,9 @@ from flaxyolo.search.finalists import Finalist, chosen, finalists
 from flaxyolo.search.objective import Objective
 from flaxyolo.trials.networks import Network, networks
 
+LEARNT = 0.01
+"""mAP50 from which on a detector has learnt anything; chance boxes of fresh weights stay below."""
+
 
 @dataclass(frozen=True, eq=False)
 class Standings:
@@ -36,6 +39,12 @@ class Standings:
     def networks(self) -> list[Network]:
         """What was tried, by number."""
         return networks(self.records, self.finalists, self.budget)
+
+    @cached_property
+    def nothing_learnt(self) -> bool:
+        """Whether there is a best run, and its scores are those of a network that knows nothing."""
+        best = self.best
+        return best is not None and best.scores is not None and (best.scores.map_50 or 0) < LEARNT
 
     @cached_property
     def ranked(self) -> list[Network]:

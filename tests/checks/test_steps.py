@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from flaxyolo.checks.network import check_shapes, row_major_cells
-from flaxyolo.checks.overfit import choose_images, crowded, holds_point
-from flaxyolo.checks.probe import PROBED, probe_plan
+from flaxyolo.checks.probe import probe_plan
 from flaxyolo.checks.steps import (
     check_memory,
     check_recompilation,
@@ -154,29 +153,3 @@ def test_anchor_points_with_x_and_y_swapped_are_found(monkeypatch):
 
 def test_cells_run_along_x_first():
     np.testing.assert_array_equal(row_major_cells(16, (8,)), [[4, 4], [12, 4], [4, 12], [12, 12]])
-
-
-def test_images_to_learn_are_simple_and_of_every_size():
-    pixels = tiny_pixels(12)
-    boxes = pixels.boxes.copy()
-    boxes[3, 0] = [5, 5, 8, 8]  # between the points of stride 8: nothing can learn it
-    boxes[4, 0] = [2, 2, 60, 60]
-    pixels = pixels._replace(boxes=boxes)
-    chosen = choose_images(pixels, 64, (8, 16))
-    assert len(chosen) == len(set(chosen)) == PROBED
-    assert 3 not in chosen
-    assert 4 in chosen  # the only medium-sized object
-    labels = pixels.labels[chosen][pixels.valid[chosen]]
-    assert set(labels) == {0, 1, 2}
-
-
-def test_few_images_are_repeated():
-    assert sorted(choose_images(tiny_pixels(2), 64, (8, 16))) == [0, 0, 1, 1]
-
-
-def test_crowded_boxes_and_boxes_without_a_point():
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9]], np.float32)
-    np.testing.assert_array_equal(crowded(boxes, np.array([0, 0, 1])), [True, True, False])
-    points = np.array([4, 12, 20], np.float32)
-    low, high = np.array([4, 3, 13], np.float32), np.array([12, 5, 20], np.float32)
-    np.testing.assert_array_equal(holds_point(low, high, points), [False, True, False])

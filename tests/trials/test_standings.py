@@ -7,8 +7,10 @@ from itertools import product
 import pytest
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.scoring.average_precision import KEYS, Scores
 from flaxyolo.search.objective import Objective
-from flaxyolo.trials.standings import Standings, front
+from flaxyolo.trials.progress import best_line
+from flaxyolo.trials.standings import LEARNT, Standings, front
 from tests.search.made import COST, result
 
 
@@ -69,3 +71,23 @@ def test_the_statistic_of_the_budget_decides_the_front():
     records = [measured(0, 5.0, 0.5), measured(1, 4.0, 0.4, p50=6.0)]
     assert numbers(records, Budget(10.0)) == [1, 0]
     assert numbers(records, Budget(10.0, latency_stat="p50")) == [0]
+
+
+def scored(map_50):
+    values = dict.fromkeys(KEYS, 0.0) | {"map_50": map_50}
+    scores = Scores(**values, per_class=())
+    return Standings([result(3, rungs=[(9, 0.0)], scores=scores)], Budget(10.0), Objective())
+
+
+@pytest.mark.parametrize("map_50", [0.0, None, 0.9 * LEARNT])
+def test_a_winner_that_knows_nothing_is_no_best(map_50):
+    standings = scored(map_50)
+    assert standings.best is not None
+    assert standings.nothing_learnt
+    assert best_line(standings) == "nothing has learnt yet"
+
+
+def test_whoever_has_learnt_anything_may_be_best():
+    assert not scored(LEARNT).nothing_learnt
+    assert best_line(scored(LEARNT)).startswith("best: mAP 0.000")
+    assert not Standings([], Budget(10.0), Objective()).nothing_learnt
