@@ -89,11 +89,11 @@ def test_an_ablation_is_run_added_to_interrupted_and_equal_to_a_run_alone(
     shown = capsys.readouterr()
     assert "plan: se: backbone.stages.0.attention: se" in shown.err
     assert "plan: 4 runs, 2 arms with 2 seeds, 1 epochs on 12 images" in shown.err
-    folder = tmp_path / "runs" / "ablations" / "p-data"
+    folder = tmp_path / "runs" / "ablations" / f"p-{tmp_path.name}"
     assert {"ablation.md", "ablation.json", "ablation.csv", "ablation.png"} <= {
         path.name for path in folder.iterdir()
     }
-    assert shown.out.startswith("# p-data, on ")
+    assert shown.out.startswith(f"# p-{tmp_path.name}, on ")
     assert "missed" in shown.out
     before = {trial.number: trial for trial in read_study(folder).get_trials()}
     order = [(trial.user_attrs["arm"], trial.user_attrs["seed"]) for trial in before.values()]
@@ -101,7 +101,7 @@ def test_an_ablation_is_run_added_to_interrupted_and_equal_to_a_run_alone(
 
     apart, together = (
         tmp_path / "runs" / "ablations" / name / "runs" / "se" / "seed-1"
-        for name in ("alone", "p-data")
+        for name in ("alone", f"p-{tmp_path.name}")
     )
     for one, other in zip(weights_of(apart), weights_of(together), strict=True):
         np.testing.assert_array_equal(one, other)

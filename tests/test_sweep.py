@@ -15,6 +15,7 @@ from flaxyolo.crew.storage import read_runs
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.spec import to_dict
+from flaxyolo.trials import standings
 from flaxyolo.trials.run import nothing_learnt
 from flaxyolo.weights.checkpoint import source_of
 from tests.search.made import result
@@ -62,7 +63,9 @@ def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(stud
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(study, capsys):
+def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(
+    study, capsys, monkeypatch
+):
     base = study.parents[1]
     before = {result.number: result for result in results(read_runs(study))}
     (study / "trials.md").unlink()
@@ -70,6 +73,13 @@ def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(study,
     assert (study / "trials.md").exists()
     shown = capsys.readouterr()
     assert "trial 0:" not in shown.err
+    assert "Nothing has learnt: trial 0 is first" in shown.out
+    assert "python -m flaxyolo.stats coco:" in shown.out
+    # As if two epochs had taught it something.
+    monkeypatch.setattr(standings, "LEARNT", 0.0)
+    assert sweep.main(tiny_command(base)) == 0
+    shown = capsys.readouterr()
+    assert "Best: trial 0, finalist 0, seed 0: complete" in shown.out
     assert "python -m flaxyolo.train" in shown.out
     assert "the points of AP50 that each kind costs: " in shown.out
     assert f"optuna-dashboard {study}/study.log" in shown.out

@@ -62,13 +62,8 @@ def feature_names(rows: Iterable[Mapping[str, Number]]) -> tuple[str, ...]:
     (copies, or the two answers of one question) all but the first.
     """
     rows = list(rows)
-    found: dict[tuple[float, ...], str] = {}
-    for name in sorted({name for row in rows for name in row}):
-        column = np.array([_value(row, name) for row in rows])
-        known = column[np.isfinite(column)]
-        if len(known) and np.ptp(known) > 0:
-            found.setdefault(_pattern(column), name)
-    return tuple(found.values())
+    names = _names(rows)
+    return tuple(names[place] for place in _telling(_columns(rows, names)))
 
 
 def matrix(
@@ -79,9 +74,12 @@ def matrix(
     Trained and proposed candidates belong in one call, so that a column is one feature in both;
     or give the `names` of an earlier one.
     """
-    chosen = feature_names(rows) if names is None else tuple(names)
-    values = [[_value(row, name) for name in chosen] for row in rows]
-    return chosen, np.array(values, np.float64).reshape(len(rows), len(chosen))
+    if names is not None:
+        return tuple(names), _columns(rows, names)
+    known = _names(rows)
+    values = _columns(rows, known)
+    kept = _telling(values)
+    return tuple(known[place] for place in kept), values[:, kept]
 
 
 @cache
@@ -161,9 +159,30 @@ def _shares(question: str, choices: Sequence[tuple[str, int]]) -> dict[str, Numb
     return shares
 
 
-def _value(row: Mapping[str, Number], name: str) -> float:
-    value = float(row.get(name, 0.0 if "=" in name else math.nan))
-    return value if math.isfinite(value) else math.nan
+def _names(rows: Sequence[Mapping[str, Number]]) -> list[str]:
+    """All features that any row has, in alphabetical order."""
+    return sorted({name for row in rows for name in row})
+
+
+def _columns(
+    rows: Sequence[Mapping[str, Number]], names: Sequence[str]
+) -> Float[np.ndarray, "n f"]:
+    """The features of the rows; NaN where unknown, 0 for a choice that was not made."""
+    absent = [0.0 if "=" in name else math.nan for name in names]
+    pairs = list(zip(names, absent, strict=True))
+    values = np.array([[row.get(name, none) for name, none in pairs] for row in rows], np.float64)
+    values = values.reshape(len(rows), len(names))
+    return np.where(np.isfinite(values), values, math.nan)
+
+
+def _telling(values: Float[np.ndarray, "n f"]) -> list[int]:
+    """Columns that tell rows apart, of those that say the same the first."""
+    found: dict[tuple[float, ...], int] = {}
+    for place, column in enumerate(values.T):
+        known = column[np.isfinite(column)]
+        if len(known) and np.ptp(known) > 0:
+            found.setdefault(_pattern(column), place)
+    return list(found.values())
 
 
 def _pattern(column: Float[np.ndarray, " n"]) -> tuple[float, ...]:

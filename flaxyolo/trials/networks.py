@@ -35,8 +35,9 @@ class Network:
 
     @property
     def shown(self) -> Record:
-        """The run that its cost is taken of: the best one, or the candidate's."""
-        return self.best or self.candidate
+        """The run that its cost is taken of: the best one, or, where none is inside the budget, the
+        last that was scored."""
+        return self.best or (self.scored[-1] if self.scored else self.candidate)
 
     @property
     def state(self) -> State:
@@ -57,7 +58,9 @@ class Network:
     @property
     def objective(self) -> float | None:
         """What it is ranked by: the mean over its full runs, or the score of the short one."""
-        return self.candidate.objective if self.standing is None else self.standing.mean
+        if self.standing is not None:
+            return self.standing.mean
+        return _mean([run.objective for run in self.scored]) or self.candidate.objective
 
     @property
     def half_width(self) -> float | None:
@@ -93,8 +96,9 @@ class Network:
             for point in self.candidate.history
             if point.objective is not None
         }
-        if self.standing is not None and all(run.is_over for run in self.runs):
-            points[max(run.epochs for run in self.standing.runs)] = self.standing.mean
+        mean, whole = self.objective, self.runs and all(run.is_over for run in self.runs)
+        if whole and mean is not None and self.scored[0] in self.runs:
+            points[max(run.epochs for run in self.scored)] = mean
         return points
 
     @property
@@ -155,12 +159,13 @@ def networks(
         if record.stage != CHEAP or record.duplicate_of is not None:
             continue
         ranked = standing.get(record.number)
-        complete = [record] if record.state == "complete" and not record.refuted else []
-        kept = ranked.runs if ranked else complete
+        runs = tuple(full.get(record.number, ()))
+        alone = record.state == "complete" and not record.refuted and not runs
+        kept = ranked.runs if ranked else [record] * alone
         found.append(
             Network(
                 candidate=record,
-                runs=tuple(full.get(record.number, ())),
+                runs=runs,
                 standing=ranked,
                 decided=bool(full),
                 best=min(kept, key=lambda run: merit(run, budget), default=None),

@@ -179,3 +179,15 @@ def test_a_finalist_whose_short_run_was_not_ended_is_told_by_its_full_runs():
     running = report(waiting, final(7, 6, 0, 0.8, cost=COST), final(8, 6, 1, 0.8, "waiting"))
     (network,) = running.standings.networks
     assert (network.state, network.note()) == ("running", "1 of 2 seeds, 24 epochs")
+
+
+def test_a_finalist_that_ended_over_the_budget_is_told_by_that_run():
+    slow = replace(COST, latency_ms_p95=9.1)
+    facts = {"cost": slow, "scores": SCORES, "constraints": {"latency_ms": 0.1}}
+    over = final(7, 6, 0, 0.8, "pruned", reason="over budget once trained", **facts)
+    (network,) = report(result(6, rungs=[(3, 0.1)]), over).standings.networks
+    assert (network.state, network.objective, network.over_budget) == ("pruned", 0.8, True)
+    assert network.shown is over
+    assert network.scores["map"] == 0.4
+    assert network.note() == "1 seed, over budget once trained"
+    assert network.history == {3: 0.1, 24: 0.8}
