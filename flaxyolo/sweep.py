@@ -250,7 +250,7 @@ def run_sweep(flags: Flags) -> None:
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, sizes, workers, deadline))
         watch(study, sweep, workers, flags.storage, began, deadline)
-        finish(study, sweep, flags.storage)
+        finish(study, sweep)
 
 
 def hours_of(flags: Flags) -> float:

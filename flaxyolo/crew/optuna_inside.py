@@ -83,6 +83,17 @@ def constrain(trial: AnyTrial, excess: Mapping[str, float], *, listed: bool = Fa
         trial.storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
+def beside(study: optuna.Study, name: str) -> optuna.Study:
+    """Open or create another study in the storage of this one, without opening that once more."""
+    return optuna.create_study(
+        study_name=name,
+        storage=study._storage,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.NopPruner(),
+    )
+
+
 def delete(study: optuna.Study) -> None:
     """Remove a study; the public function wants its storage, which a study does not give."""
     optuna.delete_study(study_name=study.study_name, storage=study._storage)

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew.databases import open_journal, open_url
-from flaxyolo.crew.optuna_inside import copy, delete
+from flaxyolo.crew.optuna_inside import beside, copy, delete
 from flaxyolo.machine.locks import held
 
 STUDY_FILE = "study.log"
@@ -78,11 +78,6 @@ def open_study(
     return study
 
 
-def open_front(folder: Path, storage: str | None = None) -> optuna.Study:
-    """Open or create the study of a sweep that a person opens."""
-    return _opened(folder, study_name(folder, storage), storage)
-
-
 def open_runs(folder: Path, *, storage: str | None = None, seed: int = 0) -> optuna.Study:
     """Open or create the study of a sweep's runs."""
     return open_study(folder, name=runs_name(folder, storage), storage=storage, seed=seed)
@@ -93,12 +88,11 @@ def move_runs(folder: Path, storage: str | None = None) -> None:
 
     A move that was interrupted is made again: until it is whole, the runs are where they were.
     """
-    before = open_front(folder, storage)
+    before = _opened(folder, study_name(folder, storage), storage)
     if "facts" not in before.user_attrs:
         return
     name = runs_name(folder, storage)
-    if name in optuna.get_all_study_names(open_storage(folder, storage)):
-        delete(_opened(folder, name, storage))
+    delete(beside(before, name))
     copy(before, name)
     delete(before)
 

@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.optuna_inside import begun, constrain, delete
-from flaxyolo.crew.storage import open_front
+from flaxyolo.crew.optuna_inside import begun, beside, constrain, delete
+from flaxyolo.crew.storage import RUNS
 from flaxyolo.machine.locks import held
 from flaxyolo.trials.networks import Network
 from flaxyolo.trials.standings import Standings
@@ -29,10 +29,8 @@ STATES = {
 takes."""
 
 
-def publish(
-    runs: optuna.Study, standings: Standings, folder: Path, storage: str | None, *, ended: bool
-) -> optuna.Study:
-    """Bring the study of a folder in line with the runs; `ended` says that none is made now.
+def publish(runs: optuna.Study, standings: Standings, folder: Path, *, ended: bool) -> optuna.Study:
+    """Bring the study beside the runs in line with them; `ended` says that none is made now.
 
     Until the sweep ends, a network that may yet become a finalist has no outcome. A trial that is
     finished cannot be changed: where it has to, because a later command has trained more, the
@@ -40,12 +38,13 @@ def publish(
     """
     with held(folder / ".publish"):
         wanted, outcomes = (_wanted(runs, standings, over) for over in (ended, True))
-        study = open_front(folder, storage)
+        name = runs.study_name.removesuffix(RUNS)
+        study = beside(runs, name)
         there = study.get_trials(deepcopy=False)
         # One that has its outcome keeps it while that is still what it would be.
         if len(there) > len(wanted) or any(map(_contradicts, there, outcomes)):
             delete(study)
-            study, there = open_front(folder, storage), []
+            study, there = beside(runs, name), []
         for known, trial in zip(there, wanted, strict=False):
             if not known.state.is_finished():
                 _bring(study, known, trial)

@@ -63,12 +63,12 @@ def watch(
     def changed() -> None:
         standings = standings_of(study, sweep)
         outcome_changed = display.update(standings)
-        publish(study, standings, sweep.folder, storage, ended=False)
+        publish(study, standings, sweep.folder, ended=False)
         if outcome_changed:
             update_outputs(standings, sweep, gate)
 
     with display.bars:
-        publish(study, standings, sweep.folder, storage, ended=False)
+        publish(study, standings, sweep.folder, ended=False)
         update_outputs(standings, sweep, gate)
         supervise(study, sweep.folder, command, workers, changed=changed, draw=display.draw)
     update_outputs(standings_of(study, sweep), sweep, gate)
@@ -79,12 +79,12 @@ def standings_of(study: optuna.Study, sweep: Sweep) -> Standings:
     return Standings(results(study), sweep.budget, sweep.objective)
 
 
-def finish(study: optuna.Study, sweep: Sweep, storage: str | None) -> None:
+def finish(study: optuna.Study, sweep: Sweep) -> None:
     """Print the table and what to do next; InputError where no candidate met the budget."""
     gate = Gate(device_key())
     confirm(study, sweep, gate)
     standings = standings_of(study, sweep)
-    publish(study, standings, sweep.folder, storage, ended=True)
+    publish(study, standings, sweep.folder, ended=True)
     update_outputs(standings, sweep, gate)
     tell_end(study, standings, sweep)
     report = sweep_report(standings, sweep)

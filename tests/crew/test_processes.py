@@ -140,10 +140,12 @@ time.sleep(60)
 
 
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
 from flaxyolo.crew.processes import Crew, Started
 
+# A shell lets a job in its background hear no Ctrl-C, and this one would have that from it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 program = sys.argv[2]
 with Crew(Path(sys.argv[1]), lambda index: ([sys.executable, "-c", program], {}), 2) as crew:
     while True:

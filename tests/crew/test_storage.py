@@ -10,7 +10,7 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.databases import open_journal
+from flaxyolo.crew.databases import close, open_journal
 from flaxyolo.crew.storage import claim, locked, open_study, read_study
 from flaxyolo.search.finalists import merit
 from flaxyolo.search.results import results
@@ -148,5 +148,8 @@ def test_a_study_lives_in_a_database_as_well(tmp_path):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = open_study(tmp_path / "s", storage=url)
     run(study, lambda trial: 1.0, 1)
-    assert json.dumps(read_study(tmp_path / "s", url).best_value) == "1.0"
+    again = read_study(tmp_path / "s", url)
+    assert json.dumps(again.best_value) == "1.0"
     assert not (tmp_path / "s" / "study.log").exists()
+    for opened in (study, again):
+        close(opened._storage)

@@ -48,7 +48,7 @@ def tried(runs, *rungs, final_of=None, seed=None, cost=COST, budget=BUDGET, **fa
 
 def shown(runs, folder, ended=True):
     standings = Standings(results(runs), BUDGET, Objective())
-    publish(runs, standings, folder, None, ended=ended)
+    publish(runs, standings, folder, ended=ended)
     return standings, read_study(folder)
 
 
@@ -90,7 +90,7 @@ def test_constraints_are_there_for_optuna_and_for_the_dashboard(runs, folder):
     over = tried(runs, cost=COST, budget=Budget(5.0))
     runs.tell(over, state=TrialState.PRUNED)
     standings = Standings(results(runs), Budget(5.0), Objective())
-    publish(runs, standings, folder, None, ended=True)
+    publish(runs, standings, folder, ended=True)
     (trial,) = read_study(folder).trials
     assert trial.constraints["latency_ms"] == pytest.approx(0.86)
     assert trial.system_attrs["constraints"] == [pytest.approx(0.86)]
