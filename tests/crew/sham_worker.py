@@ -57,14 +57,18 @@ def add_up(lease: Lease, folder: Path, seconds: float) -> tuple[int, int]:
     trial.suggest_float("x", 0, 1)
     checkpoint = folder / f"{trial.number}.json"
     known = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "sum": 0}
+    if known["step"] == REST and "paused" not in trial.user_attrs:
+        # It was killed after the checkpoint, and before it could rest.
+        return known["step"], known["sum"]
     for step in range(known["step"] + 1, STEPS + 1):
         time.sleep(random.uniform(0.5, 1.5) * seconds)
         known = {"step": step, "sum": known["sum"] + 10 * trial.number + step}
         half = folder / f"{trial.number}-{os.getpid()}.half"
         half.write_text(json.dumps(known))
+        # First, because a step that is in the checkpoint is not done again; twice is once.
+        trial.report(known["sum"], step)
         half.rename(checkpoint)
         lease.saved()
-        trial.report(known["sum"], step)
         if step == REST and "paused" not in trial.user_attrs:
             break
     return known["step"], known["sum"]
