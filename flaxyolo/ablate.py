@@ -29,7 +29,7 @@ from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.storage import claim, locked, open_study
+from flaxyolo.crew.storage import claim, known_as, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.feeds import Keep, open_feed
@@ -106,7 +106,9 @@ def run_ablation(flags: Flags) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
         study = open_study(folder, storage=flags.storage)
-        claim(study, facts(ablation, device_name()), str(folder), "--name")
+        data = ablation.data
+        known = known_as(study, data.fingerprint, data.formerly)
+        claim(study, facts(ablation, known, device_name()), str(folder), "--name")
         if winner is not None:
             write_around(winner, plan)
         keep_configs(ablation)

@@ -23,7 +23,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.storage import claim, locked, move_runs, open_runs
+from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import prefixed, read_dataset, source_name
@@ -236,6 +236,7 @@ def run_sweep(flags: Flags) -> None:
             keep=flags.images,
             initial=initial,
             target=target,
+            known_as=known_as(study, data.fingerprint, data.formerly),
         )
         claim(study, facts(sweep, flags), str(folder))
         new = not study.get_trials(deepcopy=False)
@@ -268,7 +269,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         space = f"{flags.space.name} ({digest})"
     return {
         "data": sweep.data.name,
-        "fingerprint": sweep.data.fingerprint,
+        "fingerprint": sweep.fingerprint,
         "source": sweep.source,
         "budget": sweep.budget.to_dict(),
         "objective": sweep.objective.text,

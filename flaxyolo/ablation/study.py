@@ -223,11 +223,11 @@ def training_sample(count: int, wanted: int, seed: int) -> list[int]:
     return sorted(map(int, drawn))
 
 
-def facts(ablation: Ablation, device: str) -> dict[str, Any]:
+def facts(ablation: Ablation, fingerprint: str, device: str) -> dict[str, Any]:
     """What must not change while an ablation grows: its runs could not be compared."""
     return {
         "data": ablation.data.name,
-        "fingerprint": ablation.data.fingerprint,
+        "fingerprint": fingerprint,
         "device": device,
         "arms": [arm.name for arm in ablation.arms],
         **{f"arm {arm.name}": arm.changes for arm in ablation.arms[1:]},

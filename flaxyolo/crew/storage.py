@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,15 @@ def claim(study: optuna.Study, facts: Mapping[str, Any], where: str, flag: str =
         )
         raise InputError(f"{where}: the study was begun with other settings: {told}; "
                          f"name another with {flag}")  # fmt: skip
+
+
+def known_as(study: optuna.Study, fingerprint: str, formerly: Collection[str]) -> str:
+    """By which fingerprint a study knows data that have this one now.
+
+    Its own where an earlier version of the reader gave it to the same files, so that it goes on.
+    """
+    known = study.user_attrs.get("facts", {}).get("fingerprint")
+    return known if known in formerly else fingerprint
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:

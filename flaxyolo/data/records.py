@@ -1,5 +1,6 @@
 """What a source says of its images and boxes before anything is checked: the audit's input."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,33 @@ class Source:
     """The source's own id of each class."""
     fingerprint: str
     """sha256 of the annotations, and of name, size and time of every image file."""
+    formerly: tuple[str, ...] = ()
+    """What earlier versions of the reader gave the same files for a fingerprint."""
     mirror: bool = True
     """Whether a mirrored object is still one of its class; a digit is not."""
+
+
+class Fingerprint:
+    """sha256 of what a source holds, under the version of its reader and under earlier ones."""
+
+    def __init__(self, head: str, version: int, more: str = ""):
+        versions = range(version, 0, -1)
+        self._digests = [hashlib.sha256(f"{head} {each}{more}".encode()) for each in versions]
+
+    def update(self, content: bytes) -> None:
+        """Add what comes next."""
+        for digest in self._digests:
+            digest.update(content)
+
+    @property
+    def now(self) -> str:
+        """Of the version that reads it."""
+        return self._digests[0].hexdigest()
+
+    @property
+    def formerly(self) -> tuple[str, ...]:
+        """Of the versions before, the last first."""
+        return tuple(digest.hexdigest() for digest in self._digests[1:])
 
 
 def one_line(text: str) -> str:

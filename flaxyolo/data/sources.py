@@ -81,6 +81,8 @@ class Dataset:
     """The annotation file's id of each class."""
     fingerprint: str
     """sha256 of the content, of the split, and of the version of the reader."""
+    formerly: tuple[str, ...] = ()
+    """What earlier versions gave the same files for a fingerprint."""
     mirror: bool = True
     """Whether a mirrored object is still one of its class; a digit is not."""
     audit: Audit = field(default_factory=Audit)
@@ -135,6 +137,7 @@ def read_dataset(source: str, *, repair: Path | None = None) -> Dataset:
         class_names=found.class_names,
         category_ids=found.category_ids,
         fingerprint=_digest(str(READER_VERSION), found.fingerprint, key),
+        formerly=tuple(_digest(str(READER_VERSION), old, key) for old in found.formerly),
         mirror=found.mirror,
         audit=audited.audit,
         train_facts=pick_facts(train.facts, train.images),

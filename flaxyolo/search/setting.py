@@ -44,6 +44,13 @@ class Sweep:
     """A GPU whose memory counts instead of this device's."""
     initial: Source | None = None
     """A detector whose arrays every run begins with, where they fit."""
+    known_as: str = ""
+    """Fingerprint by which its study knows the data, where that is not their own of today."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, as the study and the names of its runs have it."""
+        return self.known_as or self.data.fingerprint
 
     @property
     def runs(self) -> Path:

@@ -18,7 +18,6 @@ from flaxyolo.cost.step_memory import keep_memory, with_training_memory
 from flaxyolo.crew.phases import Prepared, Scored, curve_point, measured, prepared, scored, trained
 from flaxyolo.crew.record import FINAL, Entry, read
 from flaxyolo.crew.surroundings import ALONE, OutOfTimeError, PausedError, Stage, Surroundings
-from flaxyolo.data.sources import Dataset
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.diagnosis import summary
 from flaxyolo.search.features import features
@@ -47,7 +46,7 @@ def run_trial(
     rungs = (config.epochs,) if final else sweep.spending.rungs
     ready = prepared(drawn(entry, sweep), sweep.data, sweep.keep)
     afforded(entry, ready, config, sweep, around)
-    run_dir = sweep.runs / run_name(ready.spec, config, sweep.data, sweep.initial)
+    run_dir = sweep.runs / run_name(ready.spec, config, sweep.fingerprint, sweep.initial)
     entry.keep(run=run_dir.name)
     with around.busy():
         detector, result = trained_until(until, rungs, entry, ready, config, sweep, around)
@@ -170,10 +169,10 @@ def keep_cost(entry: Entry, cost: Measurement) -> None:
 
 
 def run_name(
-    spec: DetectorSpec, config: TrainConfig, data: Dataset, source: Source | None = None
+    spec: DetectorSpec, config: TrainConfig, fingerprint: str, source: Source | None = None
 ) -> str:
     """Name of a run's folder: the same detector, training, data and first weights have the same."""
-    facts = [to_dict(spec), to_dict(config), data.fingerprint]
+    facts = [to_dict(spec), to_dict(config), fingerprint]
     if source is not None:
         facts.append(source.fingerprint)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

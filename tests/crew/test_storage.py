@@ -11,7 +11,7 @@ import pytest
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.databases import close, open_journal
-from flaxyolo.crew.storage import claim, locked, open_study, read_study
+from flaxyolo.crew.storage import claim, known_as, locked, open_study, read_study
 from flaxyolo.search.finalists import merit
 from flaxyolo.search.results import results
 from flaxyolo.search.space import REFERENCE, suggest_detector
@@ -28,6 +28,16 @@ def run(study, objective, trials):
     while len(study.trials) < trials:
         trial = study.ask()
         study.tell(trial, objective(trial))
+
+
+def test_a_study_goes_on_under_the_fingerprint_by_which_it_knows_its_data(study):
+    assert known_as(study, "new", ("old",)) == "new"
+    claim(study, {"fingerprint": "old"}, "here")
+    assert known_as(study, "new", ("older", "old")) == "old"
+    assert known_as(study, "new", ()) == "new"
+    claim(study, {"fingerprint": known_as(study, "new", ("old",))}, "here")
+    with pytest.raises(InputError, match=r"fingerprint was \"old\", now \"new\""):
+        claim(study, {"fingerprint": known_as(study, "new", ())}, "here")
 
 
 def test_a_file_of_other_text_is_no_study(tmp_path):

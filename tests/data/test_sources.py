@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.data.readers import coco as coco_reader
 from flaxyolo.data.readers import digits
 from flaxyolo.data.sources import SOURCES, absolute, prefixed, read_dataset, source_name
 from tests.data.coco_folder import coco, write
@@ -184,3 +185,14 @@ def test_an_absolute_source_is_read_from_anywhere(tmp_path, monkeypatch):
     assert absolute("tfds:coco/2017") == "tfds:coco/2017"
     assert absolute("tfds:./coco/2017") == f"tfds:{tmp_path / 'coco' / '2017'}"
     assert absolute("digits") == "digits"
+
+
+def test_what_an_earlier_version_of_the_reader_gave_the_same_files_is_known(tmp_path, monkeypatch):
+    root = f"coco:{write(tmp_path, coco())}"
+    now = read_dataset(root)
+    for older in range(1, coco_reader.READER_VERSION):
+        monkeypatch.setattr(coco_reader, "READER_VERSION", older)
+        assert read_dataset(root).fingerprint in now.formerly
+    assert now.fingerprint not in now.formerly
+    os.utime(tmp_path / "images" / "a.png", (1, 1))
+    assert read_dataset(root).fingerprint not in now.formerly

@@ -36,7 +36,7 @@ from flaxyolo.data.readers.json_columns import (
 )
 from flaxyolo.data.readers.listing import asides, is_image, is_text, named, namesakes
 from flaxyolo.data.readers.paths import Listing
-from flaxyolo.data.records import Listed, Noted, Records, Source, one_line
+from flaxyolo.data.records import Fingerprint, Listed, Noted, Records, Source, one_line
 
 log = logging.getLogger(__name__)
 
@@ -139,14 +139,14 @@ def read_coco(root: str) -> Source:
     numbers = _numbers(list(names))
     category_ids = tuple(sorted(numbers[category] for category in names))
     labels = {category: category_ids.index(numbers[category]) for category in names}
-    digest = hashlib.sha256(f"coco {READER_VERSION}".encode())
+    fingerprint = Fingerprint("coco", READER_VERSION)
     splits = {}
     for split, file in files.items():
         splits[split] = _records(listing, folder, split, file, labels)
-        digest.update(file.digest)
+        fingerprint.update(file.digest)
         for listed in splits[split].images:
             if isinstance(listed.image, Path):
-                digest.update(file_state(listed.image, folder).encode())
+                fingerprint.update(file_state(listed.image, folder).encode())
     class_names = {numbers[category]: name for category, name in names.items()}
     splits = _with_asides(
         listing, folder, splits, roots, namesakes(files["train"].path, class_names)
@@ -157,7 +157,8 @@ def read_coco(root: str) -> Source:
         val=splits.get("val"),
         class_names=tuple(class_names[category] for category in category_ids),
         category_ids=category_ids,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint.now,
+        formerly=fingerprint.formerly,
         # As the export writes it.
         mirror=not any(
             isinstance(file.info, dict) and file.info.get("mirror") is False

@@ -9,7 +9,6 @@ Objects marked `difficult` become crowd: not trained on, and left out of the sco
 any number of detections inside them, Pascal one for each; the difference is small.)
 """
 
-import hashlib
 import logging
 import math
 import re
@@ -35,7 +34,7 @@ from flaxyolo.data.readers.listing import (
     records_of,
 )
 from flaxyolo.data.readers.paths import Listing
-from flaxyolo.data.records import Aside, Listed, Records, Source
+from flaxyolo.data.records import Aside, Fingerprint, Listed, Records, Source
 
 log = logging.getLogger(__name__)
 
@@ -115,16 +114,16 @@ def read_voc(root: str) -> Source:
     listing = Listing()
     layout = _layout(listing, folder)
     entries = layout.splits
-    digest = hashlib.sha256(f"voc {READER_VERSION}".encode())
+    fingerprint = Fingerprint("voc", READER_VERSION)
     pages = {}
     for split, files in entries.items():
-        digest.update(f"{split} {len(files)}".encode())
+        fingerprint.update(f"{split} {len(files)}".encode())
         pages[split] = []
         for entry in progress(files, len(files), f"{folder} {split}: XML files"):
             content, problem = _content(entry.path)
-            digest.update(f"{len(content)} ".encode() + content)
+            fingerprint.update(f"{len(content)} ".encode() + content)
             page = _page(listing, entry, content, problem)
-            digest.update(file_state(page.image, folder).encode(errors="surrogatepass"))
+            fingerprint.update(file_state(page.image, folder).encode(errors="surrogatepass"))
             pages[split].append(page)
     first = _first_pixel(folder, [page for split in pages.values() for page in split])
     things = [thing for page in pages["train"] for thing in page.things]
@@ -154,7 +153,8 @@ def read_voc(root: str) -> Source:
         val=records.get("val"),
         class_names=names,
         category_ids=tuple(range(1, len(names) + 1)),
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint.now,
+        formerly=fingerprint.formerly,
     )
 
 

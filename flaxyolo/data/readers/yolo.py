@@ -33,7 +33,7 @@ from flaxyolo.data.readers.listing import (
     records_of,
 )
 from flaxyolo.data.readers.paths import SPLIT_WORDS, Listing, spelling
-from flaxyolo.data.records import Listed, Noted, Records, Source
+from flaxyolo.data.records import Fingerprint, Listed, Noted, Records, Source
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def read_yolo(root: str) -> Source:
     path = Path(root).expanduser()
     layout = _layout_of_folder(listing, path) if path.is_dir() else _layout(listing, path)
     category_ids = tuple(sorted(layout.names))
-    digest = hashlib.sha256(f"yolo {READER_VERSION} {layout.names}".encode())
+    fingerprint = Fingerprint("yolo", READER_VERSION, f" {layout.names}")
     found = {split: _label_files(listing, told.images) for split, told in layout.splits.items()}
     claimed = {file for files in found.values() for file in files}
     listed = {image for told in layout.splits.values() for image in told.images}
@@ -118,16 +118,17 @@ def read_yolo(root: str) -> Source:
             ),
         )
         first_id += len(images)
-        digest.update(f"{split} {len(images)}".encode() + lines.digest)
+        fingerprint.update(f"{split} {len(images)}".encode() + lines.digest)
         for image in images:
-            digest.update(file_state(image, layout.base).encode(errors="surrogatepass"))
+            fingerprint.update(file_state(image, layout.base).encode(errors="surrogatepass"))
     return Source(
         name=f"yolo:{root}",
         train=records["train"],
         val=records.get("val"),
         class_names=tuple(layout.names[category] for category in category_ids),
         category_ids=category_ids,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint.now,
+        formerly=fingerprint.formerly,
     )
 
 
