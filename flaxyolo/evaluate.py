@@ -253,7 +253,8 @@ def _run(flags: Flags) -> None:
         draw_errors(*what, folder, judged.examples, truth_name=judged.truth_name)
     if flags.json:
         more = {} if diagnosis is None else diagnosis.to_dict()
-        print(json.dumps(scores.to_dict() | more, indent=1))
+        best = {"best_f1": judged.thresholds().at_best()}
+        print(json.dumps(scores.to_dict() | best | more, indent=1))
         return
     console = cli.tables_console(PIPED)
     console.print(judged.title, soft_wrap=True)

@@ -47,7 +47,9 @@ def test_the_command_prints_only_json_on_stdout(command, capsys):
     assert evaluate.main(["runs/x/best", "--data", "mine", "--json"]) == 0
     out, err = capsys.readouterr()
     data = json.loads(out)
-    assert tuple(data) == (*KEYS, "per_class")
+    assert tuple(data) == (*KEYS, "per_class", "best_f1")
+    assert data["best_f1"]["f1"] == pytest.approx(1)
+    assert [one["name"] for one in data["best_f1"]["per_class"]] == ["cat", "dog"]
     assert (data["map"], data["map_medium"]) == (pytest.approx(1), None)
     assert err == "runs/x/best: 3 images of mine, split val\n"
 
@@ -179,7 +181,7 @@ def result_files(tmp_path):
 def test_errors_are_three_more_keys(result_files, capsys):
     assert evaluate.main([*result_files, "--json", "--errors"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert tuple(data) == (*KEYS, "per_class", "errors", "confusion", "calibration")
+    assert tuple(data) == (*KEYS, "per_class", "best_f1", "errors", "confusion", "calibration")
     kinds = data["errors"]["kinds"]
     assert {name: kind["count"] for name, kind in kinds.items() if kind["count"]} == {
         "classification": 1,

@@ -1,6 +1,6 @@
 """Precision and recall from each score on, and the score at which their F1 is largest."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -44,6 +44,19 @@ class Thresholds(NamedTuple):
     best: float | None
     """The score from which on F1 of all classes together is largest; None where F1 is never above
     0."""
+
+    def at_best(self) -> dict[str, Any]:
+        """What is reached at the best score, by all classes together and by each; plain data."""
+        return {
+            "score": self.best,
+            **self._reached(self.overall)._asdict(),
+            "per_class": [
+                {"name": one.name, **self._reached(one)._asdict()} for one in self.classes
+            ],
+        }
+
+    def _reached(self, one: Curve) -> Point:
+        return Point(None, None, None) if self.best is None else point(one, self.best)
 
 
 def thresholds(case: Case, matches: Matches) -> Thresholds:

@@ -73,6 +73,9 @@ def test_the_best_score_is_that_of_the_largest_f1_of_all_classes():
     assert point(found.overall, found.best) == Point(1.0, 1.0, 1.0)
     assert [one.objects for one in found.classes] == [2, 1]
     assert point(found.classes[1], 0.1) == pytest.approx((1 / 2, 1, 2 / 3))
+    whole = {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    classes = [{"name": name, **whole} for name in ("a", "b")]
+    assert found.at_best() == {"score": 0.6, **whole, "per_class": classes}
 
 
 def test_a_detection_in_a_crowd_counts_neither_way():
@@ -86,3 +89,5 @@ def test_nothing_right_has_no_best_score():
     assert judged([], [(0, 0)]).best is None
     assert judged([], []).best is None
     assert judged([(3, 0, 0.9)], []).best is None
+    nothing = judged([], []).at_best()
+    assert (nothing["score"], nothing["precision"], nothing["f1"]) == (None, None, None)
