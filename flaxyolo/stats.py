@@ -15,11 +15,14 @@ from rich.table import Table
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.cost.budget import Budget
 from flaxyolo.data.sources import read_dataset
+from flaxyolo.search.advised import affordable_sizes, expected_ms
+from flaxyolo.search.space import suggest_detector
 from flaxyolo.statistics.advice import Advice, advise, candidates, stride_recommend
 from flaxyolo.statistics.columns import columns_of, percent
 from flaxyolo.statistics.page import resolution_rows, shown_value, write_page
-from flaxyolo.statistics.resolution import suitable_image_sizes
+from flaxyolo.statistics.resolution import LOW, suitable_image_sizes
 from flaxyolo.statistics.summary import SplitStatistics, Statistics, statistics
 
 log = logging.getLogger("flaxyolo.stats")
@@ -39,6 +42,8 @@ class Flags:
     """Input size in pixels that the advice is for; without it the advice names one."""
     batch_size: int = 16
     """Images a step, for the norm."""
+    budget_ms: Annotated[float | None, tyro.conf.arg(metavar="MS")] = None
+    """Largest latency of one image (p95) on this device: no larger input than that pays for."""
     json: bool = False
     """Print statistics and advice as JSON."""
     out: Path | None = None
@@ -61,14 +66,17 @@ def summary(found: Statistics) -> Table:
 def resolutions_table(found: Statistics) -> Table:
     """The boxes at each input size."""
     caption = (
-        "Boxes by their shorter side; cells: median along it. Each at strides 4 / 8 / 16 / 32."
+        "Boxes by their shorter side; detail lost inside the median box / in the worst class by "
+        "scaling; cells: median along the shorter side. Each at strides 4 / 8 / 16 / 32."
     )
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption=caption)
-    for name in ("px", "under 8 / 16 / 32 px", "cells", "collisions", "p95 side / stride"):
+    for name in (
+        "px", "under 8 / 16 / 32 px", "detail lost", "cells", "collisions", "p95 side / stride",
+    ):  # fmt: skip
         # The size alone is never cut: in a narrow terminal the others take two lines.
         table.add_column(name, justify="right", no_wrap=name == "px")
     for row in resolution_rows(found):
-        table.add_row(*row[:5])
+        table.add_row(*row[:6])
     return table
 
 
@@ -133,10 +141,19 @@ def _run(flags: Flags) -> None:
         raise InputError(f"--image-size: expected {low} to {high} pixels, got {flags.image_size}")
     if flags.batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1 image, got {flags.batch_size}")
+    budget = Budget(latency_ms=flags.budget_ms)
     data = read_dataset(flags.data)
     given = [] if flags.image_size is None else [flags.image_size]
-    found = statistics(data, image_sizes=[*suitable_image_sizes(columns_of(data.train)), *given])
-    advice = advise(found, image_sizes=given or None, batch_size=flags.batch_size)
+    # Where a budget decides, also those that would suit the images less.
+    low = LOW if flags.budget_ms is None else 0.0
+    suitable = suitable_image_sizes(columns_of(data.train), low)
+    found = statistics(data, image_sizes=[*suitable, *given])
+    sizes = given or [each.image_size for each in found.resolutions]
+    expected = partial(expected_ms, budget.latency_stat)
+    affordable = affordable_sizes(expected, suggest_detector, sizes, budget)
+    advice = advise(
+        found, image_sizes=given or None, batch_size=flags.batch_size, affordable=affordable
+    )
     if flags.out is not None:
         log.info("figures and page: %s", write_page(found, advice, flags.out))
     if flags.json:

@@ -31,7 +31,7 @@ from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
-from flaxyolo.search.advised import enqueue_opening, learn
+from flaxyolo.search.advised import affordable_sizes, enqueue_opening, expected_ms, learn
 from flaxyolo.search.objective import DEFAULT, Objective
 from flaxyolo.search.setting import BATCH_SIZE, Sweep, Task, hand_over
 from flaxyolo.search.space import (
@@ -214,7 +214,8 @@ def run_sweep(flags: Flags) -> None:
     sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
     suggest = with_image_sizes(suggest, sizes)
     check_space(suggest, flags.space)
-    advice = learn(data, sizes, BATCH_SIZE)
+    expected = partial(expected_ms, budget.latency_stat)
+    advice = learn(data, sizes, BATCH_SIZE, affordable_sizes(expected, suggest, sizes, budget))
     for each in advice:
         log.info("advice: %s %s: %s", each.key, each.value, each.why)
     keep_compiled(flags.out)

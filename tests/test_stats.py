@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from flaxyolo import stats
+from flaxyolo.data.sources import read_dataset
 from flaxyolo.statistics import page as stats_page
 from flaxyolo.statistics.advice import advise
 from flaxyolo.statistics.figures import FIGURES, INK
@@ -55,9 +56,19 @@ def test_the_input_sizes_stand_in_a_terminal_of_80_columns(capsys):
     assert {"320", "640"} <= {line[0] for line in lines if line}
 
 
+def test_the_detail_lost_stands_in_its_column_of_the_page():
+    column = [name for name, _ in stats_page.HEADINGS].index("detail lost")
+    without = statistics(dataset(scattered(40, 9)), image_sizes=[320])
+    seen = statistics(read_dataset("digits"), image_sizes=[128])
+    for found, pattern in ((without, "-"), (seen, r"[34]\.\d % / [45]\.\d %")):
+        (row,) = stats_page.resolution_rows(found)
+        assert len(row) == len(stats_page.HEADINGS)
+        assert re.fullmatch(pattern, row[column])
+
+
 def test_the_coarsest_stride_of_the_median_box_is_said_in_a_line(capsys):
     assert stats.main(["digits", "--image-size", "144"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "median box" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "median box at" in line]
     assert re.fullmatch(
         r"median box at 144 px: [\d.]+ px covers [\d.]+ cells at stride \d+: .*", line
     )
@@ -70,6 +81,7 @@ def test_json_holds_statistics_advice_and_candidates(capsys):
     found = json.loads(capsys.readouterr().out)
     measured = statistics_from_dict(found["statistics"])
     assert measured.train.images == 600
+    assert [each.image_size for each in measured.resolutions if each.detail_lost is None] == []
     advice = {each["key"]: each for each in found["advice"]}
     assert advice["norm"]["value"] == "group"
     assert set(advice["plan"]) == {"key", "value", "why", "number", "source"}
@@ -81,6 +93,21 @@ def test_advice_is_for_the_given_input_size(capsys):
     found = json.loads(capsys.readouterr().out)
     assert 144 in [each["image_size"] for each in found["statistics"]["resolutions"]]
     assert found["candidates"]["advised"]["image_size"] == 144
+
+
+def test_a_budget_decides_which_input_it_pays_for(monkeypatch, capsys):
+    def made_up(stat, specs):
+        return [spec.image_size / 20 for spec in specs]
+
+    monkeypatch.setattr(stats, "expected_ms", made_up)
+    sizes = {}
+    for budget in (2, 10, 100):
+        assert stats.main(["digits", "--json", "--budget-ms", str(budget)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        advice = {each["key"]: each for each in found["advice"]}
+        sizes[budget] = advice["image_size"]["value"]
+        assert "of the budget" in advice["image_size"]["why"]
+    assert sizes == {2: 128, 10: 128, 100: 192}
 
 
 class Page(HTMLParser):
@@ -159,6 +186,7 @@ def test_many_classes_are_cut_to_the_most_and_least_frequent(tmp_path):
         (["nothing"], "--data: expected one of"),
         (["digits", "--image-size", "8"], "--image-size: expected 32 to 8192 pixels, got 8"),
         (["digits", "--batch-size", "0"], "--batch-size: expected at least 1 image, got 0"),
+        (["digits", "--budget-ms", "0"], "budget latency_ms: expected a number above 0, got 0"),
     ],
 )
 def test_bad_input_is_said_in_one_line(flags, message, capsys):

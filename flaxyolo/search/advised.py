@@ -3,24 +3,32 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import optuna
+from optuna.trial import FixedTrial
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replace_file
+from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import count_gflops
+from flaxyolo.cost.table.table import LatencyTable, Stat
 from flaxyolo.crew.record import CHEAP, Record, attributes
 from flaxyolo.data.sources import Dataset
+from flaxyolo.machine.devices import device_key
+from flaxyolo.machine.gate import Gate
 from flaxyolo.search.objective import Objective
-from flaxyolo.search.space import Suggest, reference_params
+from flaxyolo.search.space import Suggest, reference_params, whole_cells
+from flaxyolo.spec import DetectorSpec
 from flaxyolo.statistics.advice import advise, candidates
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.statistics.summary import statistics, statistics_from_dict
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the statistics."""
 
 TESTED_BY_CANDIDATES = ("image_size", "next_image_size", "plan", "p2")
@@ -29,12 +37,26 @@ TESTED_BY_CANDIDATES = ("image_size", "next_image_size", "plan", "p2")
 LEAST_SHARE = 1 / 30
 """Of the highest value of an objective, below which two scores tell nothing."""
 
+MEASURE_S = 20.0
+"""Spent on pieces of the reference network that the table lacks, before it is asked for it."""
+
 BASELINE = "baseline"
 ADVISED = "advised"
 
+Predict = Callable[[Sequence[DetectorSpec]], Sequence[float]]
+"""Milliseconds that each network is expected to take."""
 
-def learn(data: Dataset, image_sizes: Sequence[int], batch_size: int) -> tuple[Advice, ...]:
-    """What the data advise for these input sizes; their statistics are kept in the cache."""
+
+def learn(
+    data: Dataset,
+    image_sizes: Sequence[int],
+    batch_size: int,
+    affordable: Mapping[int, float] | None = None,
+) -> tuple[Advice, ...]:
+    """What the data advise for these input sizes; their statistics are kept in the cache.
+
+    `affordable` is the share of the budget that the reference network takes at each size.
+    """
     sizes = "-".join(map(str, sorted(image_sizes)))
     key = hashlib.sha256(f"{VERSION} {data.fingerprint} {sizes}".encode()).hexdigest()[:20]
     path = cache_root(None) / f"statistics-{key}.json"
@@ -47,7 +69,34 @@ def learn(data: Dataset, image_sizes: Sequence[int], batch_size: int) -> tuple[A
     if found is None:
         found = statistics(data, image_sizes=image_sizes)
         replace_file(path, json.dumps(found.to_dict()))
-    return advise(found, image_sizes=image_sizes, batch_size=batch_size)
+    return advise(found, image_sizes=image_sizes, batch_size=batch_size, affordable=affordable)
+
+
+def affordable_sizes(
+    predict: Predict, suggest: Suggest, sizes: Sequence[int], budget: Budget
+) -> dict[int, float] | None:
+    """Share of the budget that the reference network of a space takes at each input size.
+
+    None where neither latency nor GFLOPs are limited. `predict` is asked once, for all sizes.
+    """
+    if not sizes:
+        return None
+    specs = [_reference_at(suggest, size) for size in sizes]
+    shares = []
+    if budget.latency_ms is not None:
+        shares.append([ms / budget.latency_ms for ms in predict(specs)])
+    if budget.gflops is not None:
+        shares.append([count_gflops(spec) / budget.gflops for spec in specs])
+    return dict(zip(sizes, map(max, zip(*shares, strict=True)), strict=True)) if shares else None
+
+
+def expected_ms(stat: Stat, specs: Sequence[DetectorSpec]) -> list[float]:
+    """What networks take by the table of this device, of which the first and last are measured."""
+    table = LatencyTable.open()
+    with Gate(device_key()).quiet():
+        table.measure([specs[0], specs[-1]], MEASURE_S)
+        predictions = table.predict(specs)
+    return [each.p50_ms if stat == "p50" else each.p95_ms for each in predictions]
 
 
 def opening(suggest: Suggest, advice: Sequence[Advice]) -> dict[str, dict[str, Any]]:
@@ -123,6 +172,12 @@ def verdicts(
         why = "no two candidates differ in one of these alone"
         told.append(Verdict(", ".join(rest), None, why))
     return told
+
+
+def _reference_at(suggest: Suggest, size: int) -> DetectorSpec:
+    """The reference network at this size, also where the space itself has others."""
+    spec = suggest(FixedTrial(reference_params(suggest, {"image_size": size})))
+    return replace(spec, image_size=whole_cells(size, spec.neck.levels[-1]))
 
 
 def _compare(

@@ -1,7 +1,7 @@
 """What the statistics say a detector should be, and what a sweep should therefore try first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flaxyolo.base.errors import InputError
@@ -28,11 +28,9 @@ from flaxyolo.statistics.rules import (
     advise_slices,
     advise_thin_objects,
     advise_validation,
+    compared_size,
 )
 from flaxyolo.statistics.summary import Statistics
-
-NEXT_STEP = 1.25
-"""The next resolution is at least so much larger: less would drown in the noise of training."""
 
 
 class StrideChoice(NamedTuple):
@@ -79,26 +77,28 @@ def advise(
     *,
     image_sizes: Sequence[int] | None = None,
     batch_size: int = 16,
+    affordable: Mapping[int, float] | None = None,
 ) -> tuple[Advice, ...]:
     """Everything that the data give reason to say, most important first.
 
-    `image_sizes` limits the input sizes to choose from; each must have been measured.
+    `image_sizes` limits the input sizes to choose from; each must have been measured. `affordable`
+    says which share of the budget a network worth having takes at each of them, if there is one.
     """
     train, choices = statistics.train, _choices(statistics, image_sizes)
     found: list[Advice | None] = []
     if train.boxes >= MIN_BOXES and choices:
-        size = advise_image_size(train, choices)
+        size = advise_image_size(train, choices, affordable)
         here = next(each for each in choices if each.image_size == size.value)
-        larger = _next(choices, here)
+        other = compared_size(train, choices, here, affordable)
         p2, p5 = advise_p2(here), advise_p5(here)
         found += [
             size,
             advise_plan(here, p2, p5),
             p2,
             p5,
-            None if larger is None else advise_next_image_size(here, larger),
+            None if other is None else advise_next_image_size(here, other),
             advise_neck(here),
-            advise_reg_max(here, larger, p5),
+            advise_reg_max(here, other, p5),
             advise_slices(train, here),
         ]
     found += [
@@ -150,9 +150,3 @@ def _choices(statistics: Statistics, image_sizes: Sequence[int] | None) -> tuple
             f"on {statistics.data}, got {list(image_sizes)}; measure with image_sizes={missing}"
         )
     return tuple(measured[size] for size in sorted(set(image_sizes)))
-
-
-def _next(choices: Sequence[Resolution], here: Resolution) -> Resolution | None:
-    """The next larger input that makes a difference."""
-    larger = [each for each in choices if each.image_size >= NEXT_STEP * here.image_size]
-    return larger[0] if larger else None

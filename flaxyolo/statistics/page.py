@@ -9,6 +9,7 @@ from flaxyolo.base.files import replace_file
 from flaxyolo.nn.nms import IOU_THRESHOLD
 from flaxyolo.statistics.columns import percent
 from flaxyolo.statistics.figures import FIGURES, SHOWN_CLASSES, draw, png, svg
+from flaxyolo.statistics.resolution import Resolution
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.statistics.summary import Statistics
 
@@ -16,6 +17,7 @@ NUMBERS = ("under_8", "under_16", "under_32")
 HEADINGS = (
     ("px", ""),
     ("under 8 / 16 / 32 px", "share of boxes by their shorter side"),
+    ("detail lost", "inside the median box / in the worst class, by scaling down and up again"),
     ("cells", "median along the shorter side at strides 4 / 8 / 16 / 32"),
     ("collisions", "boxes whose centre shares a cell with another, at strides 4 / 8 / 16 / 32"),
     ("longer side", "p95, in strides of 4 / 8 / 16 / 32"),
@@ -90,6 +92,7 @@ def resolution_rows(statistics: Statistics) -> list[list[str]]:
             [
                 str(each.image_size),
                 " / ".join(percent(getattr(each, name)) for name in NUMBERS),
+                _lost(each),
                 " / ".join(f"{level.cells.p50:.1f}" for level in levels),
                 " / ".join(percent(level.collisions) for level in levels),
                 " / ".join(f"{level.longer_side_p95:.1f}" for level in levels),
@@ -103,6 +106,11 @@ def resolution_rows(statistics: Statistics) -> list[list[str]]:
 def shown_value(value: object) -> str:
     """A value of advice in words."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _lost(resolution: Resolution) -> str:
+    lost = resolution.detail_lost
+    return "-" if lost is None else f"{percent(lost.median)} / {percent(lost.worst_class)}"
 
 
 def _tile(value: str, label: str) -> str:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from flaxyolo.base.boxes import letterbox
 from flaxyolo.statistics.columns import Columns, Quantiles, quantiles
+from flaxyolo.statistics.detail import DetailLost
 
 IMAGE_SIZES = (128, 160, 192, 224, 256, 320, 416, 512, 640, 800, 960, 1280)
 """Input sizes that are looked at where none are given: those of them that suit the images."""
@@ -58,6 +59,8 @@ class Resolution:
     boxes_per_image: Quantiles
     enlarged: float
     """Share of images that are smaller than this, and gain no detail."""
+    detail_lost: DetailLost | None = None
+    """Inside boxes, by scaling to this size and back; None where no pixels were looked at."""
 
     def at_stride(self, stride: int) -> AtStride:
         """The level of this stride."""
@@ -71,17 +74,19 @@ class Resolution:
         return {"none": 1 - covered[0], **dict(zip(("P2", "P3", "P4", "P5"), parts, strict=True))}
 
 
-def suitable_image_sizes(columns: Columns) -> tuple[int, ...]:
-    """Those of `IMAGE_SIZES` from 0.4 times to twice the median longest side of the images."""
+def suitable_image_sizes(columns: Columns, low: float = LOW) -> tuple[int, ...]:
+    """Those of `IMAGE_SIZES` from `low` times to twice the median longest side of the images."""
     if not len(columns.heights):
         return ()
     side = float(np.median(columns.longest_sides))
     # Huge images are shrunk to the three largest sizes, tiny ones enlarged to the smallest.
-    low, high = min(LOW * side, IMAGE_SIZES[-3]), max(HIGH * side, IMAGE_SIZES[0])
-    return tuple(size for size in IMAGE_SIZES if low <= size <= high)
+    least, most = min(low * side, IMAGE_SIZES[-3]), max(HIGH * side, IMAGE_SIZES[0])
+    return tuple(size for size in IMAGE_SIZES if least <= size <= most)
 
 
-def at_image_size(columns: Columns, image_size: int) -> Resolution:
+def at_image_size(
+    columns: Columns, image_size: int, detail_lost: DetailLost | None = None
+) -> Resolution:
     """The boxes of a split, of which there is at least one, at one input size."""
     boxes = _letterboxed(columns, image_size)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -110,6 +115,7 @@ def at_image_size(columns: Columns, image_size: int) -> Resolution:
         ),
         boxes_per_image=per_image,
         enlarged=float((columns.longest_sides < image_size).mean()),
+        detail_lost=detail_lost,
     )
 
 

@@ -24,6 +24,7 @@ from flaxyolo.statistics.columns import (
     share,
 )
 from flaxyolo.statistics.crowding import overlaps
+from flaxyolo.statistics.detail import detail_lost
 from flaxyolo.statistics.resolution import Resolution, at_image_size, suitable_image_sizes
 
 log = logging.getLogger(__name__)
@@ -173,12 +174,13 @@ def statistics(dataset: Dataset, *, image_sizes: Sequence[int] | None = None) ->
     if dataset.val:
         val = split_statistics(columns_of(dataset.val), dataset.val_facts, names)
     sizes = sorted(set(image_sizes or suitable_image_sizes(columns)))
+    lost = detail_lost(dataset.train, sizes) if train.boxes else {}
     resolutions, reported = [], time.monotonic()
     for done, size in enumerate(sizes if train.boxes else ()):
         if time.monotonic() - reported > REPORT_S:
             reported = time.monotonic()
             log.info("%s: %d of %d input sizes done", dataset.name, done, len(sizes))
-        resolutions.append(at_image_size(columns, size))
+        resolutions.append(at_image_size(columns, size, lost.get(size)))
     return Statistics(dataset.name, dataset.fingerprint, train, val, tuple(resolutions))
 
 

@@ -3,12 +3,21 @@
 import optuna
 import pytest
 
+from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.search.advised import BASELINE, enqueue_opening, learn, opening, verdicts
+from flaxyolo.search.advised import (
+    BASELINE,
+    affordable_sizes,
+    enqueue_opening,
+    learn,
+    opening,
+    verdicts,
+)
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
-from flaxyolo.search.space import REFERENCE, suggest_detector
+from flaxyolo.search.space import REFERENCE, suggest_detector, with_image_sizes
 from flaxyolo.statistics.rules import Advice
 from tests.search.made import final, result
 from tests.tiny_data import write_coco
@@ -165,3 +174,59 @@ def test_statistics_are_taken_once_and_again_where_they_are_damaged(tmp_path, mo
     assert learn(data, (64, 96), 16) == first
     assert "is damaged and is made again" in caplog.text
     assert kept.stat().st_size > 100
+
+
+def by_pixels(specs):
+    """A made-up latency: 4 ms, and 16 more at 640 px."""
+    return [4 + 16 * (spec.image_size / 640) ** 2 for spec in specs]
+
+
+SIZES = (128, 320, 640)
+
+
+def test_the_share_of_the_budget_is_the_reference_networks_at_each_size():
+    suggest = with_image_sizes(suggest_detector, SIZES)
+    asked = []
+
+    def predict(specs):
+        asked.append(specs)
+        return by_pixels(specs)
+
+    found = affordable_sizes(predict, suggest, SIZES, Budget(latency_ms=20.0))
+    assert found == {128: pytest.approx(0.232), 320: pytest.approx(0.4), 640: pytest.approx(1)}
+    (specs,) = asked
+    assert [spec.image_size for spec in specs] == list(SIZES)
+    assert {spec.backbone.stages[0].width for spec in specs} == {REFERENCE["width"]}
+
+
+def test_the_tightest_of_latency_and_operations_counts():
+    suggest = with_image_sizes(suggest_detector, SIZES)
+    specs = []
+    budget = Budget(latency_ms=20.0)
+    affordable_sizes(lambda asked: specs.extend(asked) or by_pixels(asked), suggest, SIZES, budget)
+    limit = count_gflops(specs[-1])
+    operations = affordable_sizes(by_pixels, suggest, SIZES, Budget(gflops=limit))
+    assert operations[640] == pytest.approx(1)
+    assert operations[320] == pytest.approx(0.25, rel=0.01)
+    both = affordable_sizes(by_pixels, suggest, SIZES, Budget(latency_ms=20.0, gflops=limit))
+    assert both[320] == pytest.approx(0.4)
+    assert affordable_sizes(by_pixels, suggest, SIZES, Budget(params=1e6)) is None
+    assert affordable_sizes(by_pixels, suggest, (), budget) is None
+
+
+def test_a_space_with_sizes_of_its_own_is_asked_for_others_all_the_same():
+    own = with_image_sizes(suggest_detector, (96,))
+    found = affordable_sizes(by_pixels, own, SIZES, Budget(latency_ms=20.0))
+    assert found[640] == pytest.approx(1)
+
+
+def test_the_budget_changes_the_advice_and_not_the_statistics(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(tmp_path / "cache"))
+    data = read_dataset("digits")
+    sizes = (96, 128, 160, 192)
+    advised = [
+        {each.key: each.value for each in learn(data, sizes, 16, affordable)}["image_size"]
+        for affordable in (None, dict.fromkeys(sizes, 0.1), {96: 0.2, 128: 0.5, 160: 0.8, 192: 1})
+    ]
+    assert advised == [192, 192, 128]
+    assert len(list((tmp_path / "cache").glob("statistics-*.json"))) == 1

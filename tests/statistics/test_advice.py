@@ -1,6 +1,7 @@
 """Advice on made-up data whose right answer is known, and on the real sets."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from flaxyolo.search.space import PLANS, REFERENCE, REFERENCE_PARTS
 from flaxyolo.statistics.advice import advise, candidates, stride_recommend
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.statistics.summary import statistics
+from tests.statistics.test_detail import photographs
 from tests.statistics.test_summary import dataset, example
 
 
@@ -116,6 +118,90 @@ def test_input_sizes_can_be_limited():
     assert "next_image_size" not in found
     with pytest.raises(InputError, match=r"image_sizes: expected some of 256, .*\[100\]"):
         advice_on(squares(150), image_sizes=[100])
+
+
+def shares(budget_ms, sizes):
+    """Of the budget, as made up of what a small network took at 128 and at 256 px on two cores."""
+    return {size: (3.6 + 4.9e-5 * size**2) / budget_ms for size in sizes}
+
+
+PHOTOGRAPH_SIZES = (128, 192, 256, 384, 480, 640, 960)
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """Images enough for advice, of large objects whose print tells them apart."""
+    return statistics(dataset(photographs("print") * 3), image_sizes=PHOTOGRAPH_SIZES)
+
+
+def advice_within(budget_ms, measured):
+    sizes = [each.image_size for each in measured.resolutions]
+    affordable = None if budget_ms is None else shares(budget_ms, sizes)
+    return {each.key: each for each in advise(measured, affordable=affordable)}
+
+
+def test_the_budget_is_spent_on_print_that_tells_large_objects_apart(printed):
+    found = {
+        budget: advice_within(budget, printed)["image_size"] for budget in (5, 20, 40, 500, None)
+    }
+    values = {budget: each.value for budget, each in found.items()}
+    assert values == {5: 128, 20: 384, 40: 640, 500: 960, None: 960}
+    why = found[20].why
+    assert re.search(r"at 384 px 0 % of the boxes .* takes \d\d % of the detail", why)
+    assert re.search(r"; at 256 px 0 %, and 9\d % of the detail", why)
+    assert "the reference network takes 54 % of the budget, 74 % at 480 px, and at most 70 %" in why
+    assert "budget" not in found[None].why
+
+
+def test_smooth_large_objects_need_no_larger_input_whatever_the_budget():
+    shaded = statistics(dataset(photographs("shaded") * 3), image_sizes=PHOTOGRAPH_SIZES)
+    for budget in (20, 500, None):
+        assert advice_within(budget, shaded)["image_size"].value == 128
+
+
+def test_a_budget_that_pays_for_nothing_leaves_the_smallest_input(printed):
+    found = advice_within(2, printed)
+    assert found["image_size"].value == 128
+    assert "takes 220 % of the budget" in found["image_size"].why
+    assert "next_image_size" not in found
+
+
+def test_small_dense_objects_get_as_many_cells_as_the_budget_pays_for():
+    dense = statistics(
+        dataset(squares(14, count=12, size=(256, 256))), image_sizes=(96, 128, 192, 256)
+    )
+    found = {budget: advice_within(budget, dense) for budget in (6, 8, 40)}
+    values = {budget: each["image_size"].value for budget, each in found.items()}
+    assert values == {6: 96, 8: 192, 40: 256}
+    assert all(each["p2"].value for each in found.values())
+
+
+def test_an_input_beyond_the_images_is_paid_for_only_where_cells_ask_for_it():
+    sizes = (128, 160, 192, 256, 320)
+    rich = {size: 0.01 for size in sizes}
+    covered, small = (
+        advice_on(squares(side, size=(180, 180)), image_sizes=sizes, affordable=rich)
+        for side in (17, 10)
+    )
+    # 180 px are between two inputs, the next of which is no more than whole steps of 32 need.
+    assert covered["image_size"].value == 192
+    assert small["image_size"].value == 192
+    without = (128, 160, 256)
+    covered, small = (
+        advice_on(squares(side, size=(180, 180)), image_sizes=without, affordable=rich)
+        for side in (24, 10)
+    )
+    assert covered["image_size"].value == 128
+    assert small["image_size"].value == 256
+
+
+def test_the_size_that_is_compared_is_one_that_fits_and_can_gain(printed):
+    found = {
+        budget: advice_within(budget, printed)["next_image_size"].value
+        for budget in (10, 20, 30, 500)
+    }
+    # 256 px of 10 ms, with 384 over the budget; 480 px within 20 ms; at their own size a smaller.
+    assert found == {10: 192, 20: 480, 30: 640, 500: 640}
 
 
 def test_reg_max_reaches_the_sides_of_the_largest_objects():

@@ -17,7 +17,7 @@ from flaxyolo.statistics.summary import gini, statistics, statistics_from_dict
 
 
 def example(boxes, labels=None, *, size=(100, 200), areas=None, crowd=None, number=0):
-    """An image of `size` (height, width) without pixels: statistics never look at them."""
+    """An image of `size` (height, width) without its pixels: no detail is looked at."""
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     count = len(boxes)
     own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
