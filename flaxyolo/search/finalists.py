@@ -73,7 +73,7 @@ def finalists(found: Sequence[Record], budget: Budget) -> list[Finalist]:
     def latency(number: int) -> float:
         return float(np.mean([budget.latency_of(run.cost) for run in kept[number] if run.cost]))
 
-    kinds = {one.number: kind(one) for one in found if one.stage == CHEAP}
+    kinds: dict[int, Kind | None] = {one.number: kind(one) for one in found if one.stage == CHEAP}
     # Of equal means the faster comes first.
     order = sorted(kept, key=lambda number: (-values[number].mean(), latency(number)))
     told = []

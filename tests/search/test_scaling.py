@@ -42,7 +42,8 @@ def table(tmp_path):
 
 
 def sweep_of(tmp_path, advised=None, **limits):
-    write_coco(tmp_path / "data")
+    if not (tmp_path / "data").exists():
+        write_coco(tmp_path / "data")
     source = f"coco:{tmp_path / 'data'}"
     advice = () if advised is None else (Advice("image_size", advised, "", 0.0, ""),)
     return Sweep(
