@@ -40,6 +40,7 @@ from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.scoring.average_precision import Scores
+from flaxyolo.search.controls import SCALED, controls
 from flaxyolo.search.family import DEPTHS, scaled
 from flaxyolo.search.finalists import fastest_tied, finalists
 from flaxyolo.search.objective import Objective
@@ -266,6 +267,10 @@ def main() -> None:
             f"{arguments.study}: expected a sweep of the default space, without --init"
         )
     budget = Budget.from_dict(facts["budget"])
+    control = controls(found).get(SCALED)
+    if control is not None:
+        # The sweep's own comparison with the family is made again here.
+        found = [one for one in found if control.number not in (one.number, one.finalist)]
     ordered = finalists(found, budget)
     if not ordered:
         raise SystemExit(f"{arguments.study}: expected a finished sweep, got one without finals")

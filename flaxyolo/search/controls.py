@@ -55,11 +55,14 @@ def lacks_scaled(found: Sequence[Record]) -> bool:
     return len(tried) < MOST_SCALED and all(each.number in numbers for each in tried)
 
 
-def to_come(found: Sequence[Record]) -> int:
-    """How many controls have no full run yet because they are not ready."""
+def to_come(found: Sequence[Record], *, none_scaled: bool = False) -> int:
+    """How many controls have no full run yet because they are not ready.
+
+    `none_scaled` says that no further YOLOv8 is expected to fit.
+    """
     waited = [
         each
         for each in controls(found).values()
         if not (each.is_over or each.over_budget) and each.objective is None
     ]
-    return len(waited) + lacks_scaled(found)
+    return len(waited) + (lacks_scaled(found) and not none_scaled)

@@ -34,11 +34,13 @@ def next_runs(
     first = [(number, seeds[0]) for number in entrants if (number, seeds[0]) not in begun]
     if first or any(run.state in ("running", "waiting") for run in finals):
         return first
-    values = {number: runs for number, runs in counted(finals).items() if number in entrants}
-    close = contested(values, PRIOR_NOISE * highest)
+    known = counted(finals)
+    close = contested(known, PRIOR_NOISE * highest)
+    # An earlier command may have had other finalists.
+    order = dict.fromkeys((*entrants, *known))
     left = {
         number: [seed for seed in seeds if (number, seed) not in begun]
-        for number in entrants
+        for number in order
         if number in close
     }
     most = max(map(len, left.values()), default=0)

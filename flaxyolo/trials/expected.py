@@ -23,11 +23,13 @@ def beside_seconds(result: Record) -> float:
     return sum(seconds for stage, seconds in result.seconds.items() if stage != "train")
 
 
-def finals_seconds(found: Sequence[Record], spending: Spending) -> float:
+def finals_seconds(
+    found: Sequence[Record], spending: Spending, *, none_scaled: bool = False
+) -> float:
     """Seconds of one worker that the first full runs of finalists and controls still need.
 
     Further seeds come when all candidates were tried, so none is held back for them. 0 before
-    anything was scored.
+    anything was scored. `none_scaled` says that no YOLOv8 is expected to fit.
     """
     cheap = [each for each in found if each.stage == CHEAP]
     seed = spending.seeds[0]
@@ -49,7 +51,7 @@ def finals_seconds(found: Sequence[Record], spending: Spending) -> float:
     if not whole:
         return 0.0
     # A control that is not ready yet is expected to take as long as the others.
-    missing = to_come(found) if spending.controls else 0
+    missing = to_come(found, none_scaled=none_scaled) if spending.controls else 0
     return SPARE * (sum(left) + missing * sum(whole) / len(whole))
 
 

@@ -39,8 +39,8 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
     if step_seconds is not None:
         steps = -(-len(sweep.data.train) // BATCH_SIZE) * sweep.spending.training_epochs
         told = cli.duration(steps * step_seconds)
-        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget; "
-                 "compiling and measuring come on top", told)  # fmt: skip
+        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget, "
+                 "with one seed each; compiling and measuring come on top", told)  # fmt: skip
     if hours < math.inf:
         log.info("plan: ends after %s at the latest, finalists first; the same command goes on",
                  cli.duration(3600 * hours))  # fmt: skip

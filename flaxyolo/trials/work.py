@@ -64,14 +64,16 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
     study = desk.study
     take_up(study, sweep.folder)
     found = results(study)
-    reserve = finals_seconds(found, sweep.spending) / task.workers
+    none_scaled = study.user_attrs.get(NONE_SCALED, False)
+    seconds = finals_seconds(found, sweep.spending, none_scaled=none_scaled)
+    reserve = seconds / task.workers
     left = task.deadline - time.time()
     job = next_job(
         found,
         sweep.spending,
         closing=reserve > left,
         exhausted=study.user_attrs.get(EXHAUSTED, False),
-        none_scaled=study.user_attrs.get(NONE_SCALED, False),
+        none_scaled=none_scaled,
         highest=sweep.objective.highest,
         affordable=affordable(found, sweep.spending, left * task.workers),
     )

@@ -59,5 +59,6 @@ def test_another_is_lacking_where_all_that_were_tried_are_over_the_budget():
 
 def test_what_is_still_to_come_is_counted():
     assert to_come([]) == 1
+    assert to_come([], none_scaled=True) == 0
     assert to_come([replace(BASE, history=(), paused=None)]) == 2
     assert to_come([BASE, scaled(1)]) == 0

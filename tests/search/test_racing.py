@@ -71,6 +71,11 @@ def test_whoever_lacks_a_seed_of_the_leaders_gets_it_first():
     assert next_runs([1, 2, 3], begun, SEEDS) == [(3, 1)]
 
 
+def test_finalists_of_an_earlier_command_are_still_in_the_race():
+    assert next_runs([1], runs(c1=[0.5], c2=[0.55]), SEEDS) == [(1, 1), (2, 1)]
+    assert next_runs([1], runs(c1=[0.5], c2=[0.9]), SEEDS) == []
+
+
 def test_a_finalist_over_the_budget_is_out_of_the_race():
     begun = runs(c1=[0.5], c2=[0.5])
     begun[1] = replace(begun[1], state="pruned", constraints=OVER)
