@@ -28,7 +28,6 @@ import numpy as np
 import optuna
 from scipy import stats
 
-from flaxyolo.config import read_config
 from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
@@ -41,6 +40,8 @@ from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.scoring.average_precision import Scores
+from flaxyolo.search.controls import SCALED, controls
+from flaxyolo.search.family import DEPTHS, scaled
 from flaxyolo.search.finalists import fastest_tied, finalists
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
@@ -52,10 +53,6 @@ from flaxyolo.trials.trial import run_trial
 
 log = logging.getLogger("against")
 
-FAMILY = Path(__file__).resolve().parents[1] / "configs" / "yolov8n.yaml"
-DEPTHS = (1 / 3, 2 / 3)
-"""Of the family's full depths; its n and s have the first, its m the second."""
-FULL_DEPTHS = (3, 6, 6, 3)
 SMALLER = (64, 96)
 """Input sizes of the family beside the sweep's: its head alone may be too slow at those."""
 
@@ -73,18 +70,6 @@ class Way:
     candidates: int
     train_seconds: float
     train_gflop_epochs: float
-
-
-def scaled(width: int, depth: float, image_size: int, classes: int) -> DetectorSpec:
-    """YOLOv8 with a stem of `width` channels, 16 of which make an n, and a share of the depths."""
-    base = read_config(FAMILY).detector
-    stages = tuple(
-        replace(stage, width=2 ** (place + 1) * width, depth=max(1, round(depth * full)))
-        for place, (stage, full) in enumerate(zip(base.backbone.stages, FULL_DEPTHS, strict=True))
-    )
-    backbone = replace(base.backbone, stem_width=width, stages=stages)
-    neck = replace(base.neck, depth=max(1, round(3 * depth)))
-    return replace(base, num_classes=classes, image_size=image_size, backbone=backbone, neck=neck)
 
 
 class Runner:
@@ -282,6 +267,10 @@ def main() -> None:
             f"{arguments.study}: expected a sweep of the default space, without --init"
         )
     budget = Budget.from_dict(facts["budget"])
+    control = controls(found).get(SCALED)
+    if control is not None:
+        # The sweep's own comparison with the family is made again here.
+        found = [one for one in found if control.number not in (one.number, one.finalist)]
     ordered = finalists(found, budget)
     if not ordered:
         raise SystemExit(f"{arguments.study}: expected a finished sweep, got one without finals")

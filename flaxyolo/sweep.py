@@ -33,7 +33,7 @@ from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import affordable_sizes, enqueue_opening, expected_ms, learn
 from flaxyolo.search.objective import DEFAULT, Objective
-from flaxyolo.search.setting import BATCH_SIZE, Sweep, Task, hand_over
+from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
 from flaxyolo.search.space import (
     Suggest,
     image_sizes_for,
@@ -49,14 +49,14 @@ from flaxyolo.weights.transfer import read_source
 log = logging.getLogger("flaxyolo.sweep")
 
 # The schedule of a sweep without flags: it decides how long the first command takes.
-TRIALS = 8
+TRIALS = 12
 EPOCHS = 24
-FINALISTS = 3
+FINALISTS = 2
 SEEDS = 3
 ANNOUNCE_S = 60.0
 """Left of the hours for the winner's last measurement and its pictures."""
 HOURS = 0.2
-"""Of the first command: digits, with the trials and epochs above, and one seed."""
+"""Of the first command: digits, with the trials and epochs above."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,22 @@ class Flags:
     images: Keep = "auto"
     """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     trials: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Candidates in all, those of earlier runs of this study included (8)."""
+    """Candidates in all, those of earlier runs of this study included (12)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the full schedule (24; a study that goes on keeps its own)."""
     short_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the short schedule that candidates are told apart by (a third of --epochs; all of
     them below 27)."""
+    final_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Epochs of the schedule that you will train the best with in the end (10 times --epochs)."""
     finalists: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Candidates that are trained on the full schedule (3)."""
+    """Candidates that are trained on the full schedule (2), beside the controls."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Runs of each finalist (3; 1 on digits with its own schedule)."""
+    """Most runs of each finalist and control, the further ones as long as it is not told apart
+    from the leader (3)."""
+    no_controls: bool = False
+    """Leave out the full runs of the baseline and of a YOLOv8 scaled into the budget, with which
+    the end compares the best."""
     hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Stop after so long; the same command goes on (0.2 on digits with its own schedule)."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -162,15 +168,17 @@ def told_limits(flags: Flags) -> list[str]:
 
 def spending_of(flags: Flags) -> Spending:
     """What the flags allow a new study."""
-    cli.least_one(flags, "trials", "epochs", "short_epochs", "finalists", "seeds", "workers")
+    cli.least_one(
+        flags, "trials", "epochs", "short_epochs", "final_epochs", "finalists", "seeds", "workers"
+    )
     short, epochs = schedules(flags, {})
-    seeds = flags.seeds or (1 if flags.own_schedule else SEEDS)
     return Spending(
         trials=flags.trials or TRIALS,
         short_epochs=short,
         epochs=epochs,
         finalists=flags.finalists or FINALISTS,
-        seeds=tuple(range(flags.seed, flags.seed + seeds)),
+        seeds=tuple(range(flags.seed, flags.seed + (flags.seeds or SEEDS))),
+        controls=not flags.no_controls,
     )
 
 
@@ -180,6 +188,10 @@ def schedules(flags: Flags, before: Mapping[str, int]) -> tuple[int, int]:
     short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
     if short > epochs:
         raise InputError(f"--short-epochs: expected at most --epochs {epochs}, got {short}")
+    if flags.final_epochs is not None and flags.final_epochs < epochs:
+        raise InputError(
+            f"--final-epochs: expected at least --epochs {epochs}, got {flags.final_epochs}"
+        )
     return short, epochs
 
 
@@ -238,8 +250,10 @@ def run_sweep(flags: Flags) -> None:
             initial=initial,
             target=target,
             known_as=known_as(study, data.fingerprint, data.formerly),
+            later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
         )
         claim(study, facts(sweep, flags), str(folder))
+        study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
         new = not study.get_trials(deepcopy=False)
         step = clear(sweep) if new and not flags.no_preflight else None
         tell_plan(sweep, step, hours_of(flags))

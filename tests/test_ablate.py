@@ -15,6 +15,7 @@ from flaxyolo.ablation.plan import AblationPlan, read_plan
 from flaxyolo.ablation.progress import seconds_left
 from flaxyolo.ablation.results import Arm, Run
 from flaxyolo.ablation.study import Ablation
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew import phases
 from flaxyolo.crew.record import CurvePoint, Record
@@ -22,6 +23,7 @@ from flaxyolo.crew.storage import open_study, read_runs, read_study
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import initial_weights
+from flaxyolo.search.controls import SCALED
 from flaxyolo.search.results import results
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.training.loop import start
@@ -332,7 +334,7 @@ def test_a_choice_that_cannot_be_undone_is_named_with_its_reason(tmp_path, caplo
 
 
 @pytest.mark.slow
-def test_the_plan_around_a_sweeps_winner_is_read_from_its_study(tmp_path_factory):
+def test_the_plan_around_a_sweeps_winner_is_read_from_its_study(tmp_path_factory, monkeypatch):
     folder = tiny_study(tmp_path_factory)
     best = around.read_winner(folder / "best")
     assert best.source == f"coco:{folder.parents[1] / 'data'}"
@@ -342,3 +344,7 @@ def test_the_plan_around_a_sweeps_winner_is_read_from_its_study(tmp_path_factory
     arms, left_out = around.undo(best)
     differing = {name for name in best.params if best.baseline.get(name) != best.params[name]}
     assert len(arms) + len(left_out) == len(differing)
+    controls = [replace(each, origin=SCALED) for each in records]
+    monkeypatch.setattr(around, "results", lambda study: controls)
+    with pytest.raises(InputError, match="got the control 'YOLOv8 scaled', trial "):
+        around.read_winner(folder / "best")

@@ -11,7 +11,10 @@ from flaxyolo import sweep
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import read_config
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.storage import read_runs
+from flaxyolo.crew.record import CHEAP, FINAL
+from flaxyolo.crew.storage import read_runs, read_study
+from flaxyolo.search.controls import SCALED
+from flaxyolo.search.family import scaled
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.spec import to_dict
@@ -92,6 +95,35 @@ def test_a_study_is_not_mixed_with_another_budget(study, capsys):
     assert sweep.main([*tiny_command(study.parents[1]), "--budget-ms", "9999"]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the study was begun with other settings: budget was" in line
+
+
+@pytest.mark.slow
+def test_the_baseline_and_a_yolov8_are_trained_whole_and_compared_with(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(standings, "LEARNT", 0.0)
+    write_coco(tmp_path / "data")
+    command = flags(tmp_path, "--trials", "2", "--budget-params", "1000000", "--epochs", "1")
+    command.remove("--no-controls")
+    assert sweep.main([*command, "--final-epochs", "7"]) == 0
+    shown = capsys.readouterr()
+    assert "the best is meant to be trained for 7 epochs" in shown.err
+    assert " --epochs 7 " in shown.out
+    found = results(read_runs(tmp_path / "runs" / "tiny"))
+    (control,) = (each for each in found if each.stage == CHEAP and each.origin == SCALED)
+    assert control.spec == scaled(8, 1 / 3, 64, 2)
+    finals = {each.finalist: each for each in found if each.stage == FINAL}
+    assert {0, control.number} < set(finals)
+    assert len(finals) == 3
+    assert all(each.state == "complete" for each in finals.values())
+    assert finals[control.number].spec == control.spec
+    study = read_study(tmp_path / "runs" / "tiny")
+    assert len(study.trials) == 3, "two candidates and the YOLOv8"
+    assert study.user_attrs["final_epochs"] == 7
+    line = study.user_attrs["lead"]
+    assert "one seed each" in line
+    told = shown.out.splitlines()
+    assert told.index(line) < next(i for i, row in enumerate(told) if row.startswith("Best: trial"))
 
 
 def test_only_the_first_command_has_a_limit_of_its_own():
@@ -213,9 +245,17 @@ def test_a_study_that_goes_on_keeps_the_epochs_that_no_flag_gives():
         sweep.schedules(sweep.Flags(epochs=8), before)
 
 
+def test_the_first_command_tries_a_dozen_and_races_the_seeds_of_two():
+    first = sweep.spending_of(sweep.Flags(8.0))
+    assert (first.trials, first.finalists, first.seeds) == (12, 2, (0, 1, 2))
+    assert first.controls
+    assert not sweep.spending_of(sweep.Flags(8.0, no_controls=True)).controls
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
+        ("--final-epochs", "1", "--final-epochs: expected at least --epochs 2, got 1"),
         ("--budget-ms", "0", "expected a number above 0"),
         ("--budget-params", "-1", "expected a number above 0"),
         ("--objective", "map_smal", "did you mean 'map_small'?"),

@@ -21,6 +21,7 @@ from flaxyolo.crew.storage import STUDY_FILE, read_runs
 from flaxyolo.crew.worker import TASK_FILE, read_task
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
+from flaxyolo.search.controls import SCALED
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Task
 from flaxyolo.search.space import Suggest, load_space, with_image_sizes
@@ -61,6 +62,10 @@ def read_winner(best: Path, storage: str | None = None) -> Winner:
     won = next((record for record in records if _is_run(record, facts)), None)
     if won is None:
         raise InputError(f"{best}: expected the best detector of a sweep, which names its trial")
+    candidate = won if won.finalist is None else records[won.finalist]
+    if candidate.origin == SCALED:
+        raise InputError(f"{best}: expected a network that the space has drawn, got the control "
+                         f"{SCALED!r}, trial {won.trial}; it has no choices to undo")  # fmt: skip
     start = next(filter(_is_baseline, records), None)
     if start is None:
         raise InputError(f"{folder}: its study has no baseline to go back to")

@@ -39,12 +39,18 @@ class CurvePoint:
     map: float | None = None
     map_50: float | None = None
     epoch_seconds: float = 0.0
+    objective_se: float | None = None
+    """Standard error of the objective over the validation images."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         scored = self.objective is not None
         unknown = () if scored else ("objective", "map", "map_50")
-        return {name: value for name, value in asdict(self).items() if name not in unknown}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in unknown and (name != "objective_se" or value is not None)
+        }
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,11 @@ class Record:
         return self.history[-1].objective if self.history else None
 
     @property
+    def objective_se(self) -> float | None:
+        """Standard error of its last score over the validation images; None where not known."""
+        return self.history[-1].objective_se if self.history else None
+
+    @property
     def over_budget(self) -> bool:
         """Whether it oversteps a limit, as far as they are known."""
         return any(excess > 0 for excess in self.constraints.values())
@@ -137,9 +148,14 @@ class Record:
         """What the surrogate sees of it."""
         return {**self.features, **self.zero_cost}
 
+    def point_at(self, epoch: int) -> CurvePoint | None:
+        """What an epoch left; None where it was not trained so far."""
+        return next((point for point in self.history if point.epoch == epoch), None)
+
     def objective_at(self, epoch: int) -> float | None:
         """Its score after an epoch; None where it has none."""
-        return next((point.objective for point in self.history if point.epoch == epoch), None)
+        point = self.point_at(epoch)
+        return None if point is None else point.objective
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,23 @@
 """Who has won: means over seeds with their intervals, ties, and the run whose weights are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, sqrt
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL, Record
+from flaxyolo.search.controls import Kind, controls, kind
 
 CONFIDENCE = 0.95
+TOLD: dict[Kind, str] = {
+    "baseline": "the baseline",
+    "YOLOv8 scaled": "YOLOv8 scaled into the same budget",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Finalist:
     latency_stat: str
     tied: bool
     """Whether it is the first, or its difference to the first may be chance."""
+    control: Kind | None = None
 
     @property
     def trial(self) -> int:
@@ -41,7 +48,8 @@ class Finalist:
         wide = "" if self.half_width is None else f" ± {self.half_width:.3f}"
         seeds = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
         latency = f"{self.latency_ms:.2f} ms {self.latency_stat}"
-        return f"trial {self.trial}: {self.mean:.3f}{wide} ({seeds}), {latency}"
+        name = f"trial {self.trial}" + (f" ({self.control})" if self.control else "")
+        return f"{name}: {self.mean:.3f}{wide} ({seeds}), {latency}"
 
 
 def merit(record: Record, budget: Budget) -> tuple[float, float]:
@@ -56,33 +64,16 @@ def finalists(found: Sequence[Record], budget: Budget) -> list[Finalist]:
     The spread of a run is pooled over all finalists, because three seeds of one say little; the
     intervals are Student's, at 95 %. A finalist most of whose runs ended over the budget is out.
     """
-    groups: dict[int, list[Record]] = {}
-    ended: dict[int, int] = {}
-    for result in found:
-        if result.stage != FINAL or result.finalist is None or not result.is_over:
-            continue
-        if result.duplicate_of is not None:
-            continue
-        ended[result.finalist] = ended.get(result.finalist, 0) + 1
-        if result.state == "complete":
-            groups.setdefault(result.finalist, []).append(result)
-    kept = {
-        number: runs
-        for number, runs in groups.items()
-        if 2 * len(runs) > ended[number] and not any(run.refuted for run in runs)
-    }
+    kept = counted(found)
     values = {
         number: np.array([run.objective or 0.0 for run in runs]) for number, runs in kept.items()
     }
-    freedom = sum(len(each) - 1 for each in values.values())
-    spread = 0.0
-    if freedom:
-        spread = sqrt(sum(((each - each.mean()) ** 2).sum() for each in values.values()) / freedom)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread if freedom else inf
+    reach, freedom = pooled_reach(values.values())
 
     def latency(number: int) -> float:
         return float(np.mean([budget.latency_of(run.cost) for run in kept[number] if run.cost]))
 
+    kinds: dict[int, Kind | None] = {one.number: kind(one) for one in found if one.stage == CHEAP}
     # Of equal means the faster comes first.
     order = sorted(kept, key=lambda number: (-values[number].mean(), latency(number)))
     told = []
@@ -99,9 +90,43 @@ def finalists(found: Sequence[Record], budget: Budget) -> list[Finalist]:
                 latency_ms=latency(number),
                 latency_stat=budget.latency_stat,
                 tied=behind <= between,
+                control=kinds.get(number),
             )
         )
     return told
+
+
+def counted(found: Sequence[Record]) -> dict[int, list[Record]]:
+    """The complete full runs of each finalist that keeps the budget, by its candidate's number."""
+    groups: dict[int, list[Record]] = {}
+    ended: dict[int, int] = {}
+    for result in found:
+        if result.stage != FINAL or result.finalist is None or not result.is_over:
+            continue
+        if result.duplicate_of is not None:
+            continue
+        ended[result.finalist] = ended.get(result.finalist, 0) + 1
+        if result.state == "complete":
+            groups.setdefault(result.finalist, []).append(result)
+    return {
+        number: runs
+        for number, runs in groups.items()
+        if 2 * len(runs) > ended[number] and not any(run.refuted for run in runs)
+    }
+
+
+def pooled_reach(values: Iterable[Float[np.ndarray, " r"]]) -> tuple[float, int]:
+    """Half the width of a single run's interval, and the freedom of its Student's t.
+
+    The spread is pooled over all groups; without a second run in any of them the interval is
+    infinite and the freedom 0.
+    """
+    groups = list(values)
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return inf, 0
+    spread = sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom)
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread, freedom
 
 
 def fastest_tied(ordered: Sequence[Finalist]) -> Finalist | None:
@@ -143,3 +168,80 @@ def verdict(ordered: Sequence[Finalist]) -> list[str]:
             run = min(fastest.runs, key=lambda run: -(run.objective or 0.0)).run
             lines.append(f"The fastest of them is trial {fastest.trial}, in trials/{run}/detector")
     return lines
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far the first of the finalists is ahead of a control."""
+
+    over: Kind
+    by: float | None
+    """Difference of the means; None where the control has no full run that counts."""
+    half_width: float | None = None
+    """Of its interval at 95 %; None for one seed each."""
+    why: str = ""
+    """Why there is nothing to compare with."""
+
+
+def leads(ordered: Sequence[Finalist], found: Sequence[Record]) -> list[Lead]:
+    """The first's lead over each control that was tried, but for itself; none without finalists.
+
+    The spread of a run is pooled over all finalists and controls, as for their intervals.
+    """
+    if not ordered:
+        return []
+    first = ordered[0]
+    reach, freedom = pooled_reach(
+        np.array([run.objective or 0.0 for run in one.runs]) for one in ordered
+    )
+    ranked = {one.number: one for one in ordered}
+    told = []
+    for name, record in controls(found).items():
+        other = ranked.get(record.number)
+        if other is first:
+            continue
+        if other is None:
+            full = [one for one in found if one.finalist == record.number]
+            over = record.over_budget or any(one.over_budget or one.refuted for one in full)
+            told.append(Lead(name, None, why="is over the budget" if over else "has no full run"))
+            continue
+        wide = reach * sqrt(1 / len(first.runs) + 1 / len(other.runs)) if freedom else None
+        told.append(Lead(name, first.mean - other.mean, wide))
+    return told
+
+
+def lead_line(ordered: Sequence[Finalist], found: Sequence[Record]) -> str | None:
+    """In a sentence whether the first is better than the controls; None where there is neither."""
+    told = leads(ordered, found)
+    if not ordered or not (told or ordered[0].control):
+        return None
+    first = ordered[0]
+    name = f"trial {first.trial}"
+    better = [one for one in told if one.by is not None and one.by > (one.half_width or inf)]
+    single = [one for one in told if one.by is not None and one.half_width is None]
+    unclear = [one for one in told if one.by is not None and one not in (*better, *single)]
+    parts = []
+    if first.control:
+        parts.append(f"nothing that was searched beats {name}, which is {TOLD[first.control]}")
+    if better:
+        parts.append(f"{name} is better than {', and than '.join(map(_ahead, better))}")
+    if single:
+        ahead = ", and of ".join(map(_ahead, single))
+        parts.append(f"{name} is ahead of {ahead}; one seed each, so the lead may be chance")
+    if unclear:
+        names = " or than ".join(
+            f"{TOLD[one.over]} ({one.by:+.3f} ± {one.half_width:.3f})" for one in unclear
+        )
+        parts.append(f"no evidence that {name} is better than {names}")
+    parts += [
+        f"{TOLD[one.over]} cannot be compared with, as it {one.why}"
+        for one in told
+        if one.by is None
+    ]
+    line = "; ".join(parts)
+    return line[0].upper() + line[1:]
+
+
+def _ahead(lead: Lead) -> str:
+    wide = "" if lead.half_width is None else f" ± {lead.half_width:.3f}"
+    return f"{TOLD[lead.over]} by {lead.by:.3f}{wide}"

@@ -68,6 +68,8 @@ class FunnelSettings:
     """
     least_score: float = 0.01
     """Score below which a network has learnt nothing; a rung that nobody passes stops nobody."""
+    least_reliability: float = 0.5
+    """Share of the variance of a rung's scores that is not noise, below which it tells nothing."""
     most_rows: int = 200
     """Scores of earlier studies that the surrogate is given in all."""
 
@@ -157,6 +159,7 @@ def promoted(
     scores: Float[np.ndarray, " n"],
     reduction: int = 3,
     *,
+    noise: Float[np.ndarray, " n"] | None = None,
     round_up: bool = False,
     settings: FunnelSettings = DEFAULTS,
 ) -> Bool[np.ndarray, " n"]:
@@ -164,17 +167,36 @@ def promoted(
 
     Asynchronous successive halving (arXiv 1810.05934): with n runs so far that is n // reduction
     of them, or the same rounded up when no more runs are to come. Of equal scores the earlier row
-    is first. A run whose score is NaN never goes on. While no score reaches `least_score` the rung
-    tells nothing, and all go on.
+    is first. A run whose score is NaN never goes on. A rung that tells nothing drops nobody, and
+    all go on: while no score reaches `least_score`, and where the scores differ by no more than
+    their `noise`, standard errors with NaN where unknown, accounts for.
     """
     known = np.isfinite(scores)
     if not (scores[known] >= settings.least_score).any():
+        return known
+    # Of fewer than a share the spread says little, unless no more are to come.
+    enough = known.sum() >= (2 if round_up else max(2, reduction))
+    if enough and noise is not None and reliability(scores, noise) < settings.least_reliability:
         return known
     count = ceil(len(scores) / reduction) if round_up else len(scores) // reduction
     order = np.argsort(-np.where(known, scores, -np.inf), kind="stable")
     ahead = np.zeros(len(scores), bool)
     ahead[order[:count]] = True
     return ahead & known
+
+
+def reliability(scores: Float[np.ndarray, " n"], noise: Float[np.ndarray, " n"]) -> float:
+    """The share of the scores' variance that their mean noise variance leaves over, 0 to 1.
+
+    Only rows of a known score and noise count; 1 with fewer than two of them.
+    """
+    known = np.isfinite(scores) & np.isfinite(noise)
+    if known.sum() < 2:
+        return 1.0
+    spread = float(scores[known].var(ddof=1))
+    if not spread:
+        return 0.0
+    return max(0.0, 1 - float((noise[known] ** 2).mean()) / spread)
 
 
 class Own(NamedTuple):

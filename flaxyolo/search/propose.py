@@ -12,11 +12,13 @@ import numpy as np
 
 from flaxyolo.cost.budget import cheap_excess
 from flaxyolo.cost.table.table import LatencyTable
-from flaxyolo.crew.record import CHEAP, Record
+from flaxyolo.crew.record import Record
 from flaxyolo.machine.gate import Gate
+from flaxyolo.search.controls import drawn
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
 from flaxyolo.search.features import features, matrix
 from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
+from flaxyolo.search.scaling import scaled_control
 from flaxyolo.search.scout import Scout
 from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours
 from flaxyolo.search.setting import Sweep
@@ -77,13 +79,13 @@ class Proposer:
         """
         began = time.perf_counter()
         sweep, budget = self.sweep, self.sweep.budget
-        turn = sum(each.stage == CHEAP for each in found)
+        turn = len(drawn(found))
         # Workers that ask at the same time draw apart.
         seed = (sweep.seed * 1_000_003 + turn) * 1009 + os.getpid()
         pool = self._pool(found, seed)
         if not pool:
             return None
-        drawn = time.perf_counter()
+        pooled = time.perf_counter()
         judged = judge(pool, self.table, counts=False)
         if self.proposals % FILL_EACH == 0 and self._matters(judged):
             self._fill(pool, seed)
@@ -93,7 +95,7 @@ class Proposer:
         short = self._short_list(judged, rng)
         choice = self._choose(short, found, turn, seed)
         predicted = time.perf_counter()
-        seconds = {"draw": round(drawn - began, 3), "predict": round(predicted - drawn, 3)}
+        seconds = {"draw": round(pooled - began, 3), "predict": round(predicted - pooled, 3)}
         scores: Mapping[str, float] = {}
         few = self.scout.affords(found) if choice.origin == "surrogate" else 0
         if few > 1:
@@ -120,6 +122,10 @@ class Proposer:
             zero_cost=dict(scores),
             seconds=seconds,
         )
+
+    def scaled(self, found: Sequence[Record]) -> Record | None:
+        """The next YOLOv8 scaled into the budget; None where none is expected to fit."""
+        return scaled_control(self.sweep, found, self.table, self._fill)
 
     def _choose(
         self,
@@ -172,7 +178,7 @@ class Proposer:
         """New specs of the space: at random, and near the best candidates so far."""
         suggest, tried = self.sweep.suggest, {each.spec for each in found}
         pool = draw(suggest, POOL, seed, finish=self._finish).drawn
-        scored = [each for each in found if each.stage == CHEAP and each.objective is not None]
+        scored = [each for each in drawn(found) if each.objective is not None]
         scored.sort(key=lambda each: (-each.epochs, -(each.objective or 0.0)))
         near = random.Random(seed)
         for each in scored[:BEST]:

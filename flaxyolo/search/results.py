@@ -11,6 +11,9 @@ from flaxyolo.crew.record import CHEAP, FINAL, Record, read
 CONFIRMED = "confirmed"
 """Attribute of a study: what fresh processes measured of winners, by the trial's number."""
 
+NO_DRAWS = "no_draws"
+"""Attribute of a published study: the trials whose parameters do not make their network."""
+
 MIN_TRIALS_FOR_IMPORTANCE = 4
 """Networks below which an importance of parameters is noise."""
 
@@ -70,7 +73,9 @@ def importances(study: optuna.Study) -> Importance:
     trials = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if trial.intermediate_values and all(excess <= 0 for excess in trial.constraints.values())
+        if trial.intermediate_values
+        and trial.number not in study.user_attrs.get(NO_DRAWS, ())
+        and all(excess <= 0 for excess in trial.constraints.values())
     ]
     if not trials:
         return Importance({}, 0, None)

@@ -1,14 +1,17 @@
 """What a worker does next, worked out from the study alone, so that any worker can ask."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
 
 from flaxyolo.crew.record import CHEAP, FINAL, Record
+from flaxyolo.search.controls import SCALED, drawn, kind, lacks_scaled, ready
 from flaxyolo.search.earlier import as_runs, scored_candidates
 from flaxyolo.search.features import matrix
 from flaxyolo.search.funnel import next_finalist, promoted
+from flaxyolo.search.racing import next_runs
 from flaxyolo.search.spending import REDUCTION, Spending
 
 
@@ -23,8 +26,12 @@ class Propose(NamedTuple):
     """Add a candidate."""
 
 
+class AddScaled(NamedTuple):
+    """Add a YOLOv8 scaled into the budget, which the finalists are compared with."""
+
+
 class AddFinals(NamedTuple):
-    """Add the runs of the finalists: candidate and seed of each, in their order."""
+    """Add full runs of finalists and controls: candidate and seed of each, in their order."""
 
     runs: tuple[tuple[int, int], ...]
 
@@ -43,12 +50,17 @@ class Done(NamedTuple):
     """The sweep is complete."""
 
 
-Job = GoOn | Propose | AddFinals | Close | Wait | Done
+Job = GoOn | Propose | AddScaled | AddFinals | Close | Wait | Done
 
 
 def wants_more(found: Sequence[Record], spending: Spending) -> bool:
     """Whether there are fewer candidates than are to be tried."""
-    return sum(each.stage == CHEAP for each in found) < spending.trials
+    return len(drawn(found)) < spending.trials
+
+
+def wants_scaled(found: Sequence[Record], spending: Spending) -> bool:
+    """Whether a YOLOv8 scaled into the budget is asked for, and none is there that may fit."""
+    return spending.controls and lacks_scaled(found)
 
 
 def next_job(
@@ -57,13 +69,18 @@ def next_job(
     *,
     closing: bool = False,
     exhausted: bool = False,
+    none_scaled: bool = False,
+    highest: float = 1.0,
+    affordable: float = inf,
 ) -> Job:
     """The next job of the funnel.
 
     Candidates in their order, but one that is ahead at its rung goes on first. When all have been
-    tried, those behind are ended and the finalists trained, seed by seed. `closing` says that the
-    time left is what the finalists need: no candidate goes on, and those behind stay where they
-    are for the next run of the command.
+    tried, those behind are ended and the finalists trained, and with them the controls: all with
+    the first seed, then whoever is not told apart from the leader with another (`next_runs`, which
+    takes `highest` and `affordable`). `closing` says that the time left is what the first seeds
+    need: no candidate goes on, and those behind stay where they are for the next run of the
+    command. The space may be `exhausted`, and no further YOLOv8 expected to fit (`none_scaled`).
     """
     cheap = [each for each in found if each.stage == CHEAP]
     fresh = [each for each in cheap if each.state == "waiting" and each.paused is None]
@@ -71,13 +88,19 @@ def next_job(
     paused = [each for each in cheap if each.state == "waiting" and each.paused is not None]
     more = wants_more(found, spending) and not exhausted
     if not closing:
-        ahead = promotable(cheap, spending.rungs, last_chance=not (more or fresh or running))
+        ahead = promotable(
+            [each for each in cheap if not apart(each, spending)],
+            spending.rungs,
+            last_chance=not (more or fresh or running),
+        )
         if ahead is not None:
             return GoOn(ahead.number, next_rung(ahead, spending.rungs))
         if fresh:
             # What was interrupted had been begun first.
             each = max(fresh, key=lambda each: (each.epochs, -each.number))
             return GoOn(each.number, next_rung(each, spending.rungs))
+        if wants_scaled(found, spending) and not none_scaled:
+            return AddScaled()
         if more:
             return Propose()
         if running:
@@ -85,15 +108,15 @@ def next_job(
         if paused:
             return Close(tuple(each.number for each in paused))
     finals = [each for each in found if each.stage == FINAL and each.duplicate_of is None]
-    begun = {(each.finalist, each.seed) for each in finals}
-    chosen = choose_finalists(cheap, spending)
-    wanted = [(number, seed) for seed in spending.seeds for number in chosen]
-    if missing := tuple(each for each in wanted if each not in begun):
-        return AddFinals(missing)
+    chosen = entrants(cheap, spending)
+    runs = next_runs(chosen, finals, spending.seeds, highest=highest, affordable=affordable)
+    if runs:
+        return AddFinals(tuple(runs))
     waiting = [each for each in finals if each.state == "waiting"]
     if waiting:
-        order = {run: place for place, run in enumerate(wanted)}
-        first = min(waiting, key=lambda each: order.get(_run(each), len(order)))
+        order = [(number, seed) for seed in spending.seeds for number in chosen]
+        places = {run: place for place, run in enumerate(order)}
+        first = min(waiting, key=lambda each: places.get(_run(each), len(places)))
         return GoOn(first.number, spending.epochs)
     if any(each.state == "running" for each in found if closing is False or each.stage == FINAL):
         return Wait()
@@ -126,8 +149,10 @@ def promotable(
         ]
         if not there:
             continue
-        scores = np.array([each.objective_at(rung) for each in there], float)
-        ahead = promoted(scores, REDUCTION, round_up=last_chance)
+        points = [point for each in there if (point := each.point_at(rung)) is not None]
+        scores = np.array([point.objective for point in points], float)
+        noise = np.array([point.objective_se for point in points], float)
+        ahead = promoted(scores, REDUCTION, noise=noise, round_up=last_chance)
         waiting = [
             (scores[place], each)
             for place, each in enumerate(there)
@@ -138,21 +163,38 @@ def promotable(
     return None
 
 
+def apart(record: Record, spending: Spending) -> bool:
+    """Whether it takes no finalist's place and waits at no rung, because it is a control."""
+    which = kind(record)
+    return which == SCALED or (which is not None and spending.controls)
+
+
+def entrants(cheap: Sequence[Record], spending: Spending) -> list[int]:
+    """Numbers of the candidates that have full runs: the finalists, then the controls."""
+    controls = ready(cheap) if spending.controls else []
+    return [*choose_finalists(cheap, spending), *(each.number for each in controls)]
+
+
 def choose_finalists(cheap: Sequence[Record], spending: Spending) -> list[int]:
     """Numbers of the candidates that are trained on the full schedule, the most promising first.
 
     They follow from the candidates alone, so every worker chooses the same.
     """
     scored = scored_candidates(cheap, spending.short_epochs)
-    if not scored:
+    others = {each.number for each in cheap if apart(each, spending)}
+    mine = [each for each in scored if each.number not in others]
+    if not mine:
         return []
     features = matrix([each.features for each in scored])[1]
     runs = as_runs(scored, features)
-    taken: list[int] = []
+    # The surrogate learns from the controls too.
+    controls = [row for row, each in enumerate(scored) if each.number in others]
+    taken = list(controls)
     # Candidates that the surrogate cannot tell apart are one to it.
-    for _ in range(min(spending.finalists, len(np.unique(features, axis=0)))):
+    distinct = len(np.unique(features, axis=0)) - len(np.unique(features[controls], axis=0))
+    for _ in range(min(spending.finalists, distinct)):
         taken.append(next_finalist(runs, taken))
-    chosen = [scored[row].number for row in taken]
-    rest = sorted(scored, key=lambda each: (-each.share, -each.score))
+    chosen = [scored[row].number for row in taken[len(controls) :]]
+    rest = sorted(mine, key=lambda each: (-each.share, -each.score))
     chosen += dict.fromkeys(each.number for each in rest if each.number not in chosen)
     return chosen[: spending.finalists]

@@ -19,6 +19,10 @@ BATCH_SIZE = 16
 LEARNING_RATE = 0.006
 CLASS_GAIN = 1.0
 DEFAULT_OBJECTIVE = Objective()
+LATER = 10
+"""Times the full schedule, the one that the best is trained with in the end."""
+FINAL_EPOCHS = "final_epochs"
+"""Attribute of a study: the epochs of the schedule that its best is meant for."""
 MOSAIC_EPOCHS = 50
 """Shorter runs do without mosaic."""
 
@@ -46,11 +50,18 @@ class Sweep:
     """A detector whose arrays every run begins with, where they fit."""
     known_as: str = ""
     """Fingerprint by which its study knows the data, where that is not their own of today."""
+    later_epochs: int | None = None
+    """Of the schedule that the user will train the best with; None is `LATER` times the full."""
 
     @property
     def fingerprint(self) -> str:
         """Of the data, as the study and the names of its runs have it."""
         return self.known_as or self.data.fingerprint
+
+    @property
+    def final_epochs(self) -> int:
+        """Of the schedule that the best is meant for."""
+        return self.later_epochs or LATER * self.spending.epochs
 
     @property
     def runs(self) -> Path:

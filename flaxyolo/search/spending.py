@@ -8,6 +8,8 @@ REDUCTION = 3
 FIRST_RUNG = 3
 """Epochs below which a ninth of a schedule is no rung: what scores at all so soon is luck (on the
 digits candidates of 0.7 after 12 epochs had 0.02 after the first, and one of 0.5 had 0.05)."""
+CONTROLS = 2
+"""The baseline and a scaled YOLOv8."""
 LONG_ENOUGH = FIRST_RUNG * REDUCTION**2
 """Epochs below which a schedule is its own short one."""
 
@@ -24,7 +26,9 @@ class Spending:
     """Of the full schedule."""
     finalists: int
     seeds: tuple[int, ...]
-    """Of the finalists' runs."""
+    """Of the finalists' runs, at most: further ones are for those that are not told apart."""
+    controls: bool = False
+    """Whether the baseline and a YOLOv8 scaled into the budget are trained like finalists."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -33,29 +37,32 @@ class Spending:
 
     @property
     def training_epochs(self) -> int:
-        """Epochs that are trained in all, if every candidate is inside the budget."""
+        """Epochs that are trained, if every candidate is inside the budget, one seed each."""
         going_on, total, before = self.trials, 0, 0
         for rung in self.rungs:
             total += going_on * (rung - before)
             going_on, before = -(-going_on // REDUCTION), rung
-        return total + self.final_epochs
+        return total + self.epochs_of_finals
 
     @property
-    def runs(self) -> int:
-        """Runs of the finalists."""
-        return min(self.finalists, self.trials) * len(self.seeds)
+    def entrants(self) -> int:
+        """Candidates that have full runs: the finalists and the controls."""
+        return min(self.finalists, self.trials) + CONTROLS * self.controls
 
     @property
-    def final_epochs(self) -> int:
-        """Epochs of the finalists' runs that the candidates' runs have not trained already."""
+    def epochs_of_finals(self) -> int:
+        """Epochs of full runs that the candidates' runs have not trained already, one seed each."""
+        first = self.rungs[0]
         if self.epochs != self.short_epochs:
-            return self.runs * self.epochs
-        # The first seed's runs go on from the candidates', the first of which are whole.
+            return self.entrants * self.epochs + first * self.controls
+        # These runs go on from the candidates', the first of which are whole.
         few = min(self.finalists, self.trials)
         whole, before = self.trials, 0
         for rung in self.rungs[:-1]:
             whole, before = -(-whole // REDUCTION), rung
-        return (self.runs - few) * self.epochs + max(0, few - whole) * (self.epochs - before)
+        finalists = max(0, few - whole) * (self.epochs - before)
+        # The baseline is one of the candidates up to the first rung.
+        return finalists + self.controls * (CONTROLS * self.epochs - first)
 
     def describe(self) -> str:
         """The plan in a line."""
@@ -64,9 +71,14 @@ class Spending:
             parts.append(f"{going_on} to epoch {rung}")
             going_on = -(-going_on // REDUCTION)
         few = min(self.finalists, self.trials)
+        trained = f"{few} finalist{'s' * (few > 1)}"
+        if self.controls:
+            trained += ", the baseline and a YOLOv8 scaled into the budget"
+        most = len(self.seeds)
+        seeds = f"up to {most} seeds, as long as they are not told apart" if most > 1 else "1 seed"
         return (
-            f"{self.trials} candidates, {', '.join(parts)}; then {few} finalist{'s' * (few > 1)}, "
-            f"{self.epochs} epochs, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+            f"{self.trials} candidates, {', '.join(parts)}; then {trained}, {self.epochs} epochs, "
+            f"{seeds}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from flaxyolo.crew.record import CHEAP, FINAL, Record
+from flaxyolo.search.controls import drawn, kind
 from flaxyolo.search.spending import Spending
 from flaxyolo.trials.standings import Standings
 
@@ -14,7 +15,7 @@ PROPOSED = ("surrogate", "explore")
 
 def funnel_line(found: Sequence[Record], spending: Spending) -> str:
     """How many candidates came how far."""
-    cheap = [each for each in found if each.stage == CHEAP]
+    cheap = drawn(found)
     parts = []
     screened = sum(each.screened for each in found)
     if screened:
@@ -30,8 +31,16 @@ def funnel_line(found: Sequence[Record], spending: Spending) -> str:
     finals = [each for each in found if each.stage == FINAL]
     if finals:
         done = sum(each.state == "complete" for each in finals)
-        names = len({each.finalist for each in finals})
-        parts.append(f"{names} finalist{'s' * (names > 1)}, {done} of {len(finals)} full runs")
+        numbers = {each.finalist for each in finals}
+        controls = sum(
+            each.stage == CHEAP and kind(each) is not None and each.number in numbers
+            for each in found
+        )
+        names = len(numbers) - controls * spending.controls
+        told = f"{names} finalist{'s' * (names != 1)}"
+        if controls and spending.controls:
+            told += f" and {controls} control{'s' * (controls > 1)}"
+        parts.append(f"{told}, {done} of {len(finals)} full runs")
     return f"Funnel: {', '.join(parts)}"
 
 

@@ -1,9 +1,11 @@
 """How long the rest of a sweep may take, from what its trials have taken so far."""
 
 from collections.abc import Sequence
+from math import inf
 
 from flaxyolo.crew.record import CHEAP, FINAL, Record
-from flaxyolo.search.schedule import choose_finalists
+from flaxyolo.search.controls import drawn, to_come
+from flaxyolo.search.schedule import entrants
 from flaxyolo.search.spending import Spending
 
 SPARE = 1.1
@@ -21,30 +23,56 @@ def beside_seconds(result: Record) -> float:
     return sum(seconds for stage, seconds in result.seconds.items() if stage != "train")
 
 
-def finals_seconds(found: Sequence[Record], spending: Spending) -> float:
-    """Seconds of one worker that the finalists still need; 0 before anything was scored."""
+def finals_seconds(
+    found: Sequence[Record], spending: Spending, *, none_scaled: bool = False
+) -> float:
+    """Seconds of one worker that the first full runs of finalists and controls still need.
+
+    Further seeds come when all candidates were tried, so none is held back for them. 0 before
+    anything was scored. `none_scaled` says that no YOLOv8 is expected to fit.
+    """
     cheap = [each for each in found if each.stage == CHEAP]
+    seed = spending.seeds[0]
     begun = {(each.finalist, each.seed): each for each in found if each.stage == FINAL}
-    total = 0.0
-    for number in choose_finalists(cheap, spending):
+    whole: list[float] = []
+    left: list[float] = []
+    for number in entrants(cheap, spending):
         candidate = found[number]
-        each = epoch_seconds(candidate)
-        if each is None:
+        seconds = full_run_seconds(candidate, spending)
+        if seconds is None:
             continue
-        for place, seed in enumerate(spending.seeds):
-            known = begun.get((number, seed))
-            if known is not None and known.is_over:
-                continue
+        whole.append(seconds)
+        known = begun.get((number, seed))
+        if known is None or not known.is_over:
             # The first seed's run goes on from the candidate's, if the schedule is the same.
-            same = place == 0 and spending.epochs == spending.short_epochs
-            done = candidate.epochs if same else 0
-            total += (spending.epochs - done) * each + beside_seconds(candidate)
-    return SPARE * total
+            same = spending.epochs == spending.short_epochs
+            done = candidate.epochs * (epoch_seconds(candidate) or 0.0) if same else 0.0
+            left.append(seconds - done)
+    if not whole:
+        return 0.0
+    # A control that is not ready yet is expected to take as long as the others.
+    missing = to_come(found, none_scaled=none_scaled) if spending.controls else 0
+    return SPARE * (sum(left) + missing * sum(whole) / len(whole))
+
+
+def full_run_seconds(candidate: Record, spending: Spending) -> float | None:
+    """Seconds of a whole full run of a candidate; None before it was trained at all."""
+    pace = epoch_seconds(candidate)
+    return None if pace is None else spending.epochs * pace + beside_seconds(candidate)
+
+
+def affordable(found: Sequence[Record], spending: Spending, seconds: float) -> float:
+    """How many full runs of any finalist or control fit into so many seconds of one worker."""
+    cheap = [each for each in found if each.stage == CHEAP]
+    known = [full_run_seconds(found[number], spending) for number in entrants(cheap, spending)]
+    longest = max((each for each in known if each is not None), default=None)
+    return inf if longest is None else seconds / (SPARE * longest)
 
 
 def seconds_left(found: Sequence[Record], spending: Spending) -> float | None:
-    """Seconds of one worker that all the rest needs; None before a candidate was trained."""
-    cheap = [each for each in found if each.stage == CHEAP]
+    """Seconds of one worker that all the rest needs, with one seed for each finalist and what was
+    begun besides; None before a candidate was trained."""
+    cheap = drawn(found)
     begun = [each for each in cheap if each.cost is not None]
     known = [(each, epoch_seconds(each)) for each in begun]
     paces = [pace for _, pace in known if pace is not None]
@@ -52,14 +80,14 @@ def seconds_left(found: Sequence[Record], spending: Spending) -> float | None:
         return None
     pace = sum(paces) / len(paces)
     beside = sum(map(beside_seconds, begun)) / len(begun)
-    to_come = max(0, spending.trials - len(begun))
+    to_try = max(0, spending.trials - len(begun))
     share = len(paces) / len(begun)
     trained = sum(each.epochs for each in cheap)
-    cheap_epochs = spending.training_epochs - spending.final_epochs
-    left = max(0.0, cheap_epochs * share - trained) * pace + to_come * beside
+    cheap_epochs = spending.training_epochs - spending.epochs_of_finals
+    left = max(0.0, cheap_epochs * share - trained) * pace + to_try * beside
     finals = [each for each in found if each.stage == FINAL]
     candidates_left = any(each.state in ("waiting", "running") for each in cheap)
-    if to_come or (candidates_left and not finals):
-        return left + spending.final_epochs * pace
+    if to_try or (candidates_left and not finals):
+        return left + spending.epochs_of_finals * pace
     done = sum(each.is_over for each in finals)
-    return (spending.runs - done) * spending.epochs * pace
+    return max(0, max(spending.entrants, len(finals)) - done) * spending.epochs * pace

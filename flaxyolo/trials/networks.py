@@ -9,6 +9,7 @@ import numpy as np
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL, INTERRUPTED, Record
 from flaxyolo.scoring.average_precision import KEYS
+from flaxyolo.search.controls import Kind, kind
 from flaxyolo.search.finalists import Finalist, merit
 
 State = Literal["complete", "pruned", "fail", "running", "waiting"]
@@ -32,6 +33,11 @@ class Network:
     def number(self) -> int:
         """As in the study that a person opens."""
         return self.candidate.trial
+
+    @property
+    def control(self) -> Kind | None:
+        """Which control it is; None for what competes."""
+        return kind(self.candidate)
 
     @property
     def shown(self) -> Record:

@@ -9,6 +9,7 @@ from rich.progress import TextColumn
 from flaxyolo.base import cli
 from flaxyolo.crew.bars import Bars
 from flaxyolo.crew.record import CHEAP, FINAL, Record
+from flaxyolo.search.controls import drawn
 from flaxyolo.search.setting import Sweep
 from flaxyolo.trials.expected import seconds_left
 from flaxyolo.trials.standings import Standings
@@ -68,14 +69,14 @@ class Display:
         if self.bars.hidden:
             return
         found, spending = self.standings.records, self.sweep.spending
-        cheap = [each for each in found if each.stage == CHEAP]
+        cheap = drawn(found)
         finals = [each for each in found if each.stage == FINAL]
         begun = sum(each.state != "waiting" or each.paused is not None for each in cheap)
         text = f"candidates: {begun} of {max(spending.trials, len(cheap))}"
         done = sum(each.is_over for each in finals)
         if finals:
             text = f"finalists: {done} of {len(finals)} runs"
-        whole = max(spending.trials, len(cheap)) + spending.finalists * len(spending.seeds)
+        whole = max(spending.trials, len(cheap)) + max(spending.entrants, len(finals))
         self.bars.draw(
             text, begun + done, whole, self._named, best=best_line(self.standings),
             left=self._left(),

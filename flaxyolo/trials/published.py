@@ -16,6 +16,9 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.optuna_inside import begun, beside, constrain, delete
 from flaxyolo.crew.storage import RUNS
 from flaxyolo.machine.locks import held
+from flaxyolo.search.controls import SCALED, Kind
+from flaxyolo.search.results import NO_DRAWS
+from flaxyolo.search.setting import FINAL_EPOCHS
 from flaxyolo.trials.networks import Network
 from flaxyolo.trials.standings import Standings
 
@@ -27,6 +30,11 @@ STATES = {
 }
 """Optuna's state of a network's; what waits for the next command is RUNNING, which `ask` never
 takes."""
+
+CONTROLS: dict[Kind, str] = {
+    "baseline": "the baseline",
+    "YOLOv8 scaled": "no draw of the space: the parameters are those of the nearest point",
+}
 
 
 def publish(runs: optuna.Study, standings: Standings, folder: Path, *, ended: bool) -> optuna.Study:
@@ -57,7 +65,11 @@ def publish(runs: optuna.Study, standings: Standings, folder: Path, *, ended: bo
 def attributes(network: Network) -> dict[str, Any]:
     """A network's figures, by names that tell their units; what is not known is left out."""
     record, cost, scores = network.shown, network.shown.cost, network.scores
-    known: dict[str, Any] = {"outcome": network.note(), "origin": network.candidate.origin}
+    known: dict[str, Any] = {
+        "outcome": network.note(),
+        "origin": network.candidate.origin,
+        "control": network.control and CONTROLS[network.control],
+    }
     if cost is not None:
         known |= {
             "latency_ms_p50": cost.latency_ms_p50,
@@ -166,6 +178,9 @@ def _describe(study: optuna.Study, runs: optuna.Study, standings: Standings) -> 
         "device": facts.get("device"),
         "space": facts.get("space"),
         "best_trial": None if best is None else best.trial,
+        "lead": standings.lead,
+        NO_DRAWS: [n.number for n in standings.networks if n.candidate.origin == SCALED] or None,
+        FINAL_EPOCHS: runs.user_attrs.get(FINAL_EPOCHS),
         "runs": f"each training run is a trial of the study {runs.study_name!r}",
     }
     for name, value in told.items():

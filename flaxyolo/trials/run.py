@@ -9,11 +9,12 @@ import optuna
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import CHEAP, Record
+from flaxyolo.crew.record import Record
 from flaxyolo.crew.storage import STUDY_FILE
 from flaxyolo.crew.supervise import supervise, worker_command
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
+from flaxyolo.search.controls import drawn
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.trials.confirm import confirm, confirmed_line
@@ -33,11 +34,13 @@ NO_CANDIDATE = "no candidate met the budget"
 def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
     """Log what will be spent, with its expected time where a training step was timed."""
     log.info("plan: %s", sweep.spending.describe())
+    log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
+             sweep.final_epochs)  # fmt: skip
     if step_seconds is not None:
         steps = -(-len(sweep.data.train) // BATCH_SIZE) * sweep.spending.training_epochs
         told = cli.duration(steps * step_seconds)
-        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget; "
-                 "compiling and measuring come on top", told)  # fmt: skip
+        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget, "
+                 "with one seed each; compiling and measuring come on top", told)  # fmt: skip
     if hours < math.inf:
         log.info("plan: ends after %s at the latest, finalists first; the same command goes on",
                  cli.duration(3600 * hours))  # fmt: skip
@@ -98,14 +101,14 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     if standings.nothing_learnt:
         lines = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
     else:
-        lines = closing_lines(study, best, sweep)
+        lines = closing_lines(study, standings, best, sweep)
     for line in lines:
         told.print(line, soft_wrap=True)
 
 
 def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
     """Log what is still to do; of a sweep that is complete, remove what serves to go on."""
-    candidates = [record for record in standings.records if record.stage == CHEAP]
+    candidates = drawn(standings.records)
     exhausted = study.user_attrs.get(EXHAUSTED, False)
     enough = exhausted or len(candidates) >= sweep.spending.trials
     if enough and all(record.is_over for record in standings.records):
@@ -116,11 +119,14 @@ def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
              done, sweep.spending.trials)  # fmt: skip
 
 
-def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
-    """The best detector, where it lies, and what to do next."""
+def closing_lines(
+    study: optuna.Study, standings: Standings, best: Record, sweep: Sweep
+) -> list[str]:
+    """What the best detector beats, its figures, where it lies, and what to do next."""
     assert best.cost is not None, "the best was measured"
     folder = sweep.folder
     lines = [
+        standings.lead,
         f"Best: trial {best.trial}, {outcome(best, sweep.budget)}, {best.cost.image_size} px",
         confirmed_line(study, best.number),
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}",
@@ -128,7 +134,7 @@ def closing_lines(study: optuna.Study, best: Record, sweep: Sweep) -> list[str]:
     ]
     if (folder / STUDY_FILE).exists():
         lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
-    longer = ("--epochs", 10 * sweep.spending.epochs, "--out", f"{folder}-trained")
+    longer = ("--epochs", sweep.final_epochs, "--out", f"{folder}-trained")
     train = cli.command_line("train", folder / "best.yaml", "--data", sweep.source, *longer)
     lines.append(f"Next, train it for longer: {train}")
     return [line for line in lines if line]

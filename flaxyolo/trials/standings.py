@@ -8,7 +8,7 @@ from typing import Any
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import Record
-from flaxyolo.search.finalists import Finalist, chosen, finalists
+from flaxyolo.search.finalists import Finalist, chosen, finalists, lead_line
 from flaxyolo.search.objective import Objective
 from flaxyolo.trials.networks import Network, networks
 
@@ -34,6 +34,11 @@ class Standings:
     def best(self) -> Record | None:
         """The run whose weights are the sweep's result."""
         return chosen(self.records, self.budget, self.finalists)
+
+    @cached_property
+    def lead(self) -> str | None:
+        """In a sentence whether the best is better than the controls; None where nothing tells."""
+        return None if self.nothing_learnt else lead_line(self.finalists, self.records)
 
     @cached_property
     def networks(self) -> list[Network]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from flaxyolo.base.files import replace_file
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import INTERRUPTED, Record
+from flaxyolo.search.finalists import leads
 from flaxyolo.spec import to_dict
 from flaxyolo.trials.networks import Network
 from flaxyolo.trials.standings import Standings
@@ -65,6 +66,8 @@ def rows(standings: Standings) -> list[dict[str, Any]]:
             "state": network.state,
             "note": network.note(),
             "origin": network.candidate.origin,
+            "control": network.control,
+            "lead": _leads(standings) if network.best and network.best is standings.best else None,
             "predicted_ms": network.candidate.predicted_ms,
             "objective": network.objective,
             "half_width": network.half_width,
@@ -78,6 +81,10 @@ def rows(standings: Standings) -> list[dict[str, Any]]:
         }
         for network in standings.ranked
     ]
+
+
+def _leads(standings: Standings) -> list[dict[str, Any]]:
+    return [asdict(lead) for lead in leads(standings.finalists, standings.records)]
 
 
 def _run_row(record: Record) -> dict[str, Any]:
@@ -183,8 +190,10 @@ def markdown(report: Report) -> str:
     rule = ["---:"] * (len(headings) - 1) + ["---"]
     body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     table_lines = [f"| {' | '.join(line)} |" for line in (headings, rule, *body)]
+    lead = [] if report.standings.lead is None else [f"{report.standings.lead}.", ""]
     told = ["", *(f"- {line}" for line in report.told)]
-    return "\n".join([report.caption(), "", *table_lines, *(told if report.told else []), ""])
+    text = [*lead, report.caption(), "", *table_lines, *(told if report.told else []), ""]
+    return "\n".join(text)
 
 
 def write(report: Report, folder: Path) -> None:

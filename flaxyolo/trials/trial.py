@@ -57,8 +57,13 @@ def run_trial(
 
 def drawn(entry: Entry, sweep: Sweep) -> DetectorSpec:
     """The detector of the trial's parameters; TrialPruned where it was tried before, or is over
-    the budget by what is known without measuring."""
-    spec = replace(sweep.suggest(entry.trial), num_classes=len(sweep.data.class_names))
+    the budget by what is known without measuring.
+
+    One that has its detector already, as a control that is no draw of the space has, keeps it; its
+    parameters are asked for all the same, since Optuna's plots want them.
+    """
+    asked = replace(sweep.suggest(entry.trial), num_classes=len(sweep.data.class_names))
+    spec = entry.record.spec or asked
     entry.keep(spec=spec)
     prune_duplicate(entry)
     counted = count_params(spec), count_gflops(spec)

@@ -19,10 +19,12 @@ from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.worker import Desk, at_desk, main, read_task
 from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.search.controls import SCALED, kind
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
 from flaxyolo.search.schedule import (
     AddFinals,
+    AddScaled,
     Close,
     Done,
     GoOn,
@@ -30,16 +32,19 @@ from flaxyolo.search.schedule import (
     Wait,
     next_job,
     wants_more,
+    wants_scaled,
 )
 from flaxyolo.search.setting import Sweep, Task
 from flaxyolo.search.spending import Spending
-from flaxyolo.trials.expected import finals_seconds
+from flaxyolo.trials.expected import affordable, finals_seconds
 from flaxyolo.trials.trial import run_trial
 
 log = logging.getLogger("flaxyolo.trials.work")
 
 EXHAUSTED = "exhausted"
 """Attribute of a study whose space holds nothing new."""
+NONE_SCALED = "no_scaled_fits"
+"""Attribute of a study in whose budget no YOLOv8 is expected to fit."""
 
 
 def run_worker(folder: Path, index: int) -> None:
@@ -59,10 +64,20 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
     study = desk.study
     take_up(study, sweep.folder)
     found = results(study)
-    reserve = finals_seconds(found, sweep.spending) / task.workers
-    closing = time.time() + reserve > task.deadline
-    exhausted = study.user_attrs.get(EXHAUSTED, False)
-    match next_job(found, sweep.spending, closing=closing, exhausted=exhausted):
+    none_scaled = study.user_attrs.get(NONE_SCALED, False)
+    seconds = finals_seconds(found, sweep.spending, none_scaled=none_scaled)
+    reserve = seconds / task.workers
+    left = task.deadline - time.time()
+    job = next_job(
+        found,
+        sweep.spending,
+        closing=reserve > left,
+        exhausted=study.user_attrs.get(EXHAUSTED, False),
+        none_scaled=none_scaled,
+        highest=sweep.objective.highest,
+        affordable=affordable(found, sweep.spending, left * task.workers),
+    )
+    match job:
         case Done():
             return False
         case Wait():
@@ -72,6 +87,8 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
                 close(desk, found[number], sweep)
         case Propose():
             propose(desk, found, sweep, proposer)
+        case AddScaled():
+            add_scaled(desk, found, sweep, proposer)
         case AddFinals(runs):
             for number, seed in runs:
                 add_final(study, found[number], seed, sweep)
@@ -92,6 +109,18 @@ def propose(desk: Desk, found: list[Record], sweep: Sweep, proposer: Proposer) -
         desk.study.set_user_attr(EXHAUSTED, True)
     else:
         add_wanted(desk.study, sweep.spending, proposal)
+
+
+def add_scaled(desk: Desk, found: list[Record], sweep: Sweep, proposer: Proposer) -> None:
+    """Add a YOLOv8 scaled into the budget; a study in whose budget none fits is marked."""
+    desk.note(Stage("proposing"), len(found))
+    with desk.gate.training():
+        control = proposer.scaled(found)
+    if control is None:
+        log.warning("no YOLOv8 is expected inside the budget; the comparison goes without one")
+        desk.study.set_user_attr(NONE_SCALED, True)
+    elif wants_scaled(results(desk.study), sweep.spending):
+        add(desk.study, control)
 
 
 def go_on(
@@ -119,8 +148,10 @@ def close(desk: Desk, record: Record, sweep: Sweep) -> None:
     with lease:
         if record.cost is not None:
             Entry(lease.trial).constrain(sweep.budget.excess(record.cost))
-        of = sweep.spending.short_epochs
-        desk.end(lease, TrialState.PRUNED, f"behind after {record.epochs} of {of} epochs")
+        told = f"{record.epochs} of {sweep.spending.short_epochs} epochs"
+        control = sweep.spending.controls and kind(record) is not None
+        why = f"a control, {told} as a candidate" if control else f"behind after {told}"
+        desk.end(lease, TrialState.PRUNED, why)
 
 
 def add(study: optuna.Study, record: Record) -> None:
@@ -152,6 +183,8 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         origin=f"finalist {candidate.trial}, seed {seed}",
         # The same network costs the same.
         cost=candidate.cost,
+        # The space does not draw it.
+        spec=candidate.spec if candidate.origin == SCALED else None,
     )
     if candidate.state != "complete" or sweep.full(seed) != sweep.short:
         add(study, run)

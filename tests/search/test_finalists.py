@@ -5,7 +5,16 @@ import pytest
 from scipy import stats
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.search.finalists import chosen, fastest_tied, finalists, verdict
+from flaxyolo.search.advised import BASELINE
+from flaxyolo.search.controls import SCALED
+from flaxyolo.search.finalists import (
+    chosen,
+    fastest_tied,
+    finalists,
+    lead_line,
+    leads,
+    verdict,
+)
 from tests.search.made import COST, OVER, final, result
 
 BUDGET = Budget(10.0)
@@ -99,3 +108,68 @@ def test_a_budget_of_the_median_decides_ties_and_words_by_the_median():
     assert [each.number for each in by_median] == [1, 0]
     assert by_median[0].told().endswith("4.00 ms p50")
     assert best(found, Budget(10.0, latency_stat="p50")).number == 11
+
+
+def compared(winner, baseline, scaled):
+    """A study whose candidates 0, 1 and 2 are the baseline, a YOLOv8 and a draw of the space."""
+    found = [result(0, origin=BASELINE), result(1, origin=SCALED), result(2)]
+    for number, values in enumerate((baseline, scaled, winner)):
+        found += group(number, values, 5.0 + number, 10 * (number + 1))
+    return found
+
+
+def line_of(found):
+    return lead_line(finalists(found, BUDGET), found)
+
+
+def test_the_lead_over_each_control_has_the_interval_of_a_difference():
+    found = compared([0.60, 0.62], [0.50, 0.52, 0.54], [0.40, 0.42])
+    over_baseline, over_scaled = leads(finalists(found, BUDGET), found)
+    spread = np.sqrt((2 * 0.01**2 + 2 * 0.02**2 + 2 * 0.01**2) / 4)
+    reach = stats.t.ppf(0.975, 4) * spread
+    assert over_baseline.by == pytest.approx(0.61 - 0.52)
+    assert over_baseline.half_width == pytest.approx(reach * np.sqrt(1 / 2 + 1 / 3))
+    assert over_scaled.by == pytest.approx(0.61 - 0.41)
+    assert over_scaled.half_width == pytest.approx(reach * np.sqrt(1 / 2 + 1 / 2))
+    assert line_of(found) == (
+        "Trial 2 is better than the baseline by 0.090 ± 0.044, and than YOLOv8 scaled into the "
+        "same budget by 0.200 ± 0.048"
+    )
+
+
+def test_what_is_not_told_apart_is_no_evidence():
+    found = compared([0.60, 0.62], [0.50, 0.52, 0.54], [0.58, 0.62])
+    line = line_of(found)
+    assert line.startswith("Trial 2 is better than the baseline by 0.090 ± ")
+    assert "; no evidence that trial 2 is better than YOLOv8 scaled into the same " in line
+    both = line_of(compared([0.60, 0.70], [0.50, 0.70], [0.58, 0.68]))
+    assert both.startswith("No evidence that trial 2 is better than the baseline (+0.050 ± ")
+    assert " or than YOLOv8 scaled into the same budget (+0.020 ± " in both
+
+
+def test_one_seed_each_may_be_chance():
+    assert line_of(compared([0.6], [0.5], [0.4])) == (
+        "Trial 2 is ahead of the baseline by 0.100, and of YOLOv8 scaled into the same budget by "
+        "0.200; one seed each, so the lead may be chance"
+    )
+
+
+def test_a_control_that_is_first_is_said_to_be():
+    found = compared([0.4], [0.5], [0.6])
+    assert best(found).number == 20
+    assert line_of(found) == (
+        "Nothing that was searched beats trial 1, which is YOLOv8 scaled into the same budget; "
+        "trial 1 is ahead of the baseline by 0.100; one seed each, so the lead may be chance"
+    )
+    assert "trial 1 (YOLOv8 scaled): 0.600" in verdict(finalists(found, BUDGET))[0]
+
+
+def test_what_was_not_trained_whole_cannot_be_compared_with():
+    found = compared([0.6], [], [])
+    found[1] = result(1, "pruned", origin=SCALED, constraints=OVER)
+    assert line_of(found) == (
+        "The baseline cannot be compared with, as it has no full run; YOLOv8 scaled into the same "
+        "budget cannot be compared with, as it is over the budget"
+    )
+    assert line_of(found[2:]) is None, "a study of no controls"
+    assert line_of([]) is None

@@ -11,6 +11,7 @@ from flaxyolo.search.funnel import (
     next_finalist,
     promoted,
     propose,
+    reliability,
 )
 
 NO_CHANCE = FunnelSettings(explore=0.0)
@@ -195,6 +196,36 @@ def test_a_run_without_a_score_is_no_finalist():
 def test_one_in_three_goes_on(scores, round_up, ahead):
     found = promoted(np.array(scores, float), 3, round_up=round_up)
     np.testing.assert_array_equal(np.flatnonzero(found), ahead)
+
+
+@pytest.mark.parametrize(
+    ("scores", "noise", "round_up", "ahead"),
+    [
+        # The variance is 0.01: noise of 0.07 leaves half of it, of 0.08 less.
+        ([0.4, 0.5, 0.6], 0.07, False, [2]),
+        ([0.4, 0.5, 0.6], 0.08, False, [0, 1, 2]),
+        ([0.4, 0.5, np.nan, 0.6], 0.08, False, [0, 1, 3]),
+        ([0.5, 0.5, 0.5], 0.001, False, [0, 1, 2]),
+        # Two are too few to say so, unless no more come.
+        ([0.50, 0.51], 0.1, False, []),
+        ([0.50, 0.51], 0.1, True, [0, 1]),
+        ([0.4, 0.5, 0.6], np.nan, False, [2]),
+    ],
+)
+def test_a_rung_whose_scores_differ_by_their_noise_drops_nobody(scores, noise, round_up, ahead):
+    noises = np.full(len(scores), noise)
+    found = promoted(np.array(scores), 3, noise=noises, round_up=round_up)
+    np.testing.assert_array_equal(np.flatnonzero(found), ahead)
+
+
+def test_the_reliability_of_scores_is_what_noise_leaves_of_their_variance():
+    rng = np.random.default_rng(0)
+    true, noise = rng.normal(0, 0.3, 4000), np.full(4000, 0.4)
+    seen = true + rng.normal(0, 0.4, 4000)
+    assert reliability(seen, noise) == pytest.approx(0.09 / 0.25, abs=0.03)
+    assert reliability(true, np.zeros(4000)) == 1
+    assert reliability(true / 10, noise) == 0
+    assert reliability(np.array([0.1, np.nan]), np.array([0.5, 0.5])) == 1, "one is no spread"
 
 
 def test_the_same_draws_give_the_same_choice():

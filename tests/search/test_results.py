@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from flaxyolo.search.results import importances
+from flaxyolo.search.results import NO_DRAWS, importances
 
 KINDS = {"x": IntDistribution(0, 20), "idle": IntDistribution(0, 3), "same": IntDistribution(0, 3)}
 
@@ -35,6 +35,12 @@ def test_the_importance_is_over_what_varied_among_all_networks_with_a_score():
     assert list(found.shares) == ["x", "idle"]
     assert found.shares["x"] > 0.6
     assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_a_network_that_its_parameters_do_not_make_tells_nothing_of_them():
+    study = networks(20)
+    study.set_user_attr(NO_DRAWS, [0, 19])
+    assert importances(study).networks == 18
 
 
 def test_too_few_networks_or_those_over_the_budget_tell_nothing():

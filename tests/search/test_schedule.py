@@ -1,9 +1,15 @@
 """What a worker does next, from every state a study can be in."""
 
+from dataclasses import replace
+
 import pytest
 
+from flaxyolo.crew.record import CurvePoint
+from flaxyolo.search.advised import BASELINE
+from flaxyolo.search.controls import SCALED
 from flaxyolo.search.schedule import (
     AddFinals,
+    AddScaled,
     Close,
     Done,
     GoOn,
@@ -83,18 +89,26 @@ def test_finalists_are_trained_seed_by_seed():
     first, second = choose_finalists(ENDED, FEW)
     assert {first, second} == {0, 1}
     runs = ((first, 0), (second, 0), (first, 1), (second, 1))
-    assert next_job(ENDED, FEW) == AddFinals(runs)
+    assert next_job(ENDED, FEW) == AddFinals(runs[:2])
     waiting = [
         final(3 + place, number, seed, 0.0, state="waiting")
         for place, (number, seed) in enumerate(runs)
     ]
-    assert next_job([*ENDED, *waiting], FEW) == GoOn(3, 81)
+    assert next_job([*ENDED, *waiting[:2]], FEW) == GoOn(3, 81)
     begun = [final(3, *runs[0], 0.5), final(4, *runs[1], 0.5, state="running")]
+    assert next_job([*ENDED, *begun], FEW) == Wait(), "who needs another seed is not known yet"
+    begun[1] = final(4, *runs[1], 0.5)
+    assert next_job([*ENDED, *begun], FEW) == AddFinals(runs[2:])
     assert next_job([*ENDED, *begun, *waiting[2:]], FEW) == GoOn(5, 81)
-    last = [final(5, *runs[2], 0.5), final(6, *runs[3], 0.5)]
-    assert next_job([*ENDED, *begun, *last], FEW) == Wait()
-    begun[1] = final(4, *runs[1], 0.4)
+    last = [final(5, *runs[2], 0.5), final(6, *runs[3], 0.4)]
     assert next_job([*ENDED, *begun, *last], FEW) == Done()
+
+
+def test_who_is_told_apart_after_one_seed_has_no_second():
+    first, second = choose_finalists(ENDED, FEW)
+    begun = [final(3, first, 0, 0.6), final(4, second, 0, 0.3)]
+    assert next_job([*ENDED, *begun], FEW) == Done()
+    assert isinstance(next_job([*ENDED, *begun], FEW, highest=3.0), AddFinals)
 
 
 def test_more_seeds_train_only_what_is_new():
@@ -115,6 +129,86 @@ def test_a_candidate_over_the_budget_or_without_a_score_is_no_finalist():
     found = [over(0), result(1, "fail"), done(2, 0.3)]
     assert choose_finalists(found, FEW) == [2]
     assert choose_finalists([over(0)], FEW) == []
+
+
+COMPARED = replace(FEW, controls=True)
+KNOWN = [
+    replace(done(0, 0.5), origin=f"{BASELINE} = advised"),
+    done(1, 0.4),
+    done(2, 0.3),
+    result(3, "pruned", [(3, 0.6)], origin=SCALED),
+]
+"""Both controls, of the best scores, and two that the space has drawn."""
+
+
+def test_a_scaled_yolov8_is_added_once_before_more_candidates_come():
+    assert next_job([replace(done(0, 0.5), origin=BASELINE)], COMPARED) == AddScaled()
+    assert next_job([result(0, "waiting", origin=BASELINE)], COMPARED) == GoOn(0, 3)
+    there = [done(0, 0.5), result(1, "waiting", origin=SCALED)]
+    assert next_job(there, COMPARED) == GoOn(1, 3)
+    there[1] = result(1, "running", origin=SCALED)
+    assert next_job(there, COMPARED) == Propose()
+    assert next_job([done(0, 0.5)], COMPARED, none_scaled=True) == Propose()
+    assert next_job([done(0, 0.5)], FEW) == Propose()
+
+
+def test_a_scaled_yolov8_over_the_budget_gives_way_to_a_smaller_one_a_few_times():
+    tried = [done(0, 0.5), replace(over(1), origin=SCALED)]
+    assert next_job(tried, COMPARED) == AddScaled()
+    tried += [replace(over(number), origin=SCALED) for number in (2, 3, 4)]
+    assert next_job(tried, COMPARED) == Propose(), "and none of them is one of three candidates"
+
+
+def test_a_control_waits_at_no_rung_and_takes_nobodys_place_there():
+    found = [
+        replace(paused(0, 0.9), origin=BASELINE),
+        replace(paused(1, 0.8), origin=SCALED),
+        paused(2, 0.1),
+        paused(3, 0.2),
+    ]
+    more = replace(COMPARED, trials=9)
+    assert next_job(found, more) == Propose(), "of two no one goes on"
+    assert next_job([*found, paused(4, 0.1)], more) == GoOn(3, 9)
+
+
+def test_the_controls_have_full_runs_and_take_no_finalists_place():
+    assert set(choose_finalists(KNOWN, COMPARED)) == {1, 2}
+    job = next_job(KNOWN, COMPARED)
+    assert isinstance(job, AddFinals)
+    assert [number for number, _ in job.runs[2:]] == [0, 3]
+    assert {seed for _, seed in job.runs} == {0}
+    # Without controls the baseline is a candidate like any other.
+    assert choose_finalists(KNOWN[:3], FEW)[0] == 0
+
+
+def test_a_control_has_another_seed_while_the_lead_over_it_is_not_told_apart():
+    begun = [
+        final(4, 1, 0, 0.9), final(5, 2, 0, 0.2), final(6, 0, 0, 0.85), final(7, 3, 0, 0.1)
+    ]  # fmt: skip
+    assert next_job([*KNOWN, *begun], COMPARED) == AddFinals(((1, 1), (0, 1)))
+
+
+def test_without_time_the_controls_come_with_the_finalists_if_they_were_scored():
+    job = next_job(KNOWN, COMPARED, closing=True)
+    assert isinstance(job, AddFinals)
+    assert {number for number, _ in job.runs} == {0, 1, 2, 3}
+    early = [result(0, "waiting", origin=BASELINE), paused(1, 0.2)]
+    assert next_job(early, COMPARED, closing=True) == AddFinals(((1, 0),))
+
+
+def test_a_rung_whose_scores_are_noise_moves_on():
+    def noisy(number, value, noise):
+        point = CurvePoint(3, value, objective_se=noise)
+        return replace(paused(number, value), history=(point,))
+
+    values = (0.20, 0.22, 0.21)
+    clear = [noisy(number, value, 0.001) for number, value in enumerate(values)]
+    assert next_job(clear, SPENDING) == GoOn(1, 9)
+    gone = replace(paused(1, 0.22, 0.3), history=(clear[1].history[0], CurvePoint(9, 0.3)))
+    assert next_job([clear[0], gone, clear[2]], SPENDING) == Propose()
+    vague = [noisy(number, value, 0.05) for number, value in enumerate(values)]
+    gone = replace(gone, history=(vague[1].history[0], CurvePoint(9, 0.3)))
+    assert next_job([vague[0], gone, vague[2]], SPENDING) == GoOn(2, 9)
 
 
 @pytest.mark.parametrize("state", ["complete", "pruned", "fail"])

@@ -63,7 +63,7 @@ def test_it_goes_on_to_its_end(folder, tmp_path, monkeypatch, capsys):
     command = [
         *("--budget-ms", "10000", "--space", str(SPACE), "--data", "coco:data"),
         *("--trials", "4", "--epochs", "9", "--finalists", "1", "--seeds", "1"),
-        *("--study", "tiny", "--out", "runs", "--no-preflight"),
+        *("--study", "tiny", "--out", "runs", "--no-preflight", "--no-controls"),
     ]
     assert sweep.main(command) == 0
     after = results(read_runs(folder))

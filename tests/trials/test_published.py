@@ -9,6 +9,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import FINAL, CurvePoint, Entry
 from flaxyolo.crew.storage import move_runs, open_runs, open_study, read_runs, read_study, runs_name
 from flaxyolo.scoring.average_precision import KEYS, Scores
+from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
 from flaxyolo.trials.published import publish
@@ -125,6 +126,23 @@ def test_a_later_command_that_trains_more_makes_the_study_anew(runs, folder):
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
     assert study.trials[0].user_attrs["outcome"] == "complete, 9 epochs, none of the finalists"
     assert study.best_trial.number == 1
+
+
+def test_a_control_is_named_and_the_study_says_how_far_the_best_is_ahead(runs, folder):
+    runs.tell(tried(runs, (9, 0.4), origin="baseline"), 0.4)
+    runs.tell(tried(runs, (9, 0.3), origin=SCALED), 0.3)
+    runs.tell(tried(runs, (9, 0.5)), 0.5)
+    for number, value in enumerate((0.6, 0.5, 0.8)):
+        runs.tell(tried(runs, (27, value), final_of=number, seed=0), value)
+    standings, study = shown(runs, folder)
+    assert study.user_attrs["lead"] == standings.lead
+    assert standings.lead.startswith("Trial 2 is ahead of the baseline by 0.200, and of YOLOv8")
+    assert study.user_attrs["no_draws"] == [1]
+    controls = [trial.user_attrs.get("control") for trial in study.trials]
+    assert controls[0] == "the baseline"
+    assert controls[1].startswith("no draw of the space")
+    assert controls[2] is None
+    assert study.best_trial.number == 2
 
 
 def test_twice_is_once_and_changes_nothing(runs, folder):

@@ -10,6 +10,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.record import INTERRUPTED
 from flaxyolo.scoring.average_precision import KEYS, ClassScores, Scores
+from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import detector_from_dict
@@ -170,6 +171,28 @@ def test_the_runs_of_a_finalist_are_one_row_with_their_mean_and_interval():
         ("final", 0),
         ("final", 1),
     ]
+
+
+def test_the_lead_of_the_best_comes_first_and_stands_in_its_row():
+    tried = [result(0, origin="baseline"), result(1, origin=SCALED), result(2)]
+    runs = [
+        final(3 + number, number, 0, value, spec=SPEC, cost=COST, scores=SCORES)
+        for number, value in enumerate((0.5, 0.4, 0.6))
+    ]
+    shown = report(*tried, *runs)
+    assert markdown(shown).splitlines()[0] == f"{shown.standings.lead}."
+    assert shown.standings.lead.startswith("Trial 2 is ahead of the baseline by 0.100, and of ")
+    first, second, third = rows(shown.standings)
+    assert [(lead["over"], lead["half_width"]) for lead in first["lead"]] == [
+        ("baseline", None),
+        ("YOLOv8 scaled", None),
+    ]
+    assert [round(lead["by"], 3) for lead in first["lead"]] == [0.1, 0.2]
+    assert (first["control"], second["control"], third["control"]) == (
+        None, "baseline", "YOLOv8 scaled",
+    )  # fmt: skip
+    assert second["lead"] is third["lead"] is None
+    assert third["note"] == "YOLOv8 scaled: 1 seed, 24 epochs"
 
 
 def test_a_finalist_whose_short_run_was_not_ended_is_told_by_its_full_runs():

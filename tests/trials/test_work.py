@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FixedTrial, TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.phases import curve_point
@@ -20,15 +20,17 @@ from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.scoring.average_precision import KEYS, Scores
+from flaxyolo.search.controls import SCALED
+from flaxyolo.search.family import scaled
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.space import suggest_detector
+from flaxyolo.search.space import reference_params, suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.training.loop import DivergedError, Epoch
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.trials import work
-from flaxyolo.trials.trial import prune_duplicate
+from flaxyolo.trials.trial import drawn, prune_duplicate
 from tests.search.made import COST
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
@@ -202,6 +204,53 @@ def test_a_finalist_whose_schedule_is_the_short_one_is_not_trained_again(study, 
     assert (first.stage, first.finalist, first.seed) == ("final", 0, 0)
     assert (second.state, second.seed, second.cost) == ("waiting", 1, COST)
     assert second.params == results(study)[0].params
+
+
+def test_a_control_is_the_network_that_its_record_holds(study, sweep):
+    params = reference_params(suggest_detector)
+    spec = scaled(8, 1 / 3, 64, 2)
+    work.add(study, Record(0, "waiting", params=params, origin=SCALED, spec=spec))
+    trial = study.ask()
+    assert drawn(Entry(trial), sweep) == spec
+    assert Entry(trial).record.spec == spec
+    assert trial.params == params, "what the plots of Optuna need"
+    study.tell(trial, state=TrialState.PRUNED)
+    work.add_final(study, results(study)[0], 0, sweep)
+    final = study.ask()
+    assert drawn(Entry(final), sweep) == spec
+    assert results(study)[1].finalist == 0
+
+
+def test_what_the_space_draws_is_what_it_is_asked_for(study, sweep):
+    params = reference_params(suggest_detector)
+    work.add(study, Record(0, "waiting", params=params))
+    spec = drawn(Entry(study.ask()), sweep)
+    assert spec == replace(suggest_detector(FixedTrial(params)), num_classes=2)
+    assert results(study)[0].spec == spec
+
+
+def test_a_control_that_stops_at_a_rung_is_not_behind(study, sweep):
+    history = [{"epoch": 3, "objective": 0.25}]
+    facts = {"cost": COST.to_dict(), "history": history, "paused": 3, "origin": SCALED}
+    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=facts))
+    compared = replace(sweep, spending=replace(sweep.spending, controls=True))
+    with at_desk(sweep.folder, 0) as desk:
+        work.close(desk, results(study)[0], compared)
+    assert results(study)[0].reason == "a control, 3 of 24 epochs as a candidate"
+
+
+def test_one_scaled_yolov8_is_added_and_where_none_fits_that_is_kept(study, sweep, monkeypatch):
+    compared = replace(sweep, spending=replace(sweep.spending, controls=True))
+    proposer = Proposer(compared, Gate("test", sweep.folder))
+    controls = [Record(0, "waiting", origin=SCALED, spec=scaled(8, 1 / 3, 64, 2))] * 2 + [None]
+    monkeypatch.setattr(Proposer, "scaled", lambda self, found: controls.pop(0))
+    with at_desk(sweep.folder, 0) as desk:
+        for _ in range(2):
+            work.add_scaled(desk, [], compared, proposer)
+        assert [record.origin for record in results(study)] == [SCALED]
+        assert work.NONE_SCALED not in desk.study.user_attrs
+        work.add_scaled(desk, [], compared, proposer)
+        assert desk.study.user_attrs[work.NONE_SCALED]
 
 
 def test_a_note_of_the_progress_is_whole_whenever_it_is_read(tmp_path):
