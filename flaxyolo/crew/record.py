@@ -26,6 +26,8 @@ FINAL = "final"
 """Trials of the full schedule, one for each finalist and seed."""
 INTERRUPTED = "interrupted"
 """Reason of a trial whose process ended, in studies of old; others went on in its place."""
+UNSCORED = ("objective", "map", "map_50", "objective_se", "val_loss")
+"""Fields that an epoch which was not scored is without."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,15 @@ class CurvePoint:
     map: float | None = None
     map_50: float | None = None
     epoch_seconds: float = 0.0
+    objective_se: float | None = None
+    """Standard error of the objective over the validation images; a seed's comes on top."""
+    val_loss: float | None = None
+    """The training loss on the validation images, its terms times their gains."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         scored = self.objective is not None
-        unknown = () if scored else ("objective", "map", "map_50")
+        unknown = () if scored else UNSCORED
         return {name: value for name, value in asdict(self).items() if name not in unknown}
 
 
@@ -126,6 +132,11 @@ class Record:
     def objective(self) -> float | None:
         """Its last score."""
         return self.history[-1].objective if self.history else None
+
+    @property
+    def objective_se(self) -> float | None:
+        """Standard error of its last score over the validation images."""
+        return self.history[-1].objective_se if self.history else None
 
     @property
     def over_budget(self) -> bool:

@@ -48,7 +48,7 @@ WHOLE = Record(
     run="abc",
     history=(
         CurvePoint(1, None, {"box": 1.0}, epoch_seconds=2.0),
-        CurvePoint(3, 0.5, {"box": 0.5}, 0.2, None, 2.0),
+        CurvePoint(3, 0.5, {"box": 0.5}, 0.2, None, 2.0, objective_se=0.02, val_loss=3.5),
     ),
     scores=SCORES,
     train_scores=SCORES,
