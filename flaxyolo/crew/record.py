@@ -26,8 +26,8 @@ FINAL = "final"
 """Trials of the full schedule, one for each finalist and seed."""
 INTERRUPTED = "interrupted"
 """Reason of a trial whose process ended, in studies of old; others went on in its place."""
-UNSCORED = ("objective", "map", "map_50", "objective_se", "val_loss")
-"""Fields that an epoch which was not scored is without."""
+ADDED = ("objective_se", "val_loss")
+"""Fields of a scored epoch that studies of old do not have."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,11 @@ class CurvePoint:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         scored = self.objective is not None
-        unknown = () if scored else UNSCORED
-        return {name: value for name, value in asdict(self).items() if name not in unknown}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None or (scored and name not in ADDED)
+        }
 
 
 @dataclass(frozen=True)
