@@ -4,7 +4,7 @@ What pycocotools has matched is taken as it is, for every range of areas, and on
 resample gives every image a weight, as in bootstrap.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ def _of_class(there: list[tuple[int, Any]]) -> tuple[Matches, Int[np.ndarray, " 
 
 
 def resampled(
-    matched: dict[str, Matched], names: Iterable[str], weights: Int[np.ndarray, "b i"]
+    matched: Mapping[str, Matched], names: Iterable[str], weights: Int[np.ndarray, "b i"]
 ) -> dict[str, Float[np.ndarray, " b"]]:
     """Numbers of COCO's twelve under every row of weights of the images.
 

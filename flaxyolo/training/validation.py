@@ -43,10 +43,8 @@ def validation_loss(
     for picked in batches:
         images = np.asarray(pixels.images[picked])
         predictions = tuple(network(image[None]) for image in images)
-        boxes, labels, valid = (np.asarray(field[picked]) for field in pixels[1:4])
-        terms = batch_loss(
-            predictions, Objects(boxes, labels, valid), spec.image_size, spec.strides, assignment
-        )
+        objects = Objects(*(jnp.asarray(field[picked]) for field in pixels[1:4]))
+        terms = batch_loss(predictions, objects, spec.image_size, spec.strides, assignment)
         losses.append(weighted_sum(terms, config))
     return float(np.mean(losses))
 
