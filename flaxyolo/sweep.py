@@ -26,13 +26,13 @@ from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
-from flaxyolo.data.sources import prefixed, read_dataset, source_name
+from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import affordable_sizes, enqueue_opening, expected_ms, learn
-from flaxyolo.search.objective import DEFAULT, Objective
+from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
 from flaxyolo.search.space import (
     Suggest,
@@ -77,8 +77,10 @@ class Flags:
     """Most GFLOPs of one image."""
     target: Annotated[str | None, tyro.conf.arg(metavar="GPU")] = None
     """Judge memory on a GPU that is not in this machine: h100, l4, or a file that describes it."""
-    objective: str = DEFAULT
-    """What is to be largest: a sum of scores such as "map_small + 0.5*map"."""
+    objective: Annotated[str | None, tyro.conf.arg(metavar="SCORES")] = None
+    """What is to be largest: a sum of scores such as "map_small + 0.5*map" (map_small, map_medium
+    and map_large, less of those with under 100 validation boxes; a study that goes on keeps its
+    own)."""
     data: str = "digits"
     """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     repair: bool = False
@@ -195,6 +197,12 @@ def schedules(flags: Flags, before: Mapping[str, int]) -> tuple[int, int]:
     return short, epochs
 
 
+def objective_of(flags: Flags, data: Dataset, before: Mapping[str, Any]) -> Objective:
+    """What is to be largest; `before` are the facts of a study that goes on."""
+    written = before.get("objective") if flags.objective is None else flags.objective
+    return supported(support(data.val)) if written is None else Objective(written)
+
+
 def run_sweep(flags: Flags) -> None:
     """Search, keep every output up to date, and print the table."""
     began = time.time()
@@ -204,7 +212,9 @@ def run_sweep(flags: Flags) -> None:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     if flags.hours is not None and not 0 < flags.hours < math.inf:
         raise InputError(f"--hours: expected a number above 0, got {flags.hours:g}")
-    budget, objective = flags.budget(), Objective(flags.objective)
+    budget = flags.budget()
+    if flags.objective is not None:
+        Objective(flags.objective)
     if not budget.limits:
         raise InputError("expected at least one limit, such as --budget-ms 8, got none")
     target = None if flags.target is None else read_target(flags.target)
@@ -235,7 +245,8 @@ def run_sweep(flags: Flags) -> None:
     with locked(folder):
         move_runs(folder, flags.storage)
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
-        short, epochs = schedules(flags, study.user_attrs.get("facts", {}).get("schedule", {}))
+        before = study.user_attrs.get("facts", {})
+        short, epochs = schedules(flags, before.get("schedule", {}))
         sweep = Sweep(
             suggest=suggest,
             budget=budget,
@@ -243,7 +254,7 @@ def run_sweep(flags: Flags) -> None:
             source=flags.data,
             folder=folder,
             spending=replace(spending, short_epochs=short, epochs=epochs),
-            objective=objective,
+            objective=objective_of(flags, data, before),
             seed=flags.seed,
             advice=advice,
             keep=flags.images,

@@ -13,13 +13,15 @@ from flaxyolo.config import read_config
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL
 from flaxyolo.crew.storage import read_runs, read_study
+from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.family import scaled
 from flaxyolo.search.results import results
-from flaxyolo.search.setting import sweep_training
+from flaxyolo.search.setting import Sweep, sweep_training
+from flaxyolo.search.space import suggest_detector
 from flaxyolo.spec import to_dict
 from flaxyolo.trials import standings
-from flaxyolo.trials.run import nothing_learnt
+from flaxyolo.trials.run import nothing_learnt, tell_objective
 from flaxyolo.weights.checkpoint import source_of
 from tests.search.made import result
 from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
@@ -43,6 +45,10 @@ def test_a_sweep_leaves_the_table_the_best_detector_its_config_and_pictures(stud
     assert best["scores"]["map_large"] is None
     assert {"measure", "compile", "train", "evaluate"} <= set(best["seconds"])
     assert {row["number"] for row in table} == {0, 1}
+    for point in (run["history"][-1] for run in best["runs"]):
+        assert point["val_loss"] > 0
+        assert point["objective_se"] >= 0
+    assert best["objective_se"] == best["runs"][-1]["objective_se"]
 
     detector = flaxyolo.load(study / "best")
     assert to_dict(detector.spec) == best["spec"]
@@ -250,6 +256,51 @@ def test_the_first_command_tries_a_dozen_and_races_the_seeds_of_two():
     assert (first.trials, first.finalists, first.seeds) == (12, 2, (0, 1, 2))
     assert first.controls
     assert not sweep.spending_of(sweep.Flags(8.0, no_controls=True)).controls
+
+
+def test_the_objective_is_the_users_or_the_studys_or_follows_from_the_validation_boxes(tmp_path):
+    data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
+    assert (
+        sweep.objective_of(sweep.Flags(), data, {}).text == "0.06 * map_small + 0.06 * map_medium"
+    )
+    before = {"objective": "map_small + map_medium + map_large"}
+    assert sweep.objective_of(sweep.Flags(), data, before).text == before["objective"]
+    assert sweep.objective_of(sweep.Flags(objective="2*map"), data, before).text == "2 * map"
+
+
+WEIGHTED = (
+    "objective: 0.06 * map_small + 0.06 * map_medium (6 small, 6 medium and no large boxes in "
+    "validation; below 100 a size counts in proportion)"
+)
+LUCK = "objective: 6 small boxes in validation, so map_small is mostly luck; it is taken as written"
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        (None, [WEIGHTED]),
+        ("map_small+map", ["objective: map_small + map", LUCK]),
+        ("map", ["objective: map"]),
+    ],
+)
+def test_the_plan_tells_the_objective_and_what_it_has_few_boxes_of(
+    written, lines, tmp_path, caplog
+):
+    data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
+    objective = sweep.objective_of(sweep.Flags(objective=written), data, {})
+    setting = Sweep(
+        suggest=suggest_detector,
+        budget=Budget(8.0),
+        data=data,
+        source="tiny",
+        folder=tmp_path,
+        spending=sweep.spending_of(sweep.Flags()),
+        objective=objective,
+    )
+    with caplog.at_level("INFO"):
+        tell_objective(setting)
+    assert [record.getMessage() for record in caplog.records] == lines
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"][: len(lines)]
 
 
 @pytest.mark.parametrize(

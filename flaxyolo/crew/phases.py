@@ -4,8 +4,9 @@ Each takes values and gives one; what becomes of it, and what is stored, is the 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import compiled_network
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.record import CurvePoint, Entry
 from flaxyolo.crew.surroundings import Stage, Surroundings
@@ -23,12 +25,14 @@ from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
-from flaxyolo.scoring.average_precision import Scores, coco_scores
+from flaxyolo.scoring.average_precision import Scores, evaluated, scores_of
 from flaxyolo.scoring.detect import run_detector
+from flaxyolo.scoring.resamples import Matched, matched_by_size
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.loop import Epoch, StepReport, train
 from flaxyolo.training.state import has_state
+from flaxyolo.training.validation import validation_loss
 from flaxyolo.weights.transfer import Source, weights_from
 
 log = logging.getLogger(__name__)
@@ -60,6 +64,8 @@ class Scored:
     truth: GroundTruth
     detections: Detections
     scores: Scores
+    matched: Mapping[str, Matched]
+    """By size: what an error over images is counted from."""
 
     @property
     def told(self) -> str:
@@ -124,11 +130,27 @@ def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:
     with entry.timed("evaluate"):
         detections = run_detector(detector, data.val, ready.val)
         truth = ground_truth(data.val, data.class_names, data.category_ids)
-        return Scored(truth, detections, coco_scores(truth, detections))
+        evaluator = evaluated(truth, detections)
+        matched = matched_by_size(evaluator)
+        return Scored(truth, detections, scores_of(truth, evaluator), matched)
+
+
+def validated(
+    detector: TrainedDetector, ready: Prepared, config: TrainConfig, entry: Entry
+) -> float:
+    """The training loss on the validation images."""
+    network = partial(compiled_network(detector.spec), detector.fused)
+    with entry.timed("evaluate"):
+        return validation_loss(network, detector.spec, ready.val, config)
 
 
 def curve_point(
-    epoch: Epoch, scores: Scores | None = None, objective: float | None = None
+    epoch: Epoch,
+    scores: Scores | None = None,
+    objective: float | None = None,
+    *,
+    objective_se: float | None = None,
+    val_loss: float | None = None,
 ) -> CurvePoint:
     """What is kept of an epoch."""
     return CurvePoint(
@@ -138,4 +160,6 @@ def curve_point(
         map=None if scores is None else scores.map,
         map_50=None if scores is None else scores.map_50,
         epoch_seconds=epoch.seconds,
+        objective_se=objective_se,
+        val_loss=val_loss,
     )

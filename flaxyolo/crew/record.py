@@ -26,6 +26,8 @@ FINAL = "final"
 """Trials of the full schedule, one for each finalist and seed."""
 INTERRUPTED = "interrupted"
 """Reason of a trial whose process ended, in studies of old; others went on in its place."""
+ADDED = ("objective_se", "val_loss")
+"""Fields of a scored epoch that studies of old do not have."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,17 @@ class CurvePoint:
     map_50: float | None = None
     epoch_seconds: float = 0.0
     objective_se: float | None = None
-    """Standard error of the objective over the validation images."""
+    """Standard error of the objective over the validation images; a seed's comes on top."""
+    val_loss: float | None = None
+    """The training loss on the validation images, its terms times their gains."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         scored = self.objective is not None
-        unknown = () if scored else ("objective", "map", "map_50")
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in unknown and (name != "objective_se" or value is not None)
+            if value is not None or (scored and name not in ADDED)
         }
 
 

@@ -51,8 +51,12 @@ class Scores:
 
 def coco_scores(truth: GroundTruth, detections: Detections) -> Scores:
     """Score detections against ground truth as pycocotools does."""
-    truth.check(detections)
-    stats, precision = _run_pycocotools(truth, detections)
+    return scores_of(truth, evaluated(truth, detections))
+
+
+def scores_of(truth: GroundTruth, evaluator: Any) -> Scores:
+    """What pycocotools' evaluation of detections against this truth has come to."""
+    stats, precision = np.asarray(evaluator.stats), evaluator.eval["precision"]
     # COCOeval sorts the categories by id.
     place = {number: k for k, number in enumerate(sorted(truth.category_ids))}
     per_class = []
@@ -65,8 +69,13 @@ def coco_scores(truth: GroundTruth, detections: Detections) -> Scores:
     return Scores(**numbers, per_class=tuple(per_class))
 
 
-def _run_pycocotools(truth: GroundTruth, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
-    """The twelve numbers, and precision (IoU, recall, class, size, limit); -1: nothing there."""
+def evaluated(truth: GroundTruth, detections: Detections) -> Any:
+    """A COCOeval of pycocotools that has run.
+
+    Its `stats` are the twelve numbers, `eval["precision"]` has the axes IoU, recall, class, size
+    and limit (-1: nothing there), and `evalImgs` holds what was matched in every image.
+    """
+    truth.check(detections)
     # Imported here: reading scores back from a study does not need it.
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -91,7 +100,7 @@ def _run_pycocotools(truth: GroundTruth, detections: Detections) -> tuple[np.nda
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return np.asarray(evaluator.stats), evaluator.eval["precision"]
+    return evaluator
 
 
 def _records(

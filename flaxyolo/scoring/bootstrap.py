@@ -114,11 +114,24 @@ def weighted_map(
 ) -> Float[np.ndarray, "r b 2"]:
     """mAP50-95 and mAP50 of every run under every row of weights of the images.
 
-    A class without objects among the drawn images is left out of their mean; NaN where that is
-    every class.
+    As of `weighted_precision`.
+    """
+    precision = weighted_precision(counts, runs, weights)
+    return np.stack([precision.mean(-1), precision[..., 0]], -1)
+
+
+def weighted_precision(
+    counts: Int[np.ndarray, "c i"],
+    runs: Sequence[tuple[Matches, ...]],
+    weights: Int[np.ndarray, "b i"],
+) -> Float[np.ndarray, "r b t"]:
+    """Mean AP over the classes at every IoU threshold, of every run under every row of weights.
+
+    `counts` are the objects of each class in each image. A class without objects among the drawn
+    images is left out of their mean; NaN where that is every class.
     """
     resamples = len(weights)
-    total = np.zeros((len(runs), resamples, 2))
+    total = np.zeros((len(runs), resamples, len(THRESHOLDS)))
     present = np.zeros(resamples, np.int64)
     for start in range(0, resamples, CHUNK):
         part = slice(start, start + CHUNK)
@@ -147,16 +160,13 @@ def _recall_levels(objects: np.ndarray) -> np.ndarray:
 
 
 def _weighted_ap(matches: Matches, weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """One class's AP over all thresholds and at the first, (b, 2), for every row of weights.
+    """One class's AP at every threshold, (b, t), for every row of weights.
 
     Precision counts only where an object is found: between two finds it only falls.
     """
     found = np.zeros((len(weights), len(THRESHOLDS)))
-    last = np.flatnonzero(matches.hit[0])
-    if not len(last):
-        return np.zeros((len(weights), 2))
     # A hit at a higher threshold is not always one at the lowest.
-    end = int(np.flatnonzero(matches.hit.any(0))[-1]) + 1
+    end = int(np.flatnonzero(matches.hit.any(0)).max(initial=-1)) + 1
     of_detection = weights[:, matches.image[:end]]
     seen = np.cumsum(of_detection, 1, dtype=np.int32)
     rows = np.arange(len(weights), dtype=np.int64)[:, None] * levels.shape[1]
@@ -177,7 +187,7 @@ def _weighted_ap(matches: Matches, weights: np.ndarray, levels: np.ndarray) -> n
         # The recall 0 is reached by anything; so is it by the best precision of all.
         gained = np.diff(reached, axis=1, prepend=0)
         found[:, t] = np.einsum("bn,bn->b", envelope, gained) / len(RECALLS)
-    return np.stack([found.mean(1), found[:, 0]], 1)
+    return found
 
 
 def interval(differences: Float[np.ndarray, " b"], level: float = 0.95) -> tuple[float, float]:

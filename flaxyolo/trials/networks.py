@@ -74,6 +74,12 @@ class Network:
         return None if self.standing is None else self.standing.half_width
 
     @property
+    def objective_se(self) -> float | None:
+        """Standard error of the objective over the validation images, the mean over its runs: they
+        share the images, so more seeds do not lessen it."""
+        return _mean([run.objective_se for run in self.scored])
+
+    @property
     def epochs(self) -> int:
         """Epochs that it was trained for, at most."""
         return max(run.epochs for run in (self.candidate, *self.runs))

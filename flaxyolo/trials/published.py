@@ -85,6 +85,7 @@ def attributes(network: Network) -> dict[str, Any]:
     known |= scores
     known |= {
         "objective_half_width": network.half_width,
+        "objective_se": network.objective_se,
         "seeds": len(network.runs) or None,
         "epochs": network.epochs or None,
         "train_seconds": network.seconds.get("train"),

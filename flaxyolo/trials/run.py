@@ -15,6 +15,7 @@ from flaxyolo.crew.supervise import supervise, worker_command
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.controls import drawn
+from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported, thin
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.trials.confirm import confirm, confirmed_line
@@ -33,6 +34,7 @@ NO_CANDIDATE = "no candidate met the budget"
 
 def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
     """Log what will be spent, with its expected time where a training step was timed."""
+    tell_objective(sweep)
     log.info("plan: %s", sweep.spending.describe())
     log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
              sweep.final_epochs)  # fmt: skip
@@ -44,6 +46,18 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
     if hours < math.inf:
         log.info("plan: ends after %s at the latest, finalists first; the same command goes on",
                  cli.duration(3600 * hours))  # fmt: skip
+
+
+def tell_objective(sweep: Sweep) -> None:
+    """Log what is to be largest, and which of its sizes have few boxes to be judged by."""
+    boxes, objective = support(sweep.data.val), sweep.objective
+    few = {size: count for size, count in boxes.items() if count < FULL_SUPPORT}
+    own = objective == supported(boxes)
+    why = f" ({in_words(few)} in validation; below {FULL_SUPPORT} a size counts in proportion)"
+    log.info("objective: %s%s", objective.text, why if own and few else "")
+    if not own and (few := thin(objective, boxes)):
+        log.warning("objective: %s in validation, so %s is mostly luck; it is taken as written",
+                    in_words(few), " and ".join(f"map_{size}" for size in few))  # fmt: skip
 
 
 def watch(

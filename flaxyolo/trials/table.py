@@ -71,6 +71,7 @@ def rows(standings: Standings) -> list[dict[str, Any]]:
             "predicted_ms": network.candidate.predicted_ms,
             "objective": network.objective,
             "half_width": network.half_width,
+            "objective_se": network.objective_se,
             "epochs": network.epochs,
             "spec": _plain(network.candidate.spec and to_dict(network.candidate.spec)),
             "cost": _plain(network.shown.cost and network.shown.cost.to_dict()),
@@ -95,6 +96,7 @@ def _run_row(record: Record) -> dict[str, Any]:
         "state": record.state,
         "reason": record.reason,
         "objective": record.objective,
+        "objective_se": record.objective_se,
         "epochs": record.epochs,
         "cost": _plain(record.cost and record.cost.to_dict()),
         "scores": _plain(record.scores and record.scores.to_dict()),
@@ -116,6 +118,7 @@ def flat_rows(networks: Sequence[Network]) -> list[dict[str, Any]]:
             "note": network.note(),
             "objective": network.objective,
             "half_width": network.half_width,
+            "objective_se": network.objective_se,
             "epochs": network.epochs,
             "over_budget": network.over_budget,
             **{key: network.scores.get(key) for key in SCORE_COLUMNS.values()},
@@ -126,13 +129,17 @@ def flat_rows(networks: Sequence[Network]) -> list[dict[str, Any]]:
 
 
 def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
-    """Headings and the text of every cell; n/a is a score of a size without objects."""
-    headings = ["trial", "objective", *SCORE_COLUMNS, *COST_COLUMNS, "note"]
+    """Headings and the text of every cell; n/a is a score of a size without objects.
+
+    SE is the objective's standard error over the validation images; ± is over seeds.
+    """
+    headings = ["trial", "objective", "SE", *SCORE_COLUMNS, *COST_COLUMNS, "note"]
     table = []
     for row in flat_rows(standings.ranked):
         value, wide = row["objective"], row["half_width"]
         told = "-" if value is None else f"{value:.3f}" + (f" ± {wide:.3f}" if wide else "")
-        line = [str(row["number"]), told]
+        error = row["objective_se"]
+        line = [str(row["number"]), told, "-" if error is None else f"{error:.3f}"]
         for key in SCORE_COLUMNS.values():
             score = row[key]
             line.append(f"{score:.3f}" if score is not None else "-" if value is None else "n/a")

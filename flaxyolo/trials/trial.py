@@ -15,7 +15,16 @@ from flaxyolo.cost.gpu import on_target
 from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import keep_memory, with_training_memory
-from flaxyolo.crew.phases import Prepared, Scored, curve_point, measured, prepared, scored, trained
+from flaxyolo.crew.phases import (
+    Prepared,
+    Scored,
+    curve_point,
+    measured,
+    prepared,
+    scored,
+    trained,
+    validated,
+)
 from flaxyolo.crew.record import FINAL, Entry, read
 from flaxyolo.crew.surroundings import ALONE, OutOfTimeError, PausedError, Stage, Surroundings
 from flaxyolo.nn.detector import TrainedDetector
@@ -120,7 +129,14 @@ def trained_until(
             around.report(Stage("evaluating", epoch.number - 1, config.epochs))
             result = scored(epoch.detector, ready, entry)
             objective = sweep.objective.value(result.scores)
-            entry.keep_score(curve_point(epoch, result.scores, objective), result.scores)
+            point = curve_point(
+                epoch,
+                result.scores,
+                objective,
+                objective_se=sweep.objective.standard_error(result.matched),
+                val_loss=validated(epoch.detector, ready, config, entry),
+            )
+            entry.keep_score(point, result.scores)
             around.report(Stage("scored", epoch.number, config.epochs, result.told))
             if last:
                 return epoch.detector, result

@@ -48,7 +48,7 @@ WHOLE = Record(
     run="abc",
     history=(
         CurvePoint(1, None, {"box": 1.0}, epoch_seconds=2.0),
-        CurvePoint(3, 0.5, {"box": 0.5}, 0.2, None, 2.0),
+        CurvePoint(3, 0.5, {"box": 0.5}, 0.2, None, 2.0, objective_se=0.02, val_loss=3.5),
     ),
     scores=SCORES,
     train_scores=SCORES,
@@ -162,3 +162,11 @@ def test_who_has_a_trial_is_stored_and_read_back(study):
     assert json.loads(json.dumps(stored.user_attrs)) == stored.user_attrs
     with pytest.raises(TypeError, match="leese"):
         keep_custody(study, trial, leese=hold)
+
+
+def test_an_epoch_holds_only_what_is_known_of_it():
+    assert set(CurvePoint(1, loss={"box": 1.0}).to_dict()) == {"epoch", "loss", "epoch_seconds"}
+    scored = CurvePoint(1, 0.5).to_dict()
+    assert scored["map"] is None
+    assert not {"objective_se", "val_loss"} & set(scored)
+    assert CurvePoint(1, 0.5, val_loss=2.0).to_dict()["val_loss"] == 2.0

@@ -3,11 +3,15 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.scoring.average_precision import KEYS, Scores
-from flaxyolo.search.objective import DEFAULT, Objective
+from flaxyolo.scoring.average_precision import KEYS, Scores, evaluated
+from flaxyolo.scoring.resamples import matched_by_size
+from flaxyolo.search.objective import DEFAULT, Objective, in_words, support, supported, thin
+from tests.scoring.judged import judged
+from tests.scoring.scenes import example
 
 SCORES = Scores(**{key: (i + 1) / 16 for i, key in enumerate(KEYS)}, per_class=())
 
@@ -94,3 +98,69 @@ def test_what_is_no_objective_is_refused_in_one_line(text, part):
         Objective(text)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("objective")
+
+
+def squares(*sides, crowd=()):
+    boxes = [(0, 0, side, side) for side in sides]
+    return example(1, 500, 500, boxes, [0] * len(boxes), crowd)
+
+
+def test_boxes_are_counted_by_cocos_sizes_and_crowds_are_none():
+    images = [squares(5, 31, 33, 200, 300, crowd=(4,)), squares(), squares(95)]
+    assert support(images) == {"small": 2, "medium": 2, "large": 1}
+    assert support([squares(32), squares(96)]) == {"small": 1, "medium": 2, "large": 1}, "both"
+    assert support([]) == {"small": 0, "medium": 0, "large": 0}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "text"),
+    [
+        ((10, 306, 648), "0.1 * map_small + map_medium + map_large"),
+        ((1815, 345, 0), "map_small + map_medium"),
+        ((100, 100, 100), DEFAULT),
+        ((99, 1, 0), "0.99 * map_small + 0.01 * map_medium"),
+        ((0, 0, 0), DEFAULT),
+    ],
+)
+def test_a_size_counts_in_proportion_to_its_boxes(boxes, text):
+    counts = dict(zip(("small", "medium", "large"), boxes, strict=True))
+    assert supported(counts) == Objective(text)
+    assert supported(counts).text == text
+
+
+def test_sizes_of_few_boxes_are_named_where_they_are_taken():
+    boxes = {"small": 10, "medium": 306, "large": 0}
+    assert thin(Objective("map_small + map"), boxes) == {"small": 10}
+    assert thin(Objective("mar_large + map_medium"), boxes) == {"large": 0}
+    assert thin(Objective("map + mar_100"), boxes) == {}
+    assert in_words({"small": 10, "large": 0}) == "10 small and no large boxes"
+    told = in_words({"small": 2, "medium": 1, "large": 0})
+    assert told == "2 small, 1 medium and no large boxes"
+    assert in_words({"small": 1}) == "1 small box"
+
+
+def one_object_an_image(images, found):
+    """Objects of 50 px, one in each image, of which the first few are found as they are."""
+    box = [0.0, 0.0, 50.0, 50.0]
+    truth = {
+        "images": [{"id": i} for i in range(images)],
+        "categories": [{"id": 1}],
+        "annotations": [
+            {"image_id": i, "category_id": 1, "bbox": box, "area": 2500, "iscrowd": 0}
+            for i in range(images)
+        ],
+    }
+    rows = np.array([[i, *box, 0.9, 1] for i in range(found)])
+    return matched_by_size(evaluated(*judged(truth, rows)))
+
+
+def test_the_standard_error_of_found_or_not_is_binomial():
+    side = one_object_an_image(100, 50)
+    assert Objective("map_medium").standard_error(side, 2000) == pytest.approx(0.05, abs=0.004)
+    assert Objective("2*map - map_small").standard_error(side, 2000) == pytest.approx(0.1, abs=0.01)
+    assert Objective("map").standard_error(side) == Objective("map").standard_error(side)
+
+
+def test_there_is_no_standard_error_of_one_image_or_of_no_object():
+    assert Objective("map").standard_error(one_object_an_image(1, 1)) is None
+    assert Objective("map_large").standard_error(one_object_an_image(10, 5)) is None

@@ -32,7 +32,7 @@ def runs(folder):
     return open_study(folder, name=runs_name(folder))
 
 
-def tried(runs, *rungs, final_of=None, seed=None, cost=COST, budget=BUDGET, **facts):
+def tried(runs, *rungs, final_of=None, seed=None, cost=COST, budget=BUDGET, se=None, **facts):
     """A trial of the runs that has got this far, as pairs of epoch and objective."""
     trial = runs.ask()
     trial.suggest_int("width", 1, 64)
@@ -43,7 +43,7 @@ def tried(runs, *rungs, final_of=None, seed=None, cost=COST, budget=BUDGET, **fa
     if cost is not None:
         entry.constrain(budget.excess(cost))
     for epoch, value in rungs:
-        entry.keep_score(CurvePoint(epoch, value, map=value), SCORES)
+        entry.keep_score(CurvePoint(epoch, value, map=value, objective_se=se), SCORES)
     return trial
 
 
@@ -85,6 +85,17 @@ def test_figures_are_flat_attributes_with_their_units_and_nothing_else_is(runs, 
     assert study.metric_names == ["map_small + map_medium + map_large"]
     frame = study.trials_dataframe()
     assert frame.sort_values("user_attrs_latency_ms_p95").shape[0] == 1
+
+
+def test_the_error_over_images_is_the_mean_of_its_runs_and_is_not_made_up(runs, folder):
+    runs.tell(tried(runs, (9, 0.5), se=0.08), 0.5)
+    runs.tell(tried(runs, (3, 0.1)), state=TrialState.PRUNED)
+    runs.tell(tried(runs, (27, 0.6), final_of=0, seed=0, run="r0", se=0.03), 0.6)
+    runs.tell(tried(runs, (27, 0.7), final_of=0, seed=1, run="r1", se=0.05), 0.7)
+    _, study = shown(runs, folder)
+    first, second = study.trials
+    assert first.user_attrs["objective_se"] == pytest.approx(0.04)
+    assert "objective_se" not in second.user_attrs
 
 
 def test_constraints_are_there_for_optuna_and_for_the_dashboard(runs, folder):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.record import INTERRUPTED
+from flaxyolo.crew.record import INTERRUPTED, CurvePoint
 from flaxyolo.scoring.average_precision import KEYS, ClassScores, Scores
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import Objective
@@ -71,7 +71,7 @@ BEHIND = result(2, "pruned", [(3, 0.9)], reason="behind after 3 of 10 epochs")
 TWIN = result(3, "pruned", reason="the same detector as trial 0", duplicate_of=0)
 FAILED = unscored(4, "fail", "diverged: epoch 1", cost=None)
 KILLED = unscored(5, "fail", INTERRUPTED, cost=None, spec=None)
-BEST = result(6, rungs=[(10, 0.8)])
+BEST = result(6, history=(CurvePoint(10, 0.8, objective_se=0.031),))
 ALL = (result(0), OVER, BEHIND, TWIN, FAILED, KILLED, BEST)
 
 
@@ -87,6 +87,7 @@ def test_json_rows_hold_spec_cost_and_scores_under_the_commands_names():
     first, *_ = written = json.loads(json.dumps(rows(report(*ALL).standings)))
     assert first["number"] == 6
     assert first["state"] == "complete"
+    assert first["objective_se"] == first["runs"][0]["objective_se"] == 0.031
     assert detector_from_dict(first["spec"]) == SPEC
     assert first["cost"] == COST.to_dict()
     assert first["scores"] == {key: getattr(SCORES, key) for key in KEYS}
@@ -105,8 +106,8 @@ def test_every_outcome_is_told_in_words():
     lines = text.splitlines()
     assert lines[0] == ("Budget: at most 8 ms (p95); a device, float32, batch 1; data: digits")
     assert lines[4] == (
-        "| 6 | 0.800 | 0.400 | 0.600 | 0.200 | n/a | 0.500 | 5.00 | 6.25 | 200 | 64.0 | 512 | "
-        "1,234,567 | 0.500 | 192 | complete, 10 epochs |"
+        "| 6 | 0.800 | 0.031 | 0.400 | 0.600 | 0.200 | n/a | 0.500 | 5.00 | 6.25 | 200 | 64.0 | "
+        "512 | 1,234,567 | 0.500 | 192 | complete, 10 epochs |"
     )
     for words in (
         "| over budget by 1.30 ms |",
@@ -116,7 +117,7 @@ def test_every_outcome_is_told_in_words():
     ):
         assert words in text
     over = next(line for line in lines if "over budget" in line)
-    assert over.startswith("| 1 | - | - | - | - | - | - | 5.00 | 9.30 |")
+    assert over.startswith("| 1 | - | - | - | - | - | - | - | 5.00 | 9.30 |")
     assert "the same detector" not in text, "one network is one row"
 
 

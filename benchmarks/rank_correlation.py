@@ -1,0 +1,167 @@
+"""What early scores say about the end: rank correlations over the networks of a table.
+
+Reads a file of make_table.py. After a ninth and a third of the schedule (or --at), mAP, the
+objective, the validation loss, the training loss and a linear blend of them are held against the
+objective at the end: Spearman's and Kendall's correlations with 95 % intervals by bootstrap over
+networks, losses with their sign turned. The blend is a ridge of z-scores, of each network by the
+others. `lost` is what a rung costs that keeps the best third by the score: how much less the best
+of these has at the end than the best of all.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import kendalltau, spearmanr
+
+RESAMPLES = 1000
+RIDGE = 1.0
+KEPT = 3
+"""One in so many goes on."""
+SCORES = {"mAP": ("map", 1), "objective": ("objective", 1), "validation loss": ("val_loss", -1),
+          "training loss": ("loss", -1)}  # fmt: skip
+"""Key and sign of each score."""
+BLEND = "blend"
+LEAST = 4
+"""Networks that a correlation takes."""
+
+
+class Row(NamedTuple):
+    """One score after some epochs against the end."""
+
+    epoch: int
+    score: str
+    spearman: float
+    spearman_interval: tuple[float, float]
+    kendall: float
+    kendall_interval: tuple[float, float]
+    lost: float
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings, and the networks that were trained to the end; a half line is left out."""
+    lines = path.read_text().splitlines(keepends=True)
+    settings, *rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return settings, [row for row in rows if settings["epochs"] in scored_epochs(row)]
+
+
+def scored_epochs(row: dict[str, Any]) -> set[int]:
+    """Epochs after which a network was scored."""
+    return {point["epoch"] for point in row["curve"] if "objective" in point}
+
+
+def columns(
+    rows: list[dict[str, Any]], epoch: int, end: int
+) -> tuple[dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
+    """The scores after an epoch, higher is better, and the objective at the end."""
+    points = [{point["epoch"]: point for point in row["curve"]} for row in rows]
+    scores = {
+        name: np.array([sign * (by_epoch[epoch][key] or 0.0) for by_epoch in points])
+        for name, (key, sign) in SCORES.items()
+    }
+    final = np.array([by_epoch[end]["objective"] for by_epoch in points])
+    return scores | {BLEND: blend(np.stack(list(scores.values()), 1), final)}, final
+
+
+def blend(
+    features: Float[np.ndarray, "n f"], final: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """What a ridge of the z-scores of the others expects of each network."""
+    expected = np.zeros(len(final))
+    for place in range(len(final)):
+        others = np.delete(features, place, 0), np.delete(final, place)
+        mean, spread = others[0].mean(0), np.maximum(others[0].std(0), 1e-12)
+        known, mine = (others[0] - mean) / spread, (features[place] - mean) / spread
+        weights = np.linalg.solve(
+            known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ others[1]
+        )
+        expected[place] = others[1].mean() + mine @ weights
+    return expected
+
+
+def judge(score: Float[np.ndarray, " n"], final: Float[np.ndarray, " n"]) -> dict[str, Any]:
+    """The correlations with their intervals, and what is lost by keeping a third."""
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(final), size=(RESAMPLES, len(final)))
+    both = np.array([correlations(score[rows], final[rows]) for rows in drawn])
+    low, high = np.percentile(both, [2.5, 97.5], axis=0).tolist()
+    spearman, kendall = correlations(score, final)
+    kept = np.argsort(-score, kind="stable")[: -(-len(score) // KEPT)]
+    return {
+        "spearman": spearman,
+        "spearman_interval": (low[0], high[0]),
+        "kendall": kendall,
+        "kendall_interval": (low[1], high[1]),
+        "lost": float(final.max() - final[kept].max()),
+    }
+
+
+def correlations(
+    score: Float[np.ndarray, " n"], final: Float[np.ndarray, " n"]
+) -> tuple[float, float]:
+    """Spearman's and Kendall's; 0 where all are equal on a side, which tells nothing."""
+    if np.ptp(score) == 0 or np.ptp(final) == 0:
+        return 0.0, 0.0
+    return float(spearmanr(score, final).statistic), float(kendalltau(score, final).statistic)
+
+
+def judged(rows: list[dict[str, Any]], at: list[int], end: int) -> list[Row]:
+    """The table of some networks; SystemExit where they are too few."""
+    if len(rows) < LEAST:
+        raise SystemExit(f"expected at least {LEAST} networks trained to the end, got {len(rows)}")
+    found = []
+    for epoch in at:
+        if not all(epoch in scored_epochs(row) for row in rows):
+            raise SystemExit(
+                f"epoch {epoch} was not scored in every network; name others with --at"
+            )
+        scores, final = columns(rows, epoch, end)
+        found += [Row(epoch, name, **judge(score, final)) for name, score in scores.items()]
+    return found
+
+
+def table(rows: list[Row]) -> str:
+    """As Markdown."""
+    lines = [
+        "| after epoch | score | Spearman | 95 % | Kendall | 95 % | lost |",
+        "|---:|---|---:|---|---:|---|---:|",
+    ]
+    for row in rows:
+        parts = [str(row.epoch), row.score]
+        for value, (low, high) in (
+            (row.spearman, row.spearman_interval),
+            (row.kendall, row.kendall_interval),
+        ):
+            parts += [f"{value:.2f}", f"{low:.2f} to {high:.2f}"]
+        lines.append(f"| {' | '.join([*parts, f'{row.lost:.3f}'])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables of all networks and of those in the band."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--at", type=int, nargs="+", help="epochs (a ninth and a third)")
+    parser.add_argument("--json", type=Path, help="also write the result there")
+    arguments = parser.parse_args()
+    settings, rows = read(arguments.file)
+    end = settings["epochs"]
+    at = arguments.at or sorted({max(1, round(end / 9)), max(1, round(end / 3))})
+    groups = {"all": rows, "in the band": [row for row in rows if row["in_band"]]}
+    result: dict[str, Any] = {"settings": settings}
+    for name, group in groups.items():
+        if name != "all" and len(group) in (len(rows), *range(LEAST)):
+            continue
+        found = judged(group, at, end)
+        print(f"{name}: {len(group)} networks, against {settings['objective']} after {end} epochs")
+        print(f"{table(found)}\n")
+        result[name] = {"networks": len(group), "rows": [row._asdict() for row in found]}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The benchmark of early scores, on curves of which the answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.rank_correlation import blend, judge, judged, read
+
+
+def row(number, early, end, *, loss=1.0, in_band=True):
+    curve = [
+        {"epoch": 1, "map": 0.0, "objective": early, "val_loss": loss, "loss": 1.0},
+        {"epoch": 2, "loss": 1.0},
+        {"epoch": 3, "map": end, "objective": end, "val_loss": 0.0, "loss": 0.0},
+    ]
+    return {"number": number, "in_band": in_band, "curve": curve}
+
+
+def test_a_loss_that_falls_with_the_end_correlates_fully_and_a_constant_not_at_all():
+    rows = [row(i, early=-i, end=i / 10, loss=10 - i) for i in range(12)]
+    by_name = {one.score: one for one in judged(rows, [1], 3)}
+    assert by_name["validation loss"].spearman == pytest.approx(1)
+    assert by_name["validation loss"].kendall == pytest.approx(1)
+    assert by_name["objective"].spearman == pytest.approx(-1)
+    assert by_name["mAP"].spearman == 0
+    with pytest.raises(SystemExit, match="epoch 2 was not scored"):
+        judged(rows, [2], 3)
+    assert by_name["blend"].spearman > 0.9, "a constant and a wrong sign do no harm"
+
+
+def test_the_blend_of_a_network_does_not_see_its_end():
+    random = np.random.default_rng(0)
+    features, final = random.normal(size=(30, 3)), random.normal(size=30)
+    before = blend(features, final)
+    changed = final.copy()
+    changed[7] += 100
+    assert blend(features, changed)[7] == pytest.approx(before[7])
+    told = features @ [1.0, 2.0, 0.0]
+    assert np.corrcoef(blend(features, told), told)[0, 1] > 0.99
+
+
+def test_what_a_rung_loses_is_the_best_that_it_drops():
+    final = np.array([0.9, 0.5, 0.6, 0.1, 0.2, 0.3])
+    score = np.array([0.0, 0.5, 0.6, 0.1, 0.2, 0.3])
+    assert judge(score, final)["lost"] == pytest.approx(0.3)
+    assert judge(final, final)["lost"] == 0
+
+
+def test_the_interval_holds_the_value_and_is_narrower_with_more_networks():
+    random = np.random.default_rng(0)
+    widths = []
+    for count in (10, 100):
+        final = random.normal(size=count)
+        found = judge(final + random.normal(size=count), final)
+        low, high = found["kendall_interval"]
+        assert low < found["kendall"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_half_a_line_and_a_network_that_diverged_are_left_out(tmp_path):
+    broken = row(1, 0.1, 0.2)
+    broken["curve"] = broken["curve"][:2]
+    lines = [{"epochs": 3}, row(0, 0.1, 0.2), broken, {**broken, "curve": []}]
+    path = tmp_path / "table.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"number": 2, "cur')
+    settings, rows = read(path)
+    assert settings == {"epochs": 3}
+    assert [one["number"] for one in rows] == [0]
