@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +13,23 @@ from flaxyolo.spec import parse
 
 VERSIONS_OF = ("jax", "jaxlib", "flax")
 
+BUSY_LOAD = 0.48
+"""Share of the processor used by others from which a latency is marked. On two cores a job on one
+of them took up to 0.43, and what decides stayed within 8 % of the calm machine; jobs on both took
+0.54 and more, and it was up to 1.9 times as high."""
+BUSY_SLOWDOWN = 1.75
+"""How much slower than its best the reference may be. Beside a job on one of two cores it was up
+to 1.53; more is a neighbour that this machine's own load does not show."""
+
 
 @dataclass(frozen=True)
 class Measurement:
     """What a detector costs, and under which conditions.
 
-    Latency is that of `detect`, one image on the device in, boxes on the device out; the memory
-    of training leaves out the data set, and is None where no training step was compiled.
+    Latency is that of `detect`, one image on the device in, boxes on the device out, on a device
+    as calm as it was ever seen: what was timed, by the reference's times now and at its best. The
+    memory of training leaves out the data set, and is None where no training step was compiled.
+    Of records of old the latencies are as measured, and what belongs to the reference is None.
     """
 
     latency_ms_p50: float
@@ -44,6 +54,52 @@ class Measurement:
     latency_paced_ms_p95: float | None = None
     memory_device: str | None = None
     """What the memory is for, where that is not the device of the latencies."""
+    measured_ms_p50: float | None = None
+    """The latency as it was measured, of the quietest hundred calls."""
+    measured_ms_p95: float | None = None
+    reference_ms: float | None = None
+    """5th percentile of the reference meanwhile, in blocks as long as a call."""
+    reference_best_ms: float | None = None
+    """5th percentile of one call of the reference at its best on this device."""
+    slowdown: float | None = None
+    """How many times its best the reference took."""
+    load: float | None = None
+    """Share of the processor (0..1) that others used; None on an accelerator."""
+    floor_ms: float | None = None
+    """What the latency is at least, however busy the machine was."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was too busy for the latencies to be more than an upper bound."""
+        return (self.load or 0.0) >= BUSY_LOAD or (self.slowdown or 1.0) >= BUSY_SLOWDOWN
+
+    def busyness(self) -> str:
+        """What is known of others on the machine, such as `others use 55 % of it, ...`."""
+        told = []
+        if self.load is not None:
+            told.append(f"others use {100 * self.load:.0f} % of it")
+        if self.slowdown is not None:
+            told.append(f"the reference takes {self.slowdown:.1f} times its best")
+        return ", ".join(told)
+
+    def rescaled(self, best_ms: float | None) -> "Measurement":
+        """The same with another best of the reference on this device (p05 of a call, ms).
+
+        A measurement before which the device was never calm is too high until it was.
+        """
+        if best_ms is None or self.reference_best_ms is None or self.slowdown is None:
+            return self
+        factor = best_ms / self.reference_best_ms
+        return replace(
+            self,
+            latency_ms_p50=self.latency_ms_p50 * factor,
+            latency_ms_p95=self.latency_ms_p95 * factor,
+            network_ms_p50=self.network_ms_p50 * factor,
+            fps=self.fps / factor,
+            reference_best_ms=best_ms,
+            slowdown=self.slowdown / factor,
+            floor_ms=None if self.floor_ms is None else self.floor_ms * factor,
+        )
 
     def conditions(self) -> str:
         """One line that belongs under every figure."""
