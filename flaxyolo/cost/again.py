@@ -89,7 +89,7 @@ def wait_for_calm(seconds: float) -> None:
         before = usage()
         time.sleep(min(LOOK_S, left))
         share = share_of_others(before, usage())
-        if share is not None and share < BUSY_LOAD:
+        if share is None or share < BUSY_LOAD:
             return
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.measurement import Measurement, device_name, versions
-from flaxyolo.cost.reference import LOW, Reference, block_low, calm_ms, reference_call, reference_of
+from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown, versions
+from flaxyolo.cost.reference import LOW, block_low, calm_ms, reference_call, reference_of
 from flaxyolo.cost.table.file import best_reference
 from flaxyolo.machine.clock import (
     Turns,
@@ -129,9 +129,7 @@ def measure(
     )
 
 
-def calm_figures(
-    turns: Turns, images: int, best: Reference, load: float | None
-) -> dict[str, float | None]:
+def calm_figures(turns: Turns, images: int, best: Reference, load: float | None) -> dict[str, Any]:
     """The figures of a `Measurement` that follow from its turns, with the images shown in turn.
 
     An image's time is the low quantile of its calls, so p95 is that of images which take longer,
@@ -153,8 +151,9 @@ def calm_figures(
         "measured_ms_p50": float(np.percentile(quiet, 50)),
         "measured_ms_p95": float(np.percentile(quiet, 95)),
         "reference_ms": now,
-        "reference_best_ms": best.p05_ms,
-        "slowdown": now / calm.p05_ms,
+        "reference_calls": turns.reference.shape[1],
+        "reference_best": best,
+        "slowdown": slowdown(now, calm),
         "floor_ms": least,
         "load": load,
     }

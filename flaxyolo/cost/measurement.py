@@ -5,11 +5,15 @@ import platform
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from flaxyolo import __version__
-from flaxyolo.spec import parse
+from flaxyolo.spec import STRICT, parse
 
 VERSIONS_OF = ("jax", "jaxlib", "flax")
 
@@ -20,6 +24,37 @@ of them took up to 0.43, and what decides stayed within 8 % of the calm machine;
 BUSY_SLOWDOWN = 1.75
 """How much slower than its best the reference may be. Beside a job on one of two cores it was up
 to 1.53; more is a neighbour that this machine's own load does not show."""
+
+
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@pydantic_dataclass(frozen=True, config=STRICT)
+class Reference:
+    """Milliseconds of one call of the reference."""
+
+    p05_ms: Milliseconds
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+
+    def of_blocks(self, calls: int) -> "Reference":
+        """The same of the mean of so many calls in a row, which varies less than one call."""
+        narrow = 1 / sqrt(calls)
+        return Reference(
+            self.p50_ms + (self.p05_ms - self.p50_ms) * narrow,
+            self.p50_ms,
+            self.p50_ms + (self.p95_ms - self.p50_ms) * narrow,
+        )
+
+    def lowest(self, other: "Reference | None") -> "Reference":
+        """The lower of both, figure by figure: whatever else runs on a machine only adds."""
+        if other is None:
+            return self
+        return Reference(
+            min(self.p05_ms, other.p05_ms),
+            min(self.p50_ms, other.p50_ms),
+            min(self.p95_ms, other.p95_ms),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,8 +94,10 @@ class Measurement:
     measured_ms_p95: float | None = None
     reference_ms: float | None = None
     """5th percentile of the reference meanwhile, in blocks as long as a call."""
-    reference_best_ms: float | None = None
-    """5th percentile of one call of the reference at its best on this device."""
+    reference_calls: int | None = None
+    """In a block."""
+    reference_best: Reference | None = None
+    """The reference at its best on this device, as far as it was known."""
     slowdown: float | None = None
     """How many times its best the reference took."""
     load: float | None = None
@@ -82,23 +119,31 @@ class Measurement:
             told.append(f"the reference takes {self.slowdown:.1f} times its best")
         return ", ".join(told)
 
-    def rescaled(self, best_ms: float | None) -> "Measurement":
-        """The same with another best of the reference on this device (p05 of a call, ms).
+    def rescaled(self, best: Reference | None) -> "Measurement":
+        """The same by another best of the reference on this device.
 
-        A measurement before which the device was never calm is too high until it was.
+        A measurement before which the device was never seen calm is too high until it was.
         """
-        if best_ms is None or self.reference_best_ms is None or self.slowdown is None:
+        if (
+            best is None
+            or self.reference_best is None
+            or self.reference_calls is None
+            or self.reference_ms is None
+            or self.floor_ms is None
+        ):
             return self
-        factor = best_ms / self.reference_best_ms
+        then = self.reference_best.of_blocks(self.reference_calls)
+        calm = best.of_blocks(self.reference_calls)
+        factor = calm.p50_ms / then.p50_ms
         return replace(
             self,
             latency_ms_p50=self.latency_ms_p50 * factor,
-            latency_ms_p95=self.latency_ms_p95 * factor,
+            latency_ms_p95=self.latency_ms_p95 * calm.p95_ms / then.p95_ms,
             network_ms_p50=self.network_ms_p50 * factor,
             fps=self.fps / factor,
-            reference_best_ms=best_ms,
-            slowdown=self.slowdown / factor,
-            floor_ms=None if self.floor_ms is None else self.floor_ms * factor,
+            reference_best=best,
+            slowdown=slowdown(self.reference_ms, calm),
+            floor_ms=self.floor_ms * calm.p05_ms / then.p05_ms,
         )
 
     def conditions(self) -> str:
@@ -116,6 +161,11 @@ class Measurement:
     def from_dict(cls, data: object, where: str = "measurement") -> "Measurement":
         """The inverse of `to_dict`."""
         return parse(cls, data, where)
+
+
+def slowdown(reference_ms: float, calm: Reference) -> float:
+    """How many times its best the reference took, both in blocks of as many calls."""
+    return max(1.0, reference_ms / calm.p05_ms)
 
 
 @lru_cache(maxsize=1)

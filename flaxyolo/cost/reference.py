@@ -7,18 +7,16 @@ of the other: a short call finds a gap between the neighbour's turns more easily
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import sqrt
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float64
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
+from flaxyolo.cost.measurement import Reference
 from flaxyolo.machine.clock import Turns, quietest
 from flaxyolo.nn.detector import compiled_detect, fuse, initial_weights
-from flaxyolo.spec import STRICT, BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageSpec
+from flaxyolo.spec import BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageSpec
 
 LOW = 5
 """Percentile of times: low, so that a neighbour is in few of them."""
@@ -41,36 +39,6 @@ SPEC = DetectorSpec(
     image_size=160,
 )
 """The reference. Another one makes every best that is kept on disk another's."""
-
-Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True, config=STRICT)
-class Reference:
-    """Milliseconds of one call of the reference."""
-
-    p05_ms: Milliseconds
-    p50_ms: Milliseconds
-    p95_ms: Milliseconds
-
-    def of_blocks(self, calls: int) -> "Reference":
-        """The same of the mean of so many calls in a row, which varies less than one call."""
-        narrow = 1 / sqrt(calls)
-        return Reference(
-            self.p50_ms + (self.p05_ms - self.p50_ms) * narrow,
-            self.p50_ms,
-            self.p50_ms + (self.p95_ms - self.p50_ms) * narrow,
-        )
-
-    def lowest(self, other: "Reference | None") -> "Reference":
-        """The lower of both, figure by figure: whatever else runs on a machine only adds."""
-        if other is None:
-            return self
-        return Reference(
-            min(self.p05_ms, other.p05_ms),
-            min(self.p50_ms, other.p50_ms),
-            min(self.p95_ms, other.p95_ms),
-        )
 
 
 def reference_of(times: Float64[np.ndarray, " n"]) -> Reference:

@@ -23,6 +23,14 @@ class Propose(NamedTuple):
     """Add a candidate."""
 
 
+class MeasureAgain(NamedTuple):
+    """Claim this waiting candidate, and measure it on what may be a calmer machine."""
+
+    number: int
+    until: int
+    """The epoch that it has reached."""
+
+
 class AddFinals(NamedTuple):
     """Add the runs of the finalists: candidate and seed of each, in their order."""
 
@@ -43,12 +51,13 @@ class Done(NamedTuple):
     """The sweep is complete."""
 
 
-Job = GoOn | Propose | AddFinals | Close | Wait | Done
+Job = GoOn | Propose | MeasureAgain | AddFinals | Close | Wait | Done
 
 
 def wants_more(found: Sequence[Record], spending: Spending) -> bool:
     """Whether there are fewer candidates than are to be tried."""
-    return sum(each.stage == CHEAP for each in found) < spending.trials
+    candidates = (each for each in found if each.stage == CHEAP and each.again is None)
+    return len(list(candidates)) < spending.trials
 
 
 def next_job(
@@ -61,7 +70,8 @@ def next_job(
     """The next job of the funnel.
 
     Candidates in their order, but one that is ahead at its rung goes on first. When all have been
-    tried, those behind are ended and the finalists trained, seed by seed. `closing` says that the
+    tried, those behind are ended and the finalists trained, seed by seed; what only a calmer
+    machine can tell of is measured again before they are chosen. `closing` says that the
     time left is what the finalists need: no candidate goes on, and those behind stay where they
     are for the next run of the command.
     """
@@ -82,18 +92,25 @@ def next_job(
             return Propose()
         if running:
             return Wait()
+        whole = [each for each in paused if each.undecided and each.epochs >= spending.short_epochs]
+        if whole:
+            return MeasureAgain(whole[0].number, whole[0].epochs)
         if paused:
             return Close(tuple(each.number for each in paused))
     finals = [each for each in found if each.stage == FINAL and each.duplicate_of is None]
     begun = {(each.finalist, each.seed) for each in finals}
     chosen = choose_finalists(cheap, spending)
+    for each in paused:
+        if each.undecided and each.number in chosen:
+            return MeasureAgain(each.number, each.epochs)
     wanted = [(number, seed) for seed in spending.seeds for number in chosen]
     if missing := tuple(each for each in wanted if each not in begun):
         return AddFinals(missing)
     waiting = [each for each in finals if each.state == "waiting"]
     if waiting:
         order = {run: place for place, run in enumerate(wanted)}
-        first = min(waiting, key=lambda each: order.get(_run(each), len(order)))
+        # What a calmer machine has to tell of comes last.
+        first = min(waiting, key=lambda each: (each.undecided, order.get(_run(each), len(order))))
         return GoOn(first.number, spending.epochs)
     if any(each.state == "running" for each in found if closing is False or each.stage == FINAL):
         return Wait()

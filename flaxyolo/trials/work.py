@@ -19,6 +19,7 @@ from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.worker import Desk, at_desk, main, read_task
 from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.search.anew import judged_anew, thrown_out
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
 from flaxyolo.search.schedule import (
@@ -26,6 +27,7 @@ from flaxyolo.search.schedule import (
     Close,
     Done,
     GoOn,
+    MeasureAgain,
     Propose,
     Wait,
     next_job,
@@ -62,6 +64,8 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
     reserve = finals_seconds(found, sweep.spending) / task.workers
     closing = time.time() + reserve > task.deadline
     exhausted = study.user_attrs.get(EXHAUSTED, False)
+    if not closing and judge_anew(study, found, sweep, proposer):
+        return True
     match next_job(found, sweep.spending, closing=closing, exhausted=exhausted):
         case Done():
             return False
@@ -75,6 +79,8 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
         case AddFinals(runs):
             for number, seed in runs:
                 add_final(study, found[number], seed, sweep)
+        case MeasureAgain(number, until):
+            return go_on(desk, number, until, task.deadline, sweep, proposer)
         case GoOn(number, until):
             final = found[number].stage == FINAL
             end = task.deadline - (0.0 if final else reserve)
@@ -92,6 +98,18 @@ def propose(desk: Desk, found: list[Record], sweep: Sweep, proposer: Proposer) -
         desk.study.set_user_attr(EXHAUSTED, True)
     else:
         add_wanted(desk.study, sweep.spending, proposal)
+
+
+def judge_anew(study: optuna.Study, found: list[Record], sweep: Sweep, proposer: Proposer) -> bool:
+    """Add what a busy machine had thrown out and a calmer one may not; whether there was any."""
+    if not thrown_out(found):
+        return False
+    wanted = judged_anew(found, sweep.budget, proposer.table.contents.reference)
+    for record in wanted:
+        log.info("trial %d was over the budget on a machine that has been calmer since: once more",
+                 found[record.again or 0].trial)  # fmt: skip
+        add(study, record)
+    return bool(wanted)
 
 
 def go_on(
@@ -118,7 +136,7 @@ def close(desk: Desk, record: Record, sweep: Sweep) -> None:
         return
     with lease:
         if record.cost is not None:
-            Entry(lease.trial).constrain(sweep.budget.excess(record.cost))
+            Entry(lease.trial).constrain(sweep.budget.least_excess(record.cost))
         of = sweep.spending.short_epochs
         desk.end(lease, TrialState.PRUNED, f"behind after {record.epochs} of {of} epochs")
 
@@ -152,6 +170,7 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         origin=f"finalist {candidate.trial}, seed {seed}",
         # The same network costs the same.
         cost=candidate.cost,
+        looks=candidate.looks,
     )
     if candidate.state != "complete" or sweep.full(seed) != sweep.short:
         add(study, run)

@@ -17,8 +17,14 @@ from pydantic.dataclasses import dataclass
 import flaxyolo.spec
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replacing
-from flaxyolo.cost.measurement import Measurement, device_name, versions
-from flaxyolo.cost.reference import Milliseconds, Reference
+from flaxyolo.cost.measurement import (
+    Measurement,
+    Milliseconds,
+    Reference,
+    device_name,
+    versions,
+)
+from flaxyolo.cost.reference import SPEC as REFERENCE
 from flaxyolo.machine.locks import held
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import STRICT, DetectorSpec, parse, to_dict
@@ -66,6 +72,7 @@ def conditions() -> dict[str, Any]:
     # Keys of another making would be learnt from as other pieces.
     for path in (Path(__file__).with_name("pieces.py"), *sorted((package / "nn").glob("*.py"))):
         digest.update(path.read_bytes())
+    digest.update(json.dumps(to_dict(REFERENCE)).encode())
     return {
         "device": device_name(),
         "dtype": jnp.dtype(compute_dtype()).name,
