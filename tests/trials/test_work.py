@@ -11,6 +11,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measurement import Reference
+from flaxyolo.cost.table.file import best_reference, conditions
 from flaxyolo.crew.phases import curve_point
 from flaxyolo.crew.record import CurvePoint, Entry, Record
 from flaxyolo.crew.storage import open_study
@@ -202,6 +204,41 @@ def test_a_finalist_whose_schedule_is_the_short_one_is_not_trained_again(study, 
     assert (first.stage, first.finalist, first.seed) == ("final", 0, 0)
     assert (second.state, second.seed, second.cost) == ("waiting", 1, COST)
     assert second.params == results(study)[0].params
+
+
+def test_what_a_calm_device_would_not_have_thrown_out_is_added_once_more(study, sweep, monkeypatch):
+    here = conditions()
+    then, now = Reference(1.2, 1.3, 1.6), Reference(1.0, 1.04, 1.2)
+    cost = replace(
+        COST,
+        latency_ms_p95=11.0,
+        device=here["device"],
+        dtype=here["dtype"],
+        versions=here["versions"],
+        reference_ms=1.5,
+        reference_calls=1,
+        reference_best=then,
+        floor_ms=6.0,
+    )
+    trial = study.ask()
+    entry = Entry(trial)
+    entry.keep(spec=tiny_spec(), cost=cost)
+    entry.constrain({"latency_ms": 0.1})
+    study.tell(trial, state=TrialState.PRUNED)
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(sweep.folder))
+    proposer = Proposer(sweep, Gate("test", sweep.folder))
+    assert not work.judge_anew(study, results(study), sweep, proposer)
+    best_reference(now)
+    proposer = Proposer(sweep, Gate("test", sweep.folder))
+    assert work.judge_anew(study, results(study), sweep, proposer)
+    assert not work.judge_anew(study, results(study), sweep, proposer)
+    dead, again = results(study)
+    assert (again.again, again.state, again.trial) == (0, "waiting", 0)
+    assert (dead.duplicate_of, dead.trial) == (1, 0)
+    # It is no duplicate of the one that it stands for.
+    entry = Entry(study.ask())
+    entry.keep(spec=tiny_spec())
+    prune_duplicate(entry)
 
 
 def test_a_note_of_the_progress_is_whole_whenever_it_is_read(tmp_path):
