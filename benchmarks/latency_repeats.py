@@ -2,9 +2,10 @@
 
 Three networks are measured in fresh processes, each load in turn, so that what wanders on the
 machine meets all of them. A load is so many processes of this one that do nothing but count; they
-are ended before this one ends, however it ends. The JSON file keeps every measurement; the same
-command goes on where it stopped. All processes share one cache folder, whose best of the reference
-the first ones find: figures are by the best of the end, `as taken` by that of their moment.
+are ended with each measurement, and end by themselves where this one does not come to it. The JSON
+file keeps every measurement; the same command goes on where it stopped. All processes share one
+cache folder, whose best of the reference the first ones find: figures are by the best of the end,
+`as taken` by that of their moment.
 
 Run on a machine with nothing else to do.
 """
@@ -33,7 +34,12 @@ from flaxyolo.spec import DetectorSpec
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = 10
 PROCESS_SECONDS = 900.0
-BUSY_LOOP = "while True: pass"
+BUSY_LOOP = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    sum(range(1_000_000))
+"""
 
 
 def network(name: str) -> DetectorSpec:

@@ -24,7 +24,7 @@ from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.scoring.average_precision import KEYS, Scores
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
-from flaxyolo.search.setting import Sweep
+from flaxyolo.search.setting import Sweep, Task
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.training.loop import DivergedError, Epoch
@@ -204,6 +204,35 @@ def test_a_finalist_whose_schedule_is_the_short_one_is_not_trained_again(study, 
     assert (first.stage, first.finalist, first.seed) == ("final", 0, 0)
     assert (second.state, second.seed, second.cost) == ("waiting", 1, COST)
     assert second.params == results(study)[0].params
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"), [(0.5, "complete"), (optuna.TrialPruned("over"), "pruned")]
+)
+def test_what_a_busy_machine_left_open_is_measured_before_the_end(
+    study, sweep, monkeypatch, outcome, state
+):
+    """The only candidate has trained its whole schedule, and waits to be measured again."""
+    few = replace(sweep, spending=replace(sweep.spending, trials=1))
+    record = Record(
+        0, "waiting", cost=COST, looks=1, paused=24, features={"x": 1.0},
+        history=(CurvePoint(24, 0.5),),
+    )  # fmt: skip
+    work.add(study, record)
+    taken = []
+
+    def run_trial(trial, *, until, **_):
+        taken.append((trial.number, until))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(work, "run_trial", run_trial)
+    proposer = Proposer(few, Gate("test", few.folder))
+    with at_desk(few.folder, 0) as desk:
+        assert work.work(desk, Task(few, None, (), 1, inf), few, proposer)
+    assert taken == [(0, 24)]
+    assert results(study)[0].state == state
 
 
 def test_what_a_calm_device_would_not_have_thrown_out_is_added_once_more(study, sweep, monkeypatch):
