@@ -100,6 +100,7 @@ def measure(
             lambda i: network(fused, shown[i % len(shown)]),
             reference,
             min_calls=max(1, min_calls // 4),
+            min_seconds=seconds / 4,
             max_seconds=max_seconds / 4,
         )
         slow = (
@@ -175,15 +176,15 @@ def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
 
 def memory_mib(compiled: jax.stages.Compiled) -> float:
     """Memory that a compiled program needs: arguments, results, work space and its own code."""
-    usage = compiled.memory_analysis()
-    if usage is None:
+    needs = compiled.memory_analysis()
+    if needs is None:
         raise RuntimeError(f"XLA does not tell the memory of a program on {device_name()}")
     needed = (
-        usage.temp_size_in_bytes
-        + usage.argument_size_in_bytes
-        + usage.output_size_in_bytes
-        - usage.alias_size_in_bytes
-        + usage.generated_code_size_in_bytes
+        needs.temp_size_in_bytes
+        + needs.argument_size_in_bytes
+        + needs.output_size_in_bytes
+        - needs.alias_size_in_bytes
+        + needs.generated_code_size_in_bytes
     )
     return needed / MIB
 

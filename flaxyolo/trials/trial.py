@@ -27,7 +27,7 @@ from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source
 
-LOOKS = 4
+LOOKS = 3
 """Measurements on a busy machine after which the last decides all the same."""
 ERRORS_FILE = "errors.json"
 """In a finished run's folder: kinds of its errors, confusion and calibration."""

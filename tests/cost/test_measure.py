@@ -362,6 +362,7 @@ def test_images_of_another_form_are_refused(images):
 def test_what_is_timed_is_what_detects():
     """`measure` and `detect` share one compiled program."""
     spec = tiny_spec(num_classes=5)
+    cost.reference_call()
     before = cost.compiled_detect.cache_info().currsize
     measure(spec, min_calls=1, min_seconds=0.0)
     assert cost.compiled_detect.cache_info().currsize == before + 1

@@ -124,6 +124,23 @@ def test_a_trained_candidate_waits_for_a_calm_machine_to_judge_it(
     assert len(record.history) == 1
 
 
+@pytest.mark.slow
+def test_a_candidate_that_waits_at_its_rung_is_measured_and_waits_on(study, sweep, monkeypatch):
+    short = replace(sweep, spending=replace(sweep.spending, short_epochs=2, epochs=6))
+    left = [BUSY, CALM]
+    monkeypatch.setattr(trials, "measured", lambda *_: left.pop(0))
+    monkeypatch.setattr(trials, "with_training_memory", lambda cost, *_: cost)
+    trial = study.ask()
+    for undecided in (True, False):
+        with pytest.raises(PausedError) as paused:
+            run_trial(trial, sweep=short, until=1)
+        assert paused.value.epoch == 1
+        record = read(study.trials[0])
+        assert (record.undecided, record.epochs) == (undecided, 1)
+        trial = begun(study, study.trials[0])
+    assert left == []
+
+
 def test_a_candidate_that_was_left_open_is_measured_when_it_is_taken_up(study, sweep, monkeypatch):
     left = [BUSY, SLOW]
     monkeypatch.setattr(trials, "measured", lambda *_: left.pop(0))
