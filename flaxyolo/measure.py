@@ -37,6 +37,7 @@ from flaxyolo.weights.checkpoint import load_detector
 
 log = logging.getLogger("flaxyolo.measure")
 
+BUSY = "The machine was busy ({}): the latencies may be too high; measure again when it is calm"
 PIPED = 80
 """Columns of the table in a file or pipe."""
 
@@ -169,6 +170,7 @@ def table(cost: Measurement) -> Table:
     rows = [
         ("latency p50", f"{cost.latency_ms_p50:.2f} ms", "network, decoding and NMS"),
         ("latency p95", f"{cost.latency_ms_p95:.2f} ms", "what a budget limits"),
+        *machine_rows(cost),
     ]
     if cost.latency_paced_ms_p50 is not None and cost.latency_paced_ms_p95 is not None:
         rows += [
@@ -180,6 +182,27 @@ def table(cost: Measurement) -> Table:
         ("FPS", f"{cost.fps:.1f}", "one image after another"),
     ]
     return lines(rows + size_rows(cost.to_dict()))
+
+
+def machine_rows(cost: Measurement) -> list[tuple[str, str, str]]:
+    """The latency as measured, and what is known of the machine meanwhile."""
+    best = cost.reference_best
+    if best is None or cost.reference_ms is None or cost.slowdown is None:
+        return []
+    rows = [
+        ("measured p50", f"{cost.measured_ms_p50:.2f} ms", "the quietest hundred calls in a row"),
+        ("measured p95", f"{cost.measured_ms_p95:.2f} ms", ""),
+        ("at least", f"{cost.floor_ms:.2f} ms", "however busy the machine was"),
+        ("reference", f"{cost.reference_ms:.2f} ms", "a small network in turn, 5th percentile"),
+        (
+            "its best",
+            f"{best.p05_ms:.2f} ms",
+            f"on this device; now {cost.slowdown:.2f} times that",
+        ),
+    ]
+    if cost.load is not None:
+        rows.append(("load", f"{100 * cost.load:.0f} %", "of the processor, by others"))
+    return rows
 
 
 def size_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -223,6 +246,7 @@ def _run(flags: Flags) -> None:
     except ValueError as error:
         # A block, attention or neck that no table has.
         raise InputError(f"{flags.detector}: {error}") from None
+    cost = None
     if target is None:
         cost = measure_detector(
             spec,
@@ -242,6 +266,8 @@ def _run(flags: Flags) -> None:
     console = cli.tables_console(PIPED)
     console.print(str(flags.detector), soft_wrap=True)
     console.print(figures)
+    if cost is not None and cost.busy:
+        console.print(BUSY.format(cost.busyness()), soft_wrap=True)
     console.print(under, soft_wrap=True)
 
 

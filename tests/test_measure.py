@@ -1,6 +1,7 @@
 """The command: its JSON, its table, and what it says about bad input."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, writ
 from flaxyolo.cost import gpu as target
 from flaxyolo.cost import measure as cost
 from flaxyolo.cost.gpu import TargetMemory, read_target
+from flaxyolo.cost.measurement import Measurement, Reference
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.weights.checkpoint import save_detector
+from tests.search.made import COST
 from tests.small import tiny_spec
 
 KEYS = (
@@ -74,6 +77,43 @@ def test_a_config_is_measured_as_a_table_at_another_size(config_path, capsys):
     out = capsys.readouterr().out
     for part in ("latency p95", "network p50", "training, batch 2", "GFLOPs", "96x96", "batch 1"):
         assert part in out
+
+
+REFERENCE = Reference(1.0, 1.04, 1.2)
+BUSY = replace(
+    COST,
+    measured_ms_p50=12.0,
+    measured_ms_p95=20.0,
+    reference_ms=2.1,
+    reference_calls=2,
+    reference_best=REFERENCE,
+    slowdown=2.1,
+    load=0.55,
+    floor_ms=4.0,
+)
+
+
+def test_the_reference_and_the_load_are_told_and_a_busy_machine_is_marked(
+    config_path, capsys, monkeypatch
+):
+    told = (
+        "The machine was busy (others use 55 % of it, the reference takes 2.1 times its best): "
+        "the latencies may be too high; measure again when it is calm\n"
+    )
+    monkeypatch.setattr(measure, "measure", lambda *_, **__: BUSY)
+    assert measure.main([str(config_path), "--no-training"]) == 0
+    out = capsys.readouterr().out
+    assert told in out
+    for part in ("9.30 ms", "20.00 ms", "4.00 ms", "2.10 ms", "1.00 ms", "2.10 times", "55 %"):
+        assert part in out
+    assert measure.main([str(config_path), "--no-training", "--json"]) == 0
+    assert Measurement.from_dict(json.loads(capsys.readouterr().out)) == BUSY
+    calm = replace(BUSY, load=None, slowdown=1.0)
+    monkeypatch.setattr(measure, "measure", lambda *_, **__: calm)
+    assert measure.main([str(config_path), "--no-training"]) == 0
+    out = capsys.readouterr().out
+    assert "busy" not in out.replace("however busy the machine was", "")
+    assert "load" not in out
 
 
 @pytest.mark.usefixtures("few_calls")

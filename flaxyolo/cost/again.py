@@ -1,7 +1,9 @@
-"""Measuring again, where a latency is near the budget or has to hold."""
+"""Measuring again, where a latency is near the budget, has to hold, or the machine was busy."""
 
 import json
+import logging
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,15 +13,24 @@ from jaxtyping import UInt8
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import measure
-from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.measurement import BUSY_LOAD, Measurement
 from flaxyolo.machine.child import run_module
+from flaxyolo.machine.load import share_of_others, usage
 from flaxyolo.nn.detector import Weights
 from flaxyolo.spec import DetectorSpec
+
+log = logging.getLogger(__name__)
 
 BORDER = 0.4
 """Share of the budget beyond it within which a latency is measured once more."""
 ATTEMPTS = 2
 TRAINED_ATTEMPTS = 4
+WAIT_S = 20.0
+"""For how long a busy machine is waited for, by a candidate."""
+TRAINED_WAIT_S = 60.0
+"""The same where a training is already paid for."""
+LOOK_S = 1.0
+"""Between two looks at how busy the machine is."""
 FRESH_SECONDS = 900.0
 """Time of a measurement in a process of its own, its compiling included."""
 
@@ -32,14 +43,14 @@ def measure_for(
     *,
     trained: bool = False,
 ) -> Measurement:
-    """The cost; over the latency budget the quietest of several measurements.
+    """The cost; over the latency budget the calmest of several measurements.
 
-    What else runs on a machine can only add to a latency, so the lowest is nearest the truth. A
-    fresh candidate far over the budget is not worth a second look; one whose training is already
-    paid for is.
+    A busy machine is waited for. What else runs on a machine can only add to a latency, so of
+    calm measurements the lowest is nearest the truth. A fresh candidate far over the budget is not
+    worth a second look; one whose training is already paid for is.
     """
     attempt = partial(measure, spec, weights=weights, images=images)
-    return _quietest(budget, attempt, trained)
+    return _calmest(budget, attempt, trained)
 
 
 def measure_in_fresh_process(
@@ -68,14 +79,41 @@ def measure_in_fresh_process(
             )
             return Measurement.from_dict(json.loads(printed), f"{folder}: measured again")
 
-        return _quietest(budget, attempt, trained=True)
+        return _calmest(budget, attempt, trained=True)
 
 
-def _quietest(budget: Budget, attempt: Callable[[], Measurement], trained: bool) -> Measurement:
-    cost = attempt()
+def wait_for_calm(seconds: float) -> None:
+    """Wait until others leave the processor alone, for so many seconds at most."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        before = usage()
+        time.sleep(min(LOOK_S, left))
+        share = share_of_others(before, usage())
+        if share is None or share < BUSY_LOAD:
+            return
+
+
+def _calmest(budget: Budget, attempt: Callable[[], Measurement], trained: bool) -> Measurement:
+    cost = _waited(budget, attempt, TRAINED_WAIT_S if trained else WAIT_S)
     for _ in range((TRAINED_ATTEMPTS if trained else ATTEMPTS) - 1):
         excess = budget.excess(cost).get("latency_ms", 0)
-        if excess <= 0 or (excess > BORDER and not trained):
+        if cost.busy or excess <= 0 or (excess > BORDER and not trained):
             break
-        cost = min(cost, attempt(), key=budget.latency_of)
+        cost = _calmer(budget, cost, attempt())
     return cost
+
+
+def _waited(budget: Budget, attempt: Callable[[], Measurement], seconds: float) -> Measurement:
+    """The cost; where only a calmer machine can tell, the calmest within so many seconds."""
+    cost = attempt()
+    end = time.monotonic() + seconds
+    while budget.undecided(cost) and (left := end - time.monotonic()) > 0:
+        log.info("the machine is busy (%s): waiting up to %.0f s", cost.busyness(), left)
+        wait_for_calm(left)
+        cost = _calmer(budget, cost, attempt())
+    return cost
+
+
+def _calmer(budget: Budget, *costs: Measurement) -> Measurement:
+    """The lowest latency of a calm machine; where there is none, of a busy one."""
+    return min(costs, key=lambda cost: (cost.busy, budget.latency_of(cost)))

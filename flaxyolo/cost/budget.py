@@ -52,6 +52,26 @@ class Budget:
         """
         return self.shares(self.known(cost))
 
+    def undecided(self, cost: Measurement) -> bool:
+        """Whether only a calmer machine can tell: over by a busy one's latency, not by its floor.
+
+        A latency inside the budget is inside on a calm machine all the more.
+        """
+        over = {name for name, share in self.excess(cost).items() if share > 0}
+        return (
+            over == {"latency_ms"}
+            and cost.busy
+            and cost.floor_ms is not None
+            and self.shares({"latency_ms": cost.floor_ms})["latency_ms"] <= 0
+        )
+
+    def least_excess(self, cost: Measurement) -> dict[str, float]:
+        """`excess`, with what the latency is at least where it is undecided."""
+        known = self.known(cost)
+        if self.undecided(cost) and cost.floor_ms is not None:
+            known["latency_ms"] = cost.floor_ms
+        return self.shares(known)
+
     def shares(self, values: Mapping[str, float]) -> dict[str, float]:
         """`excess` of bare values, by the name of their limit."""
         limits = self.limits
@@ -102,7 +122,9 @@ def cheap_excess(budget: Budget, params: int, gflops: float) -> dict[str, float]
 
 def overrun(budget: Budget, cost: Measurement) -> str:
     """By how much each limit is overstepped, such as `over budget by 1.30 ms and 4.0 MiB`."""
-    return _told(budget, budget.known(cost))
+    told = _told(budget, budget.known(cost))
+    over_time = budget.excess(cost).get("latency_ms", 0.0) > 0
+    return f"{told} on a busy machine ({cost.busyness()})" if over_time and cost.busy else told
 
 
 def cheap_overrun(budget: Budget, params: int, gflops: float) -> str:

@@ -1,8 +1,8 @@
-"""What a detector costs: latency, memory, parameters, GFLOPs; and the budget it must keep."""
+"""Measuring what a detector costs: latency, memory, parameters, GFLOPs."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -15,8 +15,18 @@ import numpy as np
 from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.measurement import Measurement, device_name, versions
-from flaxyolo.machine.clock import device_lock, quietest, time_calls
+from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown, versions
+from flaxyolo.cost.reference import LOW, block_low, calm_ms, reference_call, reference_of
+from flaxyolo.cost.table.file import best_reference
+from flaxyolo.machine.clock import (
+    Turns,
+    device_lock,
+    quietest,
+    time_calls,
+    time_in_turn,
+    warm_up,
+)
+from flaxyolo.machine.load import share_of_others, usage
 from flaxyolo.machine.memory import MIB
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import (
@@ -34,6 +44,13 @@ from flaxyolo.weights.checkpoint import load_detector
 
 PACED_GAP_S = 0.2
 """Pause before each call of the paced mode, in which the device falls out of its fast state."""
+CALLS_AN_IMAGE = 25
+"""Calls that an image's low quantile takes; of a slow network fewer images are shown."""
+LEAST_AN_IMAGE = 5
+"""Calls for each image below which they are not told apart."""
+
+TakeTurns = Callable[..., Turns]
+"""How two programs are timed in turn: `time_in_turn`, or another clock."""
 
 
 def measure(
@@ -44,17 +61,18 @@ def measure(
     train_step: jax.stages.Compiled | None = None,
     train_batch_size: int | None = None,
     data_bytes: int = 0,
-    min_calls: int = 200,
+    min_calls: int = 100,
     min_seconds: float = 4.0,
     max_seconds: float = 10.0,
     paced: bool = False,
+    take_turns: TakeTurns = time_in_turn,
 ) -> Measurement:
     """Measure a detector on the default device, alone among the measurements on this machine.
 
     `images` are letterboxed uint8 (n, s, s, 3), shown in turn; None takes photographs. Without
     `weights` they are fresh ones. `train_step` adds the memory of training, less `data_bytes` of
     the data set among its arguments. A latency takes at least `min_calls` calls and `min_seconds`,
-    but ends after `max_seconds`; the quietest hundred calls in a row count.
+    but ends after `max_seconds`, the reference's calls in turn included.
     """
     weights = initial_weights(spec, 0) if weights is None else weights
     images = photographs(spec.image_size) if images is None else images
@@ -62,17 +80,27 @@ def measure(
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise ValueError(f"expected uint8 images (n, *{shape}), got {images.dtype} {images.shape}")
     fused = jax.device_put(fuse(spec, weights))
-    shown = [jax.device_put(image[None]) for image in images]
     detect, network = compiled_detect(spec, 1, images.dtype), compiled_network(spec)
+    reference = reference_call()
     limits = {"min_calls": min_calls, "max_seconds": max_seconds}
     seconds = min(min_seconds, max_seconds)
     with device_lock():
-        whole = time_calls(
-            lambda i: detect(fused, shown[i % len(shown)]), min_seconds=seconds, **limits
+        first = jax.device_put(images[:1])
+        call_s = float(np.median(warm_up(lambda _: detect(fused, first), min(3, min_calls))))
+        # A turn is a call, and about as long a block of the reference.
+        calls = min(max(min_calls, seconds / (2 * call_s)), max_seconds / (2 * call_s))
+        some = spread(images, max(1, int(calls / CALLS_AN_IMAGE)))
+        shown = [jax.device_put(image[None]) for image in some]
+        before = usage()
+        whole = take_turns(
+            lambda i: detect(fused, shown[i % len(shown)]), reference, min_seconds=seconds, **limits
         )
-        alone = time_calls(
+        after = usage()
+        alone = take_turns(
             lambda i: network(fused, shown[i % len(shown)]),
+            reference,
             min_calls=max(1, min_calls // 4),
+            min_seconds=seconds / 4,
             max_seconds=max_seconds / 4,
         )
         slow = (
@@ -80,13 +108,13 @@ def measure(
             if paced
             else None
         )
-    p50, p95 = np.percentile(quietest(whole), [50, 95]).tolist()
+    best = best_reference(reference_of(whole.reference.ravel()))
+    # An accelerator's neighbours are not seen in the processor's time.
+    load = share_of_others(before, after) if jax.default_backend() == "cpu" else None
     paced_p50, paced_p95 = (None, None) if slow is None else np.percentile(slow, [50, 95]).tolist()
     return Measurement(
-        latency_ms_p50=p50,
-        latency_ms_p95=p95,
-        network_ms_p50=float(np.percentile(quietest(alone), 50)),
-        fps=1000 / p50,
+        **calm_figures(whole, len(shown), best, load),
+        network_ms_p50=calm_ms(alone, best),
         vram_mib=memory_mib(detect),
         train_vram_mib=None if train_step is None else memory_mib(train_step) - data_bytes / MIB,
         params=count_params(spec),
@@ -102,6 +130,42 @@ def measure(
     )
 
 
+def calm_figures(turns: Turns, images: int, best: Reference, load: float | None) -> dict[str, Any]:
+    """The figures of a `Measurement` that follow from its turns, with the images shown in turn.
+
+    An image's time is the low quantile of its calls, so p95 is that of images which take longer,
+    as those with more boxes do, and not of the machine's worst moments.
+    """
+    calls, quiet = turns.calls, quietest(turns.calls)
+    apart = images if len(calls) >= LEAST_AN_IMAGE * images else 1
+    lows = [np.percentile(calls[image::apart], LOW) for image in range(apart)]
+    calm, now = best.of_blocks(turns.reference.shape[1]), block_low(turns)
+    p50 = float(np.percentile(lows, 50)) / now * calm.p50_ms
+    median = float(np.median(turns.reference.mean(1)))
+    # Jobs on all cores slow a program that uses all of them more than the reference, by up to 1.5
+    # at a load of 0.77; with the share that they leave it stays below what a calm machine takes.
+    least = float(np.percentile(calls, LOW)) / median * calm.p05_ms * (1 - (load or 0.0))
+    return {
+        "latency_ms_p50": p50,
+        "latency_ms_p95": float(np.percentile(lows, 95)) / now * calm.p95_ms,
+        "fps": 1000 / p50,
+        "measured_ms_p50": float(np.percentile(quiet, 50)),
+        "measured_ms_p95": float(np.percentile(quiet, 95)),
+        "reference_ms": now,
+        "reference_calls": turns.reference.shape[1],
+        "reference_best": best,
+        "slowdown": slowdown(now, calm),
+        "floor_ms": least,
+        "load": load,
+    }
+
+
+def spread(images: np.ndarray, number: int) -> np.ndarray:
+    """So many of the images, evenly spaced; all where there are no more."""
+    number = min(number, len(images))
+    return images[np.arange(number) * len(images) // number]
+
+
 @lru_cache(maxsize=64)
 def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
     """The network with decoding and without NMS, for one uint8 image: `f(fused, images)`."""
@@ -112,15 +176,15 @@ def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
 
 def memory_mib(compiled: jax.stages.Compiled) -> float:
     """Memory that a compiled program needs: arguments, results, work space and its own code."""
-    usage = compiled.memory_analysis()
-    if usage is None:
+    needs = compiled.memory_analysis()
+    if needs is None:
         raise RuntimeError(f"XLA does not tell the memory of a program on {device_name()}")
     needed = (
-        usage.temp_size_in_bytes
-        + usage.argument_size_in_bytes
-        + usage.output_size_in_bytes
-        - usage.alias_size_in_bytes
-        + usage.generated_code_size_in_bytes
+        needs.temp_size_in_bytes
+        + needs.argument_size_in_bytes
+        + needs.output_size_in_bytes
+        - needs.alias_size_in_bytes
+        + needs.generated_code_size_in_bytes
     )
     return needed / MIB
 

@@ -2,24 +2,69 @@
 
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from flaxyolo import __version__
-from flaxyolo.spec import parse
+from flaxyolo.spec import STRICT, parse
 
 VERSIONS_OF = ("jax", "jaxlib", "flax")
+
+BUSY_LOAD = 0.48
+"""Share of the processor used by others from which a latency is marked. On two cores a job on one
+of them took up to 0.43, and what decides stayed within 8 % of the calm machine; jobs on both took
+0.54 and more, and it was up to 1.9 times as high."""
+BUSY_SLOWDOWN = 1.75
+"""How much slower than its best the reference may be. Beside a job on one of two cores it was up
+to 1.53; more is a neighbour that this machine's own load does not show."""
+
+
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@pydantic_dataclass(frozen=True, config=STRICT)
+class Reference:
+    """Milliseconds of one call of the reference."""
+
+    p05_ms: Milliseconds
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+
+    def of_blocks(self, calls: int) -> "Reference":
+        """The same of the mean of so many calls in a row, which varies less than one call."""
+        narrow = 1 / sqrt(calls)
+        return Reference(
+            self.p50_ms + (self.p05_ms - self.p50_ms) * narrow,
+            self.p50_ms,
+            self.p50_ms + (self.p95_ms - self.p50_ms) * narrow,
+        )
+
+    def lowest(self, other: "Reference | None") -> "Reference":
+        """The lower of both, figure by figure: whatever else runs on a machine only adds."""
+        if other is None:
+            return self
+        return Reference(
+            min(self.p05_ms, other.p05_ms),
+            min(self.p50_ms, other.p50_ms),
+            min(self.p95_ms, other.p95_ms),
+        )
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What a detector costs, and under which conditions.
 
-    Latency is that of `detect`, one image on the device in, boxes on the device out; the memory
-    of training leaves out the data set, and is None where no training step was compiled.
+    Latency is that of `detect`, one image on the device in, boxes on the device out, on a device
+    as calm as it was ever seen: what was timed, by the reference's times now and at its best. The
+    memory of training leaves out the data set, and is None where no training step was compiled.
+    Of records of old the latencies are as measured, and what belongs to the reference is None.
     """
 
     latency_ms_p50: float
@@ -44,6 +89,62 @@ class Measurement:
     latency_paced_ms_p95: float | None = None
     memory_device: str | None = None
     """What the memory is for, where that is not the device of the latencies."""
+    measured_ms_p50: float | None = None
+    """The latency as it was measured, of the quietest hundred calls."""
+    measured_ms_p95: float | None = None
+    reference_ms: float | None = None
+    """5th percentile of the reference meanwhile, in blocks as long as a call."""
+    reference_calls: int | None = None
+    """In a block."""
+    reference_best: Reference | None = None
+    """The reference at its best on this device, as far as it was known."""
+    slowdown: float | None = None
+    """How many times its best the reference took."""
+    load: float | None = None
+    """Share of the processor (0..1) that others used; None on an accelerator."""
+    floor_ms: float | None = None
+    """What the latency is at least, however busy the machine was."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was too busy for the latencies to be more than an upper bound."""
+        return (self.load or 0.0) >= BUSY_LOAD or (self.slowdown or 1.0) >= BUSY_SLOWDOWN
+
+    def busyness(self) -> str:
+        """What is known of others on the machine, such as `others use 55 % of it, ...`."""
+        told = []
+        if self.load is not None:
+            told.append(f"others use {100 * self.load:.0f} % of it")
+        if self.slowdown is not None:
+            told.append(f"the reference takes {self.slowdown:.1f} times its best")
+        return ", ".join(told)
+
+    def rescaled(self, best: Reference | None) -> "Measurement":
+        """The same by another best of the reference on this device.
+
+        A measurement before which the device was never seen calm is too high until it was.
+        """
+        if (
+            best is None
+            or self.reference_best is None
+            or self.reference_calls is None
+            or self.reference_ms is None
+            or self.floor_ms is None
+        ):
+            return self
+        then = self.reference_best.of_blocks(self.reference_calls)
+        calm = best.of_blocks(self.reference_calls)
+        factor = calm.p50_ms / then.p50_ms
+        return replace(
+            self,
+            latency_ms_p50=self.latency_ms_p50 * factor,
+            latency_ms_p95=self.latency_ms_p95 * calm.p95_ms / then.p95_ms,
+            network_ms_p50=self.network_ms_p50 * factor,
+            fps=self.fps / factor,
+            reference_best=best,
+            slowdown=slowdown(self.reference_ms, calm),
+            floor_ms=self.floor_ms * calm.p05_ms / then.p05_ms,
+        )
 
     def conditions(self) -> str:
         """One line that belongs under every figure."""
@@ -60,6 +161,11 @@ class Measurement:
     def from_dict(cls, data: object, where: str = "measurement") -> "Measurement":
         """The inverse of `to_dict`."""
         return parse(cls, data, where)
+
+
+def slowdown(reference_ms: float, calm: Reference) -> float:
+    """How many times its best the reference took, both in blocks of as many calls."""
+    return max(1.0, reference_ms / calm.p05_ms)
 
 
 @lru_cache(maxsize=1)

@@ -79,6 +79,8 @@ class Record:
     or a draw that explores."""
     finalist: int | None = None
     """The candidate that a final run trains."""
+    again: int | None = None
+    """The candidate that it stands for, which was taken to be over the budget by mistake."""
     arm: str | None = None
     """Of an ablation."""
     seed: int | None = None
@@ -96,6 +98,8 @@ class Record:
 
     spec: DetectorSpec | None = None
     cost: Measurement | None = None
+    looks: int = 0
+    """Measurements in a row on a busy machine that left open whether it keeps the budget."""
     features: Mapping[str, float] = field(default_factory=dict)
     """Of its architecture, for the surrogate; empty until it was measured."""
     run: str | None = None
@@ -145,6 +149,11 @@ class Record:
     def over_budget(self) -> bool:
         """Whether it oversteps a limit, as far as they are known."""
         return any(excess > 0 for excess in self.constraints.values())
+
+    @property
+    def undecided(self) -> bool:
+        """Whether only a calmer machine can tell if it keeps the budget; it goes on meanwhile."""
+        return self.looks > 0
 
     @property
     def known_features(self) -> Mapping[str, float]:

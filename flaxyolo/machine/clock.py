@@ -2,10 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from jaxtyping import Float64
 from flaxyolo.machine.locks import held
 
 WARM_UP_CALLS = 10
+WARM_UP_SECONDS = 1.0
+"""After which a slow call is warm, if it was called once."""
 BLOCK_CALLS = 100
 """Calls that make a 95th percentile."""
 
@@ -36,20 +38,78 @@ def time_calls(
     gap: float = 0.0,
 ) -> Float64[np.ndarray, " n"]:
     """Milliseconds of each call, until both least numbers are reached or `max_seconds` are over."""
-    for i in range(min(WARM_UP_CALLS, min_calls)):
-        jax.block_until_ready(call(i))
+    warm_up(call, min(WARM_UP_CALLS, min_calls))
     times = []
     start = time.perf_counter()
-    while True:
-        spent = time.perf_counter() - start
-        enough = len(times) >= min_calls and spent >= min_seconds
-        if times and (enough or spent >= max_seconds):
-            return np.array(times) * 1000
+    while not _enough(len(times), start, min_calls, min_seconds, max_seconds):
         if gap:
             time.sleep(gap)
-        began = time.perf_counter()
-        jax.block_until_ready(call(len(times)))
-        times.append(time.perf_counter() - began)
+        times.append(_timed(call, len(times)))
+    return np.array(times) * 1000
+
+
+class Turns(NamedTuple):
+    """Milliseconds of calls, and of a reference's in blocks about as long as one of them."""
+
+    calls: Float64[np.ndarray, " n"]
+    reference: Float64[np.ndarray, "m k"]
+
+
+def time_in_turn(
+    call: Callable[[int], Any],
+    reference: Callable[[int], Any],
+    *,
+    min_calls: int,
+    min_seconds: float = 0.0,
+    max_seconds: float,
+) -> Turns:
+    """One call, then a block of the reference about as long, until there are enough of both."""
+    count = min(WARM_UP_CALLS, min_calls)
+    size = block_size(warm_up(call, count), warm_up(reference, count))
+    times, blocks = [], []
+    start = time.perf_counter()
+    while not _enough(len(times), start, min_calls, min_seconds, max_seconds):
+        times.append(_timed(call, len(times)))
+        blocks.append(time_block(reference, size))
+    return Turns(np.array(times) * 1000, np.array(blocks))
+
+
+def block_size(times: Sequence[float], of_reference: Sequence[float]) -> int:
+    """How many calls of the reference take about as long as one of the other."""
+    return max(1, round(float(np.median(times) / np.median(of_reference))))
+
+
+def time_block(reference: Callable[[int], Any], size: int) -> list[float]:
+    """Milliseconds of so many calls in a row.
+
+    One call before them is not counted: what ran last has left the caches cold.
+    """
+    jax.block_until_ready(reference(0))
+    return [1000 * _timed(reference, number) for number in range(size)]
+
+
+def warm_up(call: Callable[[int], Any], count: int) -> list[float]:
+    """Seconds of calls before those that are counted; of slow ones fewer are enough."""
+    first, start = _timed(call, 0), time.perf_counter()
+    times = []
+    for number in range(1, count):
+        if time.perf_counter() - start >= WARM_UP_SECONDS:
+            break
+        times.append(_timed(call, number))
+    return times or [first]
+
+
+def _enough(
+    calls: int, start: float, min_calls: int, min_seconds: float, max_seconds: float
+) -> bool:
+    spent = time.perf_counter() - start
+    return calls > 0 and ((calls >= min_calls and spent >= min_seconds) or spent >= max_seconds)
+
+
+def _timed(call: Callable[[int], Any], number: int) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(call(number))
+    return time.perf_counter() - began
 
 
 def device_lock() -> AbstractContextManager[object]:

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from flaxyolo.cost.budget import cheap_excess
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.record import Record
 from flaxyolo.machine.gate import Gate
@@ -50,7 +51,7 @@ class Proposer:
     def __init__(self, sweep: Sweep, gate: Gate):
         self.sweep, self.gate = sweep, gate
         self.scout = Scout(sweep)
-        self.learnt: set[int] = set()
+        self.learnt: dict[int, Measurement] = {}
         self.proposals = 0
 
     @cached_property
@@ -66,10 +67,11 @@ class Proposer:
 
     def learn(self, record: Record) -> None:
         """Add a measured network to the table."""
-        if record.cost is None or record.spec is None or record.number in self.learnt:
+        cost = record.cost
+        if cost is None or record.spec is None or self.learnt.get(record.number) == cost:
             return
-        self.learnt.add(record.number)
-        if self.table.add_network(record.spec, record.cost):
+        self.learnt[record.number] = cost
+        if self.table.add_network(record.spec, cost):
             self.table.save()
 
     def propose(self, found: Sequence[Record]) -> Record | None:

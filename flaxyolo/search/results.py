@@ -26,6 +26,10 @@ def results(study: optuna.Study) -> list[Record]:
         replace(read(trial), refuted=trial.number in refuted)
         for trial in study.get_trials(deepcopy=False)
     ]
+    for record in list(records):
+        # What was taken to be over the budget by mistake goes on in another trial.
+        if record.again is not None and record.duplicate_of is None:
+            records[record.again] = replace(records[record.again], duplicate_of=record.number)
     # Two workers may have copied a candidate's run as the same run of a finalist.
     first: dict[tuple[int | None, int | None], int] = {}
     for place, record in enumerate(records):
@@ -39,7 +43,9 @@ def results(study: optuna.Study) -> list[Record]:
 def _numbered(records: list[Record]) -> list[Record]:
     """The records with the number of their network: candidates count, what is tried twice once."""
     networks: dict[int, int] = {}
-    for record in records:
+    for record in sorted(
+        records, key=lambda record: record.number if record.again is None else record.again
+    ):
         if record.stage == CHEAP and record.duplicate_of is None:
             networks[record.number] = len(networks)
     # A full run is its candidate's, a candidate that was tried before is the earlier one's.

@@ -30,6 +30,14 @@ class AddScaled(NamedTuple):
     """Add a YOLOv8 scaled into the budget, which the finalists are compared with."""
 
 
+class MeasureAgain(NamedTuple):
+    """Claim this waiting candidate, and measure it on what may be a calmer machine."""
+
+    number: int
+    until: int
+    """The epoch that it has reached."""
+
+
 class AddFinals(NamedTuple):
     """Add full runs of finalists and controls: candidate and seed of each, in their order."""
 
@@ -50,12 +58,12 @@ class Done(NamedTuple):
     """The sweep is complete."""
 
 
-Job = GoOn | Propose | AddScaled | AddFinals | Close | Wait | Done
+Job = GoOn | Propose | AddScaled | MeasureAgain | AddFinals | Close | Wait | Done
 
 
 def wants_more(found: Sequence[Record], spending: Spending) -> bool:
     """Whether there are fewer candidates than are to be tried."""
-    return len(drawn(found)) < spending.trials
+    return sum(each.again is None for each in drawn(found)) < spending.trials
 
 
 def wants_scaled(found: Sequence[Record], spending: Spending) -> bool:
@@ -78,9 +86,10 @@ def next_job(
     Candidates in their order, but one that is ahead at its rung goes on first. When all have been
     tried, those behind are ended and the finalists trained, and with them the controls: all with
     the first seed, then whoever is not told apart from the leader with another (`next_runs`, which
-    takes `highest` and `affordable`). `closing` says that the time left is what the first seeds
-    need: no candidate goes on, and those behind stay where they are for the next run of the
-    command. The space may be `exhausted`, and no further YOLOv8 expected to fit (`none_scaled`).
+    takes `highest` and `affordable`). What only a calmer machine can tell of is measured again
+    before they are chosen. `closing` says that the time left is what the first seeds need: no
+    candidate goes on, and those behind stay where they are for the next run of the command. The
+    space may be `exhausted`, and no further YOLOv8 expected to fit (`none_scaled`).
     """
     cheap = [each for each in found if each.stage == CHEAP]
     fresh = [each for each in cheap if each.state == "waiting" and each.paused is None]
@@ -105,10 +114,16 @@ def next_job(
             return Propose()
         if running:
             return Wait()
+        whole = [each for each in paused if each.undecided and each.epochs >= spending.short_epochs]
+        if whole:
+            return MeasureAgain(whole[0].number, whole[0].epochs)
         if paused:
             return Close(tuple(each.number for each in paused))
     finals = [each for each in found if each.stage == FINAL and each.duplicate_of is None]
     chosen = entrants(cheap, spending)
+    for each in paused:
+        if each.undecided and each.number in chosen:
+            return MeasureAgain(each.number, each.epochs)
     runs = next_runs(chosen, finals, spending.seeds, highest=highest, affordable=affordable)
     if runs:
         return AddFinals(tuple(runs))
@@ -116,7 +131,8 @@ def next_job(
     if waiting:
         order = [(number, seed) for seed in spending.seeds for number in chosen]
         places = {run: place for place, run in enumerate(order)}
-        first = min(waiting, key=lambda each: places.get(_run(each), len(places)))
+        # What a calmer machine has to tell of comes last.
+        first = min(waiting, key=lambda each: (each.undecided, places.get(_run(each), len(places))))
         return GoOn(first.number, spending.epochs)
     if any(each.state == "running" for each in found if closing is False or each.stage == FINAL):
         return Wait()

@@ -138,6 +138,8 @@ class Network:
         if self.runs:
             return self._fate_of_runs()
         candidate = self.candidate
+        if candidate.state == "waiting" and candidate.undecided:
+            return "undecided: over budget on a busy machine only, to be measured again"
         if candidate.state == "waiting" and candidate.paused is not None:
             return f"paused after {candidate.paused} epochs"
         if candidate.state == "fail" and candidate.reason != INTERRUPTED:

@@ -35,6 +35,8 @@ from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source
 
+LOOKS = 3
+"""Measurements on a busy machine after which the last decides all the same."""
 ERRORS_FILE = "errors.json"
 """In a finished run's folder: kinds of its errors, confusion and calibration."""
 
@@ -46,8 +48,8 @@ def run_trial(
 
     Everything learnt is stored in the trial, and a trial that was paused or interrupted goes on
     from there; the trained detector is saved under `sweep.runs`. TrialPruned where it ends early,
-    PausedError where `until` is not the end of its schedule, OutOfTimeError where the next score
-    would come too late.
+    PausedError where `until` is not the end of its schedule, or where a calmer machine has to tell
+    whether it keeps the budget; OutOfTimeError where the next score would come too late.
     """
     entry = Entry(trial)
     final = entry.record.stage == FINAL
@@ -86,13 +88,20 @@ def drawn(entry: Entry, sweep: Sweep) -> DetectorSpec:
 def afforded(
     entry: Entry, ready: Prepared, config: TrainConfig, sweep: Sweep, around: Surroundings
 ) -> None:
-    """Measure what was not measured before; TrialPruned where it is over the budget."""
-    budget, cost = sweep.budget, entry.record.cost
-    if cost is None:
-        cost = measured(ready, budget, entry, around)
-    keep_cost(entry, cost)
+    """Measure what was not measured before, or on a busy machine; TrialPruned where it is over
+    the budget."""
+    budget, known = sweep.budget, entry.record.cost
     # Memory on another GPU is known once its program is compiled.
     here = budget if sweep.target is None else replace(budget, vram_mib=None)
+    # What is trained to its end is measured with its own weights.
+    open_question = entry.record.undecided and entry.record.epochs < config.epochs
+    if known is None or open_question:
+        cost = measured(ready, budget, entry, around)
+        cost = cost if known is None else keep_memory(cost, known)
+        keep_look(entry, here, cost)
+    else:
+        cost = known
+    keep_cost(entry, cost)
     prune_over(entry, here, cost)
     if not around.has_time(0.0):
         raise OutOfTimeError
@@ -152,13 +161,19 @@ def afforded_trained(
     sweep: Sweep,
     around: Surroundings,
 ) -> None:
-    """Measure with the trained weights; TrialPruned where that is over the budget after all."""
+    """Measure with the trained weights; TrialPruned where that is over the budget after all.
+
+    PausedError where a calmer machine has to tell.
+    """
     assert entry.record.cost is not None, "it was measured before it was trained"
     cost = measured(ready, sweep.budget, entry, around, detector.weights)
     cost = keep_memory(cost, entry.record.cost)
+    keep_look(entry, sweep.budget, cost)
     keep_cost(entry, cost)
     entry.constrain(sweep.budget.excess(cost))
     prune_over(entry, sweep.budget, cost, " once trained")
+    if entry.record.undecided:
+        raise PausedError(entry.record.epochs)
 
 
 def save_trained(run_dir: Path, entry: Entry, detector: TrainedDetector, result: Scored) -> None:
@@ -175,10 +190,21 @@ def save_trained(run_dir: Path, entry: Entry, detector: TrainedDetector, result:
 
 
 def prune_over(entry: Entry, budget: Budget, cost: Measurement, when: str = "") -> None:
-    """TrialPruned, with the constraints stored, where the cost is over the budget."""
-    if not budget.allows(cost):
+    """TrialPruned, with the constraints stored, where the cost is over the budget.
+
+    While that is undecided, the constraints are those of the least that it may be.
+    """
+    if entry.record.undecided and budget.undecided(cost):
+        entry.constrain(budget.least_excess(cost))
+    elif not budget.allows(cost):
         entry.constrain(budget.excess(cost))
         raise optuna.TrialPruned(f"{overrun(budget, cost)}{when}")
+
+
+def keep_look(entry: Entry, budget: Budget, cost: Measurement) -> None:
+    """Count a measurement that leaves open whether the budget is kept; after a few it decides."""
+    looks = entry.record.looks + 1 if budget.undecided(cost) else 0
+    entry.keep(looks=looks if looks < LOOKS else 0)
 
 
 def keep_cost(entry: Entry, cost: Measurement) -> None:
@@ -205,6 +231,8 @@ def prune_duplicate(entry: Entry) -> None:
     for twin_trial in trial.study.get_trials(deepcopy=False):
         if twin_trial.number >= mine.number:
             break
+        if twin_trial.number == mine.again:
+            continue
         twin = read(twin_trial)
         # Two workers may have added the same run of a finalist.
         if (twin.spec, twin.stage, twin.seed) != (

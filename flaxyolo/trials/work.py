@@ -19,6 +19,7 @@ from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.worker import Desk, at_desk, main, read_task
 from flaxyolo.nn.compiling import keep_compiled
+from flaxyolo.search.anew import judged_anew, thrown_out
 from flaxyolo.search.controls import SCALED, kind
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
@@ -28,6 +29,7 @@ from flaxyolo.search.schedule import (
     Close,
     Done,
     GoOn,
+    MeasureAgain,
     Propose,
     Wait,
     next_job,
@@ -68,10 +70,13 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
     seconds = finals_seconds(found, sweep.spending, none_scaled=none_scaled)
     reserve = seconds / task.workers
     left = task.deadline - time.time()
+    closing = reserve > left
+    if not closing and judge_anew(study, found, sweep, proposer):
+        return True
     job = next_job(
         found,
         sweep.spending,
-        closing=reserve > left,
+        closing=closing,
         exhausted=study.user_attrs.get(EXHAUSTED, False),
         none_scaled=none_scaled,
         highest=sweep.objective.highest,
@@ -92,6 +97,8 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
         case AddFinals(runs):
             for number, seed in runs:
                 add_final(study, found[number], seed, sweep)
+        case MeasureAgain(number, until):
+            return go_on(desk, number, until, task.deadline, sweep, proposer)
         case GoOn(number, until):
             final = found[number].stage == FINAL
             end = task.deadline - (0.0 if final else reserve)
@@ -123,6 +130,18 @@ def add_scaled(desk: Desk, found: list[Record], sweep: Sweep, proposer: Proposer
         add(desk.study, control)
 
 
+def judge_anew(study: optuna.Study, found: list[Record], sweep: Sweep, proposer: Proposer) -> bool:
+    """Add what a busy machine had thrown out and a calmer one may not; whether there was any."""
+    if not thrown_out(found):
+        return False
+    wanted = judged_anew(found, sweep.budget, proposer.table.contents.reference)
+    for record in wanted:
+        log.info("trial %d was over the budget on a machine that has been calmer since: once more",
+                 found[record.again or 0].trial)  # fmt: skip
+        add(study, record)
+    return bool(wanted)
+
+
 def go_on(
     desk: Desk, number: int, until: int, end: float, sweep: Sweep, proposer: Proposer
 ) -> bool:
@@ -147,7 +166,7 @@ def close(desk: Desk, record: Record, sweep: Sweep) -> None:
         return
     with lease:
         if record.cost is not None:
-            Entry(lease.trial).constrain(sweep.budget.excess(record.cost))
+            Entry(lease.trial).constrain(sweep.budget.least_excess(record.cost))
         told = f"{record.epochs} of {sweep.spending.short_epochs} epochs"
         control = sweep.spending.controls and kind(record) is not None
         why = f"a control, {told} as a candidate" if control else f"behind after {told}"
@@ -185,6 +204,7 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         cost=candidate.cost,
         # The space does not draw it.
         spec=candidate.spec if candidate.origin == SCALED else None,
+        looks=candidate.looks,
     )
     if candidate.state != "complete" or sweep.full(seed) != sweep.short:
         add(study, run)

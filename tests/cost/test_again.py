@@ -1,8 +1,10 @@
 """Which limits are overstepped, and how often a latency is measured."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,6 +92,106 @@ def test_without_a_limit_of_latency_one_measurement_is_enough(monkeypatch):
     monkeypatch.setattr(again, "measure", lambda *_, **__: calls.append(1) or COST)
     assert measure_for(Budget(params=1e6), tiny_spec(), IMAGES, None, trained=True) == COST
     assert len(calls) == 1
+
+
+BUSY = replace(COST, load=0.55, slowdown=2.1, floor_ms=4.0)
+"""9.3 ms, by a busy machine."""
+BUDGET = Budget(8.0)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock on which waiting takes all the time that is left, and measuring five seconds."""
+    now = SimpleNamespace(seconds=0.0, waits=[])
+
+    def wait(seconds):
+        now.waits.append(round(min(seconds, 8.0)))
+        now.seconds += min(seconds, 8.0)
+
+    monkeypatch.setattr(again, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(again, "wait_for_calm", wait)
+    return now
+
+
+def taken(monkeypatch, clock, *costs, trained=False, budget=BUDGET):
+    """What `measure_for` makes of these measurements, and how many it took."""
+    left = list(costs)
+
+    def measure(*_, **__):
+        clock.seconds += 5.0
+        return left.pop(0)
+
+    monkeypatch.setattr(again, "measure", measure)
+    cost = measure_for(budget, tiny_spec(), IMAGES, None, trained=trained)
+    return cost, len(costs) - len(left)
+
+
+def test_a_latency_inside_the_budget_is_inside_however_busy_the_machine(monkeypatch, clock):
+    inside = replace(BUSY, latency_ms_p95=7.0)
+    assert taken(monkeypatch, clock, inside) == (inside, 1)
+    assert BUDGET.allows(inside)
+    assert not BUDGET.undecided(inside)
+
+
+def test_over_the_budget_by_the_floor_is_over(monkeypatch, clock):
+    slow = replace(BUSY, latency_ms_p95=30.0, floor_ms=8.1)
+    assert taken(monkeypatch, clock, slow, trained=True) == (slow, 1)
+    assert not BUDGET.undecided(slow)
+    assert overrun(BUDGET, slow) == (
+        "over budget by 22.00 ms on a busy machine (others use 55 % of it, "
+        "the reference takes 2.1 times its best)"
+    )
+
+
+def test_over_another_limit_is_over(monkeypatch, clock):
+    budget = Budget(8.0, vram_mib=60.0)
+    assert not budget.undecided(BUSY)
+    assert taken(monkeypatch, clock, BUSY, budget=budget) == (BUSY, 1)
+    assert budget.least_excess(BUSY) == budget.excess(BUSY)
+
+
+def test_a_busy_machine_is_waited_for_and_the_calmest_counts(monkeypatch, clock, caplog):
+    calm = replace(COST, latency_ms_p95=7.9, load=0.1, slowdown=1.1, floor_ms=7.0)
+    with caplog.at_level(logging.INFO):
+        assert taken(monkeypatch, clock, BUSY, BUSY, calm) == (calm, 3)
+    assert clock.waits == [8, 7]
+    assert caplog.messages[0] == (
+        "the machine is busy (others use 55 % of it, the reference takes 2.1 times its best): "
+        "waiting up to 20 s"
+    )
+
+
+def test_a_calm_latency_over_the_budget_decides_against_a_lower_busy_one(monkeypatch, clock):
+    busy, calm = (replace(BUSY, latency_ms_p95=8.5), replace(COST, latency_ms_p95=12.0))
+    assert taken(monkeypatch, clock, busy, calm) == (calm, 2)
+    assert not BUDGET.allows(calm)
+
+
+@pytest.mark.parametrize(("trained", "waits"), [(False, [8, 7]), (True, [8, 8, 8, 8, 8])])
+def test_the_wait_ends_and_leaves_it_undecided(monkeypatch, clock, trained, waits):
+    lowest = replace(BUSY, latency_ms_p95=8.4)
+    costs = [BUSY, lowest, *[BUSY] * 4]
+    cost, _ = taken(monkeypatch, clock, *costs, trained=trained)
+    assert cost == lowest
+    assert clock.waits == waits
+    assert BUDGET.undecided(cost)
+    assert BUDGET.excess(cost) == {"latency_ms": pytest.approx(0.05)}
+    assert BUDGET.least_excess(cost) == {"latency_ms": pytest.approx(-0.5)}
+
+
+@pytest.mark.parametrize(
+    ("shares", "looks"), [([0.9, 0.6, 0.2, 0.9], 3), ([None], 1), ([0.9] * 9, 5)]
+)
+def test_others_are_waited_for_until_they_leave_the_processor(monkeypatch, shares, looks):
+    now, seen = SimpleNamespace(seconds=0.0), iter(shares)
+
+    def sleep(seconds):
+        now.seconds += seconds
+
+    monkeypatch.setattr(again, "time", SimpleNamespace(monotonic=lambda: now.seconds, sleep=sleep))
+    monkeypatch.setattr(again, "share_of_others", lambda *_: next(seen))
+    again.wait_for_calm(5.0)
+    assert now.seconds == looks * again.LOOK_S
 
 
 def saved(folder: Path) -> Path:

@@ -16,7 +16,9 @@ from flaxyolo.cost import measure as cost
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.flops import multiply_adds
 from flaxyolo.cost.measure import measure
-from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.measurement import BUSY_LOAD, BUSY_SLOWDOWN, Measurement, Reference
+from flaxyolo.cost.table import file as latency_file
+from flaxyolo.machine.clock import Turns
 from flaxyolo.nn.conv import Conv, conv2d
 from flaxyolo.nn.detector import detect, fuse, initial_weights
 from tests.small import tiny_spec
@@ -230,6 +232,120 @@ def test_the_paced_mode_and_the_memory_of_training_are_added_on_request():
     assert 0 < found.latency_paced_ms_p50 <= found.latency_paced_ms_p95 < 200
 
 
+BEST = Reference(1.0, 1.05, 1.25)
+
+
+def series(ms, *, images=4, count=400, slow=1.0, size=5, bursts=0.3):
+    """Calls of a network whose last image takes a tenth longer, in turn with the reference."""
+    rng = np.random.default_rng(0)
+    burst = 1 + 2 * (rng.random((2, count)) < bursts)
+    calls = ms * slow * burst[0] * rng.uniform(1, 1.02, count)
+    calls[images - 1 :: images] *= 1.1
+    return Turns(calls, slow * burst[1][:, None] * rng.uniform(1, 1.02, (count, size)))
+
+
+def test_what_decides_is_that_of_a_calm_device_and_what_was_measured_is_kept():
+    calm = cost.calm_figures(series(6.0, bursts=0.0), 4, BEST, 0.0)
+    busy = cost.calm_figures(series(6.0, slow=1.5), 4, BEST, 0.4)
+    for name in ("latency_ms_p50", "latency_ms_p95", "fps"):
+        assert busy[name] == pytest.approx(calm[name], rel=0.05)
+    assert busy["measured_ms_p95"] > 2 * calm["measured_ms_p95"]
+    assert (busy["load"], busy["slowdown"]) == (0.4, pytest.approx(1.5, rel=0.05))
+    assert calm["slowdown"] == pytest.approx(1.0, abs=0.05)
+    assert busy["floor_ms"] < calm["floor_ms"] <= calm["latency_ms_p50"]
+    assert busy["reference_best"] == BEST
+
+
+def test_images_that_take_longer_count_and_single_calls_that_do_not():
+    slow_image = cost.calm_figures(series(6.0), 4, BEST, 0.0)
+    same = series(6.0)
+    same.calls[3::4] /= 1.1
+    alike = cost.calm_figures(same, 4, BEST, 0.0)
+    assert slow_image["latency_ms_p95"] > 1.06 * alike["latency_ms_p95"]
+    assert slow_image["latency_ms_p50"] == pytest.approx(alike["latency_ms_p50"], rel=0.02)
+
+
+def test_images_with_too_few_calls_are_not_told_apart():
+    few = series(1000.0, images=16, count=16, size=900, bursts=0.0)
+    found = cost.calm_figures(few, 16, BEST, None)
+    assert found["latency_ms_p50"] == pytest.approx(1000 * 1.05, rel=0.05)
+    assert found["latency_ms_p95"] == pytest.approx(found["latency_ms_p50"], rel=0.02)
+
+
+@pytest.mark.parametrize("slow", [1.0, 1.5, 3.0])
+def test_a_slow_network_is_never_hidden(slow):
+    found = cost.calm_figures(series(12.0, slow=slow), 4, BEST, 0.0)
+    assert found["latency_ms_p50"] >= 12.0
+    assert found["floor_ms"] > 0.8 * 12.0
+
+
+@pytest.mark.parametrize(
+    ("load", "slowdown", "busy"),
+    [
+        (None, None, False),
+        (0.43, 1.53, False),
+        (BUSY_LOAD, 1.0, True),
+        (0.0, BUSY_SLOWDOWN, True),
+        (None, 2.0, True),
+    ],
+)
+def test_a_busy_machine_is_marked(load, slowdown, busy):
+    assert replace(MEASUREMENT, load=load, slowdown=slowdown).busy == busy
+
+
+def test_how_busy_it_was_is_told():
+    told = replace(MEASUREMENT, load=0.55, slowdown=2.1).busyness()
+    assert told == "others use 55 % of it, the reference takes 2.1 times its best"
+    assert MEASUREMENT.busyness() == ""
+
+
+def test_another_best_of_the_reference_gives_what_would_have_been_measured():
+    turns, calmer = series(6.0, slow=1.5), Reference(0.9, 0.95, 1.1)
+    before = replace(MEASUREMENT, **cost.calm_figures(turns, 4, BEST, 0.1), network_ms_p50=2.0)
+    after = replace(MEASUREMENT, **cost.calm_figures(turns, 4, calmer, 0.1), network_ms_p50=2.0)
+    now = before.rescaled(calmer)
+    assert now.network_ms_p50 == pytest.approx(2.0 * 0.95 / 1.05)
+    for name in ("latency_ms_p50", "latency_ms_p95", "fps", "slowdown", "floor_ms"):
+        assert getattr(now, name) == pytest.approx(getattr(after, name))
+    assert (now.reference_best, now.measured_ms_p95) == (calmer, before.measured_ms_p95)
+    assert before.rescaled(BEST) == before
+    assert before.rescaled(None) == before
+    # Of before there was a reference.
+    assert MEASUREMENT.rescaled(calmer) == MEASUREMENT
+    assert Measurement.from_dict(json.loads(json.dumps(before.to_dict()))) == before
+
+
+def test_the_best_of_the_reference_is_kept_for_the_next_measurement(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(tmp_path))
+    monkeypatch.setattr(cost, "share_of_others", lambda before, after: 0.6)
+
+    def measured(slow):
+        def turns(call, reference, **_):
+            return series(6.0, slow=slow, bursts=0.0)
+
+        return measure(tiny_spec(), take_turns=turns)
+
+    first, calm, busy = measured(2.0), measured(1.0), measured(2.0)
+    assert first.slowdown == pytest.approx(1.0, abs=0.02)
+    assert calm.slowdown == pytest.approx(1.0, abs=0.02)
+    assert busy.slowdown == pytest.approx(2.0, rel=0.02)
+    assert busy.latency_ms_p95 == pytest.approx(calm.latency_ms_p95, rel=0.02)
+    assert first.latency_ms_p95 == pytest.approx(2 * calm.latency_ms_p95, rel=0.02)
+    assert first.rescaled(calm.reference_best).latency_ms_p95 == pytest.approx(
+        calm.latency_ms_p95, rel=0.02
+    )
+    assert (busy.load, busy.busy) == (0.6, True)
+    stored = latency_file.read_contents(latency_file.device_file()).reference
+    assert stored == calm.reference_best
+
+
+def test_of_many_images_some_are_shown():
+    images = np.arange(16)
+    np.testing.assert_array_equal(cost.spread(images, 4), [0, 4, 8, 12])
+    np.testing.assert_array_equal(cost.spread(images, 1), [0])
+    np.testing.assert_array_equal(cost.spread(images, 99), images)
+
+
 @pytest.mark.parametrize(
     "images",
     [
@@ -246,6 +362,7 @@ def test_images_of_another_form_are_refused(images):
 def test_what_is_timed_is_what_detects():
     """`measure` and `detect` share one compiled program."""
     spec = tiny_spec(num_classes=5)
+    cost.reference_call()
     before = cost.compiled_detect.cache_info().currsize
     measure(spec, min_calls=1, min_seconds=0.0)
     assert cost.compiled_detect.cache_info().currsize == before + 1

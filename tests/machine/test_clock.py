@@ -40,6 +40,46 @@ def test_a_gap_lies_before_every_call_and_is_not_timed():
     assert times.max() < 40
 
 
+def test_a_call_and_a_block_of_the_reference_take_turns():
+    seen = []
+    turns = timing.time_in_turn(
+        lambda _: seen.append("call") or time.sleep(0.02),
+        lambda _: seen.append("reference") or time.sleep(0.01),
+        min_calls=3,
+        max_seconds=60.0,
+    )
+    assert len(turns.calls) == 3
+    rows, size = turns.reference.shape
+    assert rows == 3
+    # One call of the reference before each block is not counted.
+    assert seen[6:] == ["call", *["reference"] * (size + 1)] * 3
+    assert turns.calls.min() >= 20
+    assert turns.reference.min() >= 10
+
+
+def test_a_turn_is_taken_though_the_time_is_over():
+    turns = timing.time_in_turn(int, int, min_calls=50, max_seconds=0.0)
+    assert turns.calls.shape == (1,)
+    assert len(turns.reference) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "size"), [([1.0, 9.0, 1.2], 1), ([8.0], 8), ([0.1], 1), ([2.6, 2.4, 30.0], 3)]
+)
+def test_a_block_is_about_as_long_as_a_call(times, size):
+    assert timing.block_size(times, [1.0, 0.9, 1.1]) == size
+
+
+def test_a_slow_call_is_warm_after_fewer(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.05)
+    calls = []
+    times = timing.warm_up(lambda n: calls.append(n) or time.sleep(0.06), 10)
+    assert calls == [0, 1]
+    assert len(times) == 1
+    assert len(timing.warm_up(int, 10)) == 9
+    assert len(timing.warm_up(int, 1)) == 1
+
+
 LOCK_IN_ANOTHER_PROCESS = """
 import fcntl, os, sys, time
 file = os.open(sys.argv[1], os.O_RDONLY | os.O_CREAT)

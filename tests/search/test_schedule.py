@@ -13,6 +13,7 @@ from flaxyolo.search.schedule import (
     Close,
     Done,
     GoOn,
+    MeasureAgain,
     Propose,
     Wait,
     choose_finalists,
@@ -75,6 +76,49 @@ def test_when_no_more_come_the_share_is_rounded_up_and_the_rest_is_closed():
 def test_another_that_runs_is_waited_for():
     few = Spending(trials=2, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
     assert next_job([paused(0, 0.2), result(1, "running")], few) == Wait()
+
+
+def test_what_a_busy_machine_left_open_is_measured_before_finalists_are_chosen():
+    few = Spending(trials=3, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
+    ended = [done(0, 0.2), result(1, "pruned", constraints=OVER)]
+    whole = paused(2, 0.3, 0.4, 0.5)
+    open_question = replace(whole, looks=1)
+    assert next_job([*ended, open_question], few) == MeasureAgain(2, 27)
+    assert next_job([*ended, open_question], few, closing=True) == MeasureAgain(2, 27)
+    # It is closed to no one, and once it is decided the sweep goes on.
+    decided = replace(whole, state="complete", paused=None, looks=0)
+    assert next_job([*ended, decided], few) == AddFinals(((2, 0),))
+    over_after_all = replace(decided, state="pruned", constraints=OVER)
+    assert next_job([*ended, over_after_all], few) == AddFinals(((0, 0),))
+
+
+def test_what_is_behind_is_closed_though_it_is_undecided():
+    few = Spending(trials=2, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
+    behind = replace(paused(0, 0.2), looks=1)
+    assert next_job([behind, done(1, 0.5)], few) == Close((0,))
+
+
+def test_a_finalist_chosen_in_haste_is_measured_again_first():
+    few = Spending(trials=2, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
+    found = [replace(paused(0, 0.5), looks=1), result(1, "waiting")]
+    assert next_job(found, few, closing=True) == MeasureAgain(0, 3)
+
+
+def test_a_full_run_that_waits_for_a_calm_machine_comes_last():
+    first, second = choose_finalists(ENDED, FEW)
+    runs = ((first, 0), (second, 0), (first, 1), (second, 1))
+    waiting = [final(3 + at, *run, 0.5, state="waiting") for at, run in enumerate(runs)]
+    waiting[0] = replace(waiting[0], looks=2)
+    assert next_job([*ENDED, *waiting], FEW) == GoOn(4, 81)
+    over = [replace(each, state="complete") for each in waiting[1:]]
+    assert next_job([*ENDED, waiting[0], *over], FEW) == GoOn(3, 81)
+
+
+def test_what_is_tried_again_takes_nobodys_place():
+    few = Spending(trials=2, short_epochs=27, epochs=81, finalists=1, seeds=(0,))
+    found = [over(0), result(1, "waiting", again=0, cost=None)]
+    assert next_job([*found, result(2, "running")], few) == GoOn(1, 3)
+    assert next_job([over(0), result(1, "running", again=0)], few) == Propose()
 
 
 def done(number, value):

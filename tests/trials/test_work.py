@@ -11,6 +11,8 @@ import pytest
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measurement import Reference
+from flaxyolo.cost.table.file import best_reference, conditions
 from flaxyolo.crew.phases import curve_point
 from flaxyolo.crew.record import CurvePoint, Entry, Record
 from flaxyolo.crew.storage import open_study
@@ -24,7 +26,7 @@ from flaxyolo.search.controls import SCALED
 from flaxyolo.search.family import scaled
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
-from flaxyolo.search.setting import Sweep
+from flaxyolo.search.setting import Sweep, Task
 from flaxyolo.search.space import reference_params, suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.training.loop import DivergedError, Epoch
@@ -251,6 +253,70 @@ def test_one_scaled_yolov8_is_added_and_where_none_fits_that_is_kept(study, swee
         assert work.NONE_SCALED not in desk.study.user_attrs
         work.add_scaled(desk, [], compared, proposer)
         assert desk.study.user_attrs[work.NONE_SCALED]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"), [(0.5, "complete"), (optuna.TrialPruned("over"), "pruned")]
+)
+def test_what_a_busy_machine_left_open_is_measured_before_the_end(
+    study, sweep, monkeypatch, outcome, state
+):
+    """The only candidate has trained its whole schedule, and waits to be measured again."""
+    few = replace(sweep, spending=replace(sweep.spending, trials=1))
+    record = Record(
+        0, "waiting", cost=COST, looks=1, paused=24, features={"x": 1.0},
+        history=(CurvePoint(24, 0.5),),
+    )  # fmt: skip
+    work.add(study, record)
+    taken = []
+
+    def run_trial(trial, *, until, **_):
+        taken.append((trial.number, until))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(work, "run_trial", run_trial)
+    proposer = Proposer(few, Gate("test", few.folder))
+    with at_desk(few.folder, 0) as desk:
+        assert work.work(desk, Task(few, None, (), 1, inf), few, proposer)
+    assert taken == [(0, 24)]
+    assert results(study)[0].state == state
+
+
+def test_what_a_calm_device_would_not_have_thrown_out_is_added_once_more(study, sweep, monkeypatch):
+    here = conditions()
+    then, now = Reference(1.2, 1.3, 1.6), Reference(1.0, 1.04, 1.2)
+    cost = replace(
+        COST,
+        latency_ms_p95=11.0,
+        device=here["device"],
+        dtype=here["dtype"],
+        versions=here["versions"],
+        reference_ms=1.5,
+        reference_calls=1,
+        reference_best=then,
+        floor_ms=6.0,
+    )
+    trial = study.ask()
+    entry = Entry(trial)
+    entry.keep(spec=tiny_spec(), cost=cost)
+    entry.constrain({"latency_ms": 0.1})
+    study.tell(trial, state=TrialState.PRUNED)
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(sweep.folder))
+    proposer = Proposer(sweep, Gate("test", sweep.folder))
+    assert not work.judge_anew(study, results(study), sweep, proposer)
+    best_reference(now)
+    proposer = Proposer(sweep, Gate("test", sweep.folder))
+    assert work.judge_anew(study, results(study), sweep, proposer)
+    assert not work.judge_anew(study, results(study), sweep, proposer)
+    dead, again = results(study)
+    assert (again.again, again.state, again.trial) == (0, "waiting", 0)
+    assert (dead.duplicate_of, dead.trial) == (1, 0)
+    # It is no duplicate of the one that it stands for.
+    entry = Entry(study.ask())
+    entry.keep(spec=tiny_spec())
+    prune_duplicate(entry)
 
 
 def test_a_note_of_the_progress_is_whole_whenever_it_is_read(tmp_path):

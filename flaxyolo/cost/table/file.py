@@ -16,15 +16,20 @@ from pydantic.dataclasses import dataclass
 
 import flaxyolo.spec
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import replacing
-from flaxyolo.cost.measurement import Measurement, device_name, versions
+from flaxyolo.base.files import cache_root, replacing
+from flaxyolo.cost.measurement import (
+    Measurement,
+    Milliseconds,
+    Reference,
+    device_name,
+    versions,
+)
+from flaxyolo.cost.reference import SPEC as REFERENCE
 from flaxyolo.machine.locks import held
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import STRICT, DetectorSpec, parse, to_dict
 
 log = logging.getLogger(__name__)
-
-Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,6 +39,8 @@ class Network:
     spec: DetectorSpec
     p50_ms: Milliseconds
     p95_ms: Milliseconds
+    busy: bool = False
+    """Whether the machine was too busy for more than an upper bound."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,6 +60,8 @@ class Contents:
     """Milliseconds."""
     networks: dict[str, Network] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
+    reference: Reference | None = None
+    """The reference at its best."""
 
 
 @lru_cache(maxsize=1)
@@ -63,6 +72,7 @@ def conditions() -> dict[str, Any]:
     # Keys of another making would be learnt from as other pieces.
     for path in (Path(__file__).with_name("pieces.py"), *sorted((package / "nn").glob("*.py"))):
         digest.update(path.read_bytes())
+    digest.update(json.dumps(to_dict(REFERENCE)).encode())
     return {
         "device": device_name(),
         "dtype": jnp.dtype(compute_dtype()).name,
@@ -76,6 +86,23 @@ def file_name(of: Mapping[str, Any]) -> str:
     """The name of the file for these conditions."""
     text = json.dumps(of, sort_keys=True)
     return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def device_file(cache_dir: Path | None = None) -> Path:
+    """The file of this device's table in the cache folder, which may not be there yet."""
+    folder = cache_root(cache_dir) / "latency"
+    folder.mkdir(exist_ok=True)
+    return folder / file_name(conditions())
+
+
+def best_reference(seen: Reference) -> Reference:
+    """The reference at its best on this device, with what was seen of it now."""
+    path = device_file()
+    stored = read_contents(path).reference
+    best = seen.lowest(stored)
+    if best != stored:
+        merge_into(path, Contents(reference=best), conditions())
+    return best
 
 
 def measured_here(measurement: Measurement) -> bool:
@@ -111,15 +138,22 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
     """Add to the file what is new in `own`; returns both together.
 
     Of two times of one piece the first stays, so that all processes believe the same; of two
-    measurements of one network the last.
+    measurements of one network the last, unless only the first is of a calm machine. Of the
+    reference the lowest stays.
     """
     with held(path.with_suffix(".lock")):
         stored = read_contents(path)
         merged = Contents(
             dict(of),
             own.pieces | stored.pieces,
-            stored.networks | own.networks,
+            stored.networks
+            | {
+                key: network
+                for key, network in own.networks.items()
+                if not network.busy or stored.networks.get(key, network).busy
+            },
             stored.counts | own.counts,
+            own.reference.lowest(stored.reference) if own.reference else stored.reference,
         )
         text = json.dumps(asdict(merged), separators=(",", ":"))
         with replacing(path) as partial, open(partial, "w") as file:

@@ -17,8 +17,16 @@ from flax import nnx
 from jaxtyping import Array, Shaped
 
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.table.file import Count
-from flaxyolo.machine.clock import device_lock, time_calls
+from flaxyolo.cost.reference import calm_ms, reference_call, reference_of
+from flaxyolo.cost.table.file import Count, best_reference
+from flaxyolo.machine.clock import (
+    Turns,
+    block_size,
+    device_lock,
+    time_block,
+    time_calls,
+    warm_up,
+)
 from flaxyolo.nn.backbone import Stage
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import best_pairs, compute_dtype, scaled
@@ -38,6 +46,8 @@ VISITS = 10
 VISIT_CALLS = 5
 VISIT_SECONDS = 0.03
 LONGEST_VISIT_SECONDS = 1.0
+VISIT_BLOCKS = 3
+"""Blocks of the reference after each visit, each about as long as a call of the piece."""
 
 
 _PIECES = "pieces of their own"
@@ -241,26 +251,36 @@ def ready(piece: Piece) -> Callable[[int], Any]:
 
 
 def time_pieces(batch: Sequence[Piece]) -> list[float]:
-    """Milliseconds of each piece: the median of visits in turn, each the median of a few calls.
+    """Milliseconds of each piece on a calm device: by the reference, which is timed in turn.
 
-    The speed of a machine that others use too wanders within seconds; in turn, every piece is
-    seen at moments that lie apart.
+    The speed of a machine that others use too wanders within seconds; in visits in turn, every
+    piece is seen at moments that lie apart.
     """
-    calls = [ready(piece) for piece in batch]
-    visits = []
+    calls, reference = [ready(piece) for piece in batch], reference_call()
+    times: list[list[np.ndarray]] = [[] for _ in batch]
+    blocks: list[list[list[float]]] = [[] for _ in batch]
     with device_lock():
+        one = warm_up(reference, VISIT_CALLS)
+        sizes = [block_size(warm_up(call, VISIT_CALLS), one) for call in calls]
         for _ in range(VISITS):
-            times = [
-                time_calls(
+            for number, call in enumerate(calls):
+                visit = time_calls(
                     call,
                     min_calls=VISIT_CALLS,
                     min_seconds=VISIT_SECONDS,
                     max_seconds=LONGEST_VISIT_SECONDS,
                 )
-                for call in calls
-            ]
-            visits.append([float(np.median(each)) for each in times])
-    return np.median(visits, 0).tolist()
+                times[number].append(visit)
+                blocks[number] += [
+                    time_block(reference, sizes[number]) for _ in range(VISIT_BLOCKS)
+                ]
+    turns = [
+        Turns(np.concatenate(own), np.array(after))
+        for own, after in zip(times, blocks, strict=True)
+    ]
+    seen = np.concatenate([each.reference.ravel() for each in turns])
+    best = best_reference(reference_of(seen))
+    return [calm_ms(each, best) for each in turns]
 
 
 def count(piece: Piece) -> Count:

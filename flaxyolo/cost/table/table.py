@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from flaxyolo.base.files import cache_root
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.correction import Correction, quantile
 from flaxyolo.cost.table.estimate import Estimate, Regression, kind_of, regressions
@@ -23,7 +22,7 @@ from flaxyolo.cost.table.file import (
     Count,
     Network,
     conditions,
-    file_name,
+    device_file,
     measured_here,
     merge_into,
     network_key,
@@ -96,9 +95,7 @@ class LatencyTable:
     @classmethod
     def open(cls, cache_dir: Path | None = None) -> "LatencyTable":
         """The table of this device in the cache folder, a new one where there is none."""
-        folder = cache_root(cache_dir) / "latency"
-        folder.mkdir(exist_ok=True)
-        return cls(folder / file_name(conditions()))
+        return cls(device_file(cache_dir))
 
     def save(self) -> None:
         """Merge into the file what is new here, and take over what others have added."""
@@ -136,11 +133,17 @@ class LatencyTable:
         return self._measure(choose, list(wanted.values()), seconds)
 
     def add_network(self, spec: DetectorSpec, measurement: Measurement) -> bool:
-        """Learn from a whole network; False where it was measured under other conditions."""
+        """Learn from a whole network; False where it was measured under other conditions.
+
+        What was measured on a busy machine counts only while nothing better is known.
+        """
         if not measured_here(measurement):
             return False
+        key, networks = network_key(spec), self.contents.networks
+        if measurement.busy and key in networks and not networks[key].busy:
+            return False
         p50, p95 = measurement.latency_ms_p50, measurement.latency_ms_p95
-        self.contents.networks[network_key(spec)] = Network(spec, p50, p95)
+        networks[key] = Network(spec, p50, p95, measurement.busy)
         self._fitted = None
         return True
 
@@ -188,11 +191,12 @@ class LatencyTable:
 
     def error(self, stat: Stat = "p95") -> TableError:
         """The error of predictions for networks that were not measured, nor the pieces they own."""
-        number = len(self.contents.networks)
+        networks = self._networks()
+        number = len(networks)
         if number < KNOWN_FROM:
             return TableError(number, None, None)
         if not self._begun():
-            self.measure([network.spec for network in self.contents.networks.values()][:1])
+            self.measure([network.spec for network in networks][:1])
         self._fit()
         errors = np.abs(np.exp(-self._corrections[stat].errors) - 1)
         return TableError(number, float(errors.mean()), float((errors <= CLOSE).mean()))
@@ -223,6 +227,11 @@ class LatencyTable:
                 (time.monotonic() - began) / done,
             )
 
+    def _networks(self) -> list[Network]:
+        """Those measured on a calm machine; before there is one, all."""
+        networks = list(self.contents.networks.values())
+        return [network for network in networks if not network.busy] or networks
+
     def _begun(self) -> bool:
         return set(KINDS) <= {kind_of(key) for key in self.contents.pieces}
 
@@ -234,10 +243,10 @@ class LatencyTable:
 
     def _fit(self) -> None:
         """Bring the corrections up to what is known."""
-        state = len(self.contents.pieces), len(self.contents.networks)
+        state = len(self.contents.pieces), len(self._networks())
         if state == self._fitted:
             return
-        networks = list(self.contents.networks.values())
+        networks = self._networks()
         keys = [[piece.key for piece in pieces(network.spec)] for network in networks]
         parts, variance = self._sums(keys, held_out=True)
         for stat, field in STATS.items():

@@ -12,7 +12,9 @@ import pytest
 
 from flaxyolo.config import read_config
 from flaxyolo.cost.measure import count_gflops, count_params
+from flaxyolo.cost.measurement import Measurement, Reference
 from flaxyolo.cost.table import file as latency_file
+from flaxyolo.cost.table import pieces as cut
 from flaxyolo.cost.table import table as latency
 from flaxyolo.cost.table.correction import FREEDOM, SPREAD, Correction, quantile
 from flaxyolo.cost.table.estimate import Regression, described, kind_of
@@ -260,7 +262,7 @@ def test_another_version_has_another_file(tmp_path, monkeypatch):
     here = LatencyTable.open(tmp_path).path
     assert here == LatencyTable.open(tmp_path).path
     other = latency_file.conditions() | {"versions": {"jax": "0.0.1"}}
-    monkeypatch.setattr(latency, "conditions", lambda: other)
+    monkeypatch.setattr(latency_file, "conditions", lambda: other)
     assert LatencyTable.open(tmp_path).path != here
     assert here.parent == tmp_path / "latency"
 
@@ -268,6 +270,79 @@ def test_another_version_has_another_file(tmp_path, monkeypatch):
 def test_a_measurement_of_another_device_is_not_taken(table):
     assert not table.add_network(tiny_spec(), MEASUREMENT)
     assert not table.contents.networks
+
+
+def measured(p95: float, *, busy: bool = False) -> Measurement:
+    here = latency_file.conditions()
+    return replace(
+        MEASUREMENT,
+        latency_ms_p50=p95 / 1.3,
+        latency_ms_p95=p95,
+        load=0.9 if busy else 0.0,
+        device=here["device"],
+        dtype=here["dtype"],
+        versions=here["versions"],
+    )
+
+
+def test_what_a_busy_machine_told_counts_until_a_calm_one_has(table):
+    one, other = specs(2)
+    assert table.add_network(one, measured(30.0, busy=True))
+    assert [network.p95_ms for network in table._networks()] == [30.0]
+    assert table.add_network(other, measured(5.0))
+    assert [network.p95_ms for network in table._networks()] == [5.0]
+    assert table.add_network(one, measured(7.0))
+    assert not table.add_network(one, measured(20.0, busy=True))
+    assert sorted(network.p95_ms for network in table._networks()) == [5.0, 7.0]
+
+
+def test_a_busy_measurement_does_not_take_a_calm_ones_place_on_disk(table):
+    spec, other = tiny_spec(), LatencyTable(table.path)
+    other.add_network(spec, measured(20.0, busy=True))
+    table.add_network(spec, measured(7.0))
+    table.save()
+    other.save()
+    (network,) = LatencyTable(table.path).contents.networks.values()
+    assert (network.p95_ms, network.busy) == (7.0, False)
+
+
+def test_of_the_reference_the_lowest_is_kept(table):
+    for best in (Reference(1.0, 1.1, 1.5), Reference(1.2, 1.3, 1.4), None):
+        own = latency_file.Contents(reference=best)
+        merged = latency_file.merge_into(table.path, own, latency_file.conditions())
+    assert merged.reference == Reference(1.0, 1.1, 1.4)
+    assert LatencyTable(table.path).contents.reference == Reference(1.0, 1.1, 1.4)
+
+
+def test_a_table_of_before_there_was_a_reference_is_read(table):
+    spec = tiny_spec()
+    table.measure([spec])
+    table.add_network(spec, measured(7.0))
+    table.save()
+    old = json.loads(table.path.read_text())
+    del old["reference"]
+    for network in old["networks"].values():
+        del network["busy"]
+    table.path.write_text(json.dumps(old))
+    contents = LatencyTable(table.path).contents
+    assert contents == table.contents
+    assert contents.reference is None
+
+
+def test_pieces_are_what_they_take_on_a_calm_device(monkeypatch, tmp_path):
+    """Piece number `n` takes n times as long as the reference, on a device twice as slow."""
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(tmp_path))
+    latency_file.best_reference(Reference(1.0, 1.04, 1.2))
+    batch = pieces(tiny_spec())
+    calls = {piece.key: number for number, piece in enumerate(batch, 1)}
+    monkeypatch.setattr(cut, "ready", lambda piece: calls[piece.key])
+    monkeypatch.setattr(cut, "reference_call", lambda: 1)
+    monkeypatch.setattr(cut, "warm_up", lambda call, count: [2e-3 * call])
+    monkeypatch.setattr(cut, "time_calls", lambda call, **_: np.full(5, 2.0 * call))
+    monkeypatch.setattr(cut, "time_block", lambda reference, size: [2.0] * size)
+    expected = [1.04 * number for number in range(1, len(batch) + 1)]
+    # The reference beside a piece of n times its length is as steady as n calls are.
+    assert time_pieces(batch) == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_error_is_not_known_before_four_networks_are_measured(table):
