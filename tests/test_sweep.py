@@ -88,7 +88,9 @@ def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(
     monkeypatch.setattr(standings, "LEARNT", 0.0)
     assert sweep.main(tiny_command(base)) == 0
     shown = capsys.readouterr()
-    assert "Best: trial 0, finalist 0, seed 0: complete" in shown.out
+    told = shown.out.splitlines()
+    assert told[0].startswith("Best: trial 0 (baseline), mAP "), "the answer comes first"
+    assert re.match(r"It takes [0-9.]+ of 10000 ms p95 \(0%\), ", told[1])
     assert "python -m flaxyolo.train" in shown.out
     assert "the points of AP50 that each kind costs: " in shown.out
     assert f"optuna-dashboard {study}/study.log" in shown.out

@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 VERSION = 2
 """Raised with every change of the statistics."""
 
-TESTED_BY_CANDIDATES = ("image_size", "next_image_size", "plan", "p2")
-"""Advice that the candidates at the next resolution, and with or without P2, are there to test."""
-
 LEAST_SHARE = 1 / 30
 """Of the highest value of an objective, below which two scores tell nothing."""
 
@@ -141,12 +138,8 @@ class Verdict(NamedTuple):
         return f"{self.advice}: {word}; {self.why}"
 
 
-def verdicts(
-    found: Sequence[Record], objective: Objective, advice: Sequence[Advice] = ()
-) -> list[Verdict]:
+def verdicts(found: Sequence[Record], objective: Objective) -> list[Verdict]:
     """Every advised candidate against what it is compared with, one training run each.
-
-    Advice that no two of them differ in alone is named as not tested, in one entry.
 
     The advised network should beat the baseline, and its variants should not beat it; of two that
     were not trained to the same epoch the last epoch counts that both were scored after.
@@ -167,10 +160,6 @@ def verdicts(
         other = BASELINE if name == ADVISED else ADVISED
         if other in by_name:
             told.append(_compare(name, result, other, by_name[other], found, objective))
-    rest = [f"{each.key} {each.value}" for each in advice if each.key not in TESTED_BY_CANDIDATES]
-    if told and rest:
-        why = "no two candidates differ in one of these alone"
-        told.append(Verdict(", ".join(rest), None, why))
     return told
 
 

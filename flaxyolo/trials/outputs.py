@@ -34,7 +34,8 @@ def sweep_report(standings: Standings, sweep: Sweep) -> Report:
     if not standings.nothing_learnt:
         told += [f"Finalists: {line}" for line in verdict(standings.finalists)]
     told += [line for line in (front_line(standings),) if line]
-    told += [f"Advice: {one.line()}" for one in verdicts(found, sweep.objective, sweep.advice)]
+    advised = verdicts(found, sweep.objective)
+    told += [f"Advice: {one.line()}" for one in advised if one.held is not None]
     told += [line for line in (inside_line(found), seconds_line(found)) if line]
     return Report(standings, sweep.source, tuple(told))
 

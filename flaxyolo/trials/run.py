@@ -23,7 +23,7 @@ from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, upd
 from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
 from flaxyolo.trials.standings import LEARNT, Standings
-from flaxyolo.trials.table import outcome, table
+from flaxyolo.trials.table import best_found, costs, outcome, table
 from flaxyolo.trials.work import EXHAUSTED
 
 log = logging.getLogger(__name__)
@@ -107,17 +107,18 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     report = sweep_report(standings, sweep)
     best = standings.best
     told = cli.tables_console(PIPED)
+    answer, where = [], []
+    if best is not None and standings.nothing_learnt:
+        answer = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
+    elif best is not None:
+        answer, where = answer_lines(study, standings), where_lines(sweep)
+    for line in answer:
+        told.print(line, soft_wrap=True)
     told.print(table(report))
-    for line in report.told:
+    for line in (*report.told, *where):
         told.print(line, soft_wrap=True)
     if best is None or best.cost is None:
         raise InputError(nothing_found(standings))
-    if standings.nothing_learnt:
-        lines = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
-    else:
-        lines = closing_lines(study, standings, best, sweep)
-    for line in lines:
-        told.print(line, soft_wrap=True)
 
 
 def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
@@ -133,16 +134,19 @@ def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
              done, sweep.spending.trials)  # fmt: skip
 
 
-def closing_lines(
-    study: optuna.Study, standings: Standings, best: Record, sweep: Sweep
-) -> list[str]:
-    """What the best detector beats, its figures, where it lies, and what to do next."""
-    assert best.cost is not None, "the best was measured"
+def answer_lines(study: optuna.Study, standings: Standings) -> list[str]:
+    """The best detector: how good it is, what it costs, what it beats, how sure that is."""
+    best = standings.best
+    assert best is not None, "there is an answer"
+    network = next(one for one in standings.networks if one.number == best.trial)
+    lines = [best_found(network), costs(network, standings.budget), standings.lead]
+    return [line for line in (*lines, confirmed_line(study, best.number)) if line]
+
+
+def where_lines(sweep: Sweep) -> list[str]:
+    """Where the best detector lies, and what to do next."""
     folder = sweep.folder
     lines = [
-        standings.lead,
-        f"Best: trial {best.trial}, {outcome(best, sweep.budget)}, {best.cost.image_size} px",
-        confirmed_line(study, best.number),
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}",
         error_line(sweep),
     ]

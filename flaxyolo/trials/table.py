@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from flaxyolo.base.files import replace_file
-from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.budget import LIMITS, Budget
 from flaxyolo.crew.record import INTERRUPTED, Record
 from flaxyolo.search.finalists import leads
 from flaxyolo.spec import to_dict
@@ -135,7 +135,9 @@ def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
     """
     headings = ["trial", "objective", "SE", *SCORE_COLUMNS, *COST_COLUMNS, "note"]
     table = []
-    for row in flat_rows(standings.ranked):
+    # What waits has no figures yet.
+    begun = [network for network in standings.ranked if network.state != "waiting"]
+    for row in flat_rows(begun):
         value, wide = row["objective"], row["half_width"]
         told = "-" if value is None else f"{value:.3f}" + (f" ± {wide:.3f}" if wide else "")
         error = row["objective_se"]
@@ -147,6 +149,35 @@ def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
             line.append("-" if row[key] is None else format(row[key], form))
         table.append([*line, row["note"]])
     return headings, table
+
+
+def best_found(network: Network) -> str:
+    """The best network with its scores, the mean over its runs."""
+    origin, wide = network.candidate.origin, network.half_width
+    scores = {name: network.scores.get(key) for name, key in SCORE_COLUMNS.items()}
+    told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
+    runs = len(network.scored)
+    return (
+        f"Best: trial {network.number}" + (f" ({origin})" if origin else "") + f", {told}; "
+        f"objective {network.objective or 0:.3f}" + (f" ± {wide:.3f}" if wide else "")
+        + f", {runs} seed{'s' * (runs > 1)} of {network.epochs} epochs"
+    )  # fmt: skip
+
+
+def costs(network: Network, budget: Budget) -> str | None:
+    """What the best network costs, each limit with its share; None where it was not measured."""
+    cost = network.shown.cost
+    if cost is None:
+        return None
+    known, parts = budget.known(cost), []
+    for name, value in known.items():
+        size, unit, decimals = LIMITS[name]
+        limit = budget.limits[name]
+        stat = f" {budget.latency_stat}" if name == "latency_ms" else ""
+        parts.append(f"{value / size:.{decimals}f} of {limit / size:g} {unit}{stat} "
+                     f"({value / limit:.0%})")  # fmt: skip
+    parts += [f"{cost.params:,} parameters", f"{cost.gflops:.2f} GFLOPs", f"{cost.image_size} px"]
+    return f"It takes {', '.join(parts)}"
 
 
 def note(record: Record) -> str:

@@ -107,16 +107,6 @@ def test_advice_is_judged_at_the_last_epoch_that_both_reached(study):
     ]
 
 
-def test_advice_that_no_candidate_tests_alone_is_named(study):
-    finish(study, {10: 0.5})
-    finish(study, {10: 0.9})
-    lines = [verdict.line() for verdict in verdicts(results(study), Objective(), ADVICE)]
-    assert lines[0].startswith("advised beats the baseline: held; trial 1 has 0.900")
-    assert lines[1:] == [
-        "neck.kind pan, slots.boxes 32: not tested; no two candidates differ in one of these alone"
-    ]
-
-
 def test_the_funnels_own_candidates_are_no_advice():
     found = [
         result(number, "complete", [(3, 0.5)], origin=origin)

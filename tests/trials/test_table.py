@@ -15,7 +15,17 @@ from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import REFERENCE, suggest_detector
 from flaxyolo.spec import detector_from_dict
 from flaxyolo.trials.standings import Standings
-from flaxyolo.trials.table import Report, flat_rows, markdown, outcome, rows, table, write
+from flaxyolo.trials.table import (
+    Report,
+    best_found,
+    costs,
+    flat_rows,
+    markdown,
+    outcome,
+    rows,
+    table,
+    write,
+)
 from tests.search.made import final
 from tests.search.made import result as made_result
 
@@ -194,6 +204,29 @@ def test_the_lead_of_the_best_comes_first_and_stands_in_its_row():
     )  # fmt: skip
     assert second["lead"] is third["lead"] is None
     assert third["note"] == "YOLOv8 scaled: 1 seed, 24 epochs"
+
+
+def test_the_best_is_told_with_its_scores_and_each_limit_with_its_share():
+    runs = [final(7 + seed, 6, seed, 0.8 + 0.1 * seed, spec=SPEC, cost=COST, scores=SCORES)
+            for seed in (0, 1)]  # fmt: skip
+    standings = report(result(6, origin="advised"), *runs).standings
+    (network,) = standings.networks
+    told = best_found(network)
+    assert told.startswith("Best: trial 6 (advised), mAP 0.400, mAP50 0.600, mAP_s 0.200, mAP_l ")
+    assert "; objective 0.850 ± " in told
+    assert told.endswith(", 2 seeds of 24 epochs")
+    budget = Budget(8.0, vram_mib=256.0, params=2e6)
+    assert costs(network, budget) == (
+        "It takes 6.25 of 8 ms p95 (78%), 64.0 of 256 MiB (25%), 1.23 of 2 M parameters (62%), "
+        "1,234,567 parameters, 0.50 GFLOPs, 192 px"
+    )
+
+
+def test_what_waits_has_no_row():
+    shown = report(result(0), made_result(1, "waiting", (), cost=None))
+    assert [line[:4] for line in markdown(shown).splitlines() if line.startswith("| ")] == [
+        "| tr", "| --", "| 0 ",
+    ]  # fmt: skip
 
 
 def test_a_finalist_whose_short_run_was_not_ended_is_told_by_its_full_runs():
