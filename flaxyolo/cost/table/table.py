@@ -56,12 +56,19 @@ class Prediction(NamedTuple):
     freedom: float
     """Of the Student's t that errors follow."""
 
+    def middle(self, stat: Stat = "p95") -> float:
+        """Milliseconds that the network is as likely to be above as below."""
+        return self.p50_ms if stat == "p50" else self.p95_ms
+
+    def spread(self, stat: Stat = "p95") -> float:
+        """Standard deviation of the logarithm of the error."""
+        return self.p50_spread if stat == "p50" else self.p95_spread
+
     def upper(self, stat: Stat = "p95", confidence: float = 0.9) -> float:
         """Milliseconds that the network stays below, with this confidence."""
-        middle, spread = (
-            (self.p50_ms, self.p50_spread) if stat == "p50" else (self.p95_ms, self.p95_spread)
+        return self.middle(stat) * float(
+            np.exp(quantile(confidence, self.freedom) * self.spread(stat))
         )
-        return middle * float(np.exp(quantile(confidence, self.freedom) * spread))
 
 
 class TableError(NamedTuple):
@@ -112,10 +119,12 @@ class LatencyTable:
         wanted = list({piece.key: piece for spec in specs for piece in pieces(spec)}.values())
         return self._measure(lambda missing: missing[:BATCH], wanted, seconds)
 
-    def fill(self, specs: Sequence[DetectorSpec], seconds: float, seed: int = 0) -> int:
+    def fill(
+        self, specs: Sequence[DetectorSpec], seconds: float, seed: int = 0, batch: int = BATCH
+    ) -> int:
         """Measure, for so long, pieces by which the times of these networks are least certain.
 
-        Returns how many. Pieces are drawn by their share in that uncertainty.
+        Returns how many. Pieces are drawn by their share in that uncertainty, `batch` at a time.
         """
         rng = np.random.default_rng(seed)
         often = Counter(piece.key for spec in specs for piece in pieces(spec))
@@ -129,7 +138,7 @@ class LatencyTable:
             keys = [piece.key for piece in missing]
             means, variances = self._estimate(keys)
             gain = np.array([often[key] for key in keys]) * np.exp(2 * means) * variances
-            number = min(BATCH, len(missing))
+            number = min(batch, len(missing))
             rows = rng.choice(len(missing), number, replace=False, p=gain / gain.sum())
             return [missing[row] for row in rows]
 
