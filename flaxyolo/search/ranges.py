@@ -55,8 +55,9 @@ LADDER = (
 
 DRAWS = 40
 """Networks judged on each rung of the ladder, all at every size."""
-COUNTED_DRAWS = 8
-"""The same where each must be traced to be judged."""
+COUNTED_DRAWS = 6
+COUNTED_LADDER = LADDER[::2]
+"""The same where each network must be traced to be judged."""
 ENOUGH = 0.2
 """Share of draws in the band beyond which more input sizes are worth more than more draws."""
 LEAST = 0.12
@@ -101,6 +102,7 @@ def choose_ranges(
     used: Used,
     *,
     classes: int = 80,
+    ladder: Sequence[Ranges] = LADDER,
     draws: int = DRAWS,
     learn: Learn = lambda specs: None,
     seed: int = 0,
@@ -117,7 +119,7 @@ def choose_ranges(
         baseline = nearest(suggest, sizes, classes)
         fitting = used([at_size(baseline, size) for size in sizes]) <= 1
         taken = taken[: max(1, int(fitting.sum()))][-MOST_SIZES:]
-    rungs = LADDER if free & {"widths", "max_depths"} else (USUAL,)
+    rungs = ladder if free & {"widths", "max_depths"} else (USUAL,)
     networks: list[list[DetectorSpec]] = []
     for rung in rungs:
         space = with_ranges(suggest, replace(rung, image_sizes=taken[-1:]))
@@ -210,7 +212,13 @@ def screened_ranges(
     if budget.gflops is not None or budget.params is not None:
         log.info("choosing the ranges of the space: networks are counted")
         return choose_ranges(
-            suggest, sizes, counted(budget), classes=classes, draws=COUNTED_DRAWS, seed=seed
+            suggest,
+            sizes,
+            counted(budget),
+            classes=classes,
+            ladder=COUNTED_LADDER,
+            draws=COUNTED_DRAWS,
+            seed=seed,
         )
     ranges = replace(USUAL, image_sizes=tuple(sizes[-SIZES:]))
     why = f"{ranges.describe()}: the usual ones, for memory is known of compiled networks only"
@@ -257,7 +265,7 @@ def counted(budget: Budget) -> Used:
 
     @cache
     def counts(spec: DetectorSpec) -> tuple[float, float]:
-        params = 0 if budget.params is None else count_params(spec)
+        params = 0.0 if budget.params is None else float(count_params(spec))
         return params, 0.0 if budget.gflops is None else count_gflops(spec) / spec.image_size**2
 
     def used(specs: Sequence[DetectorSpec]) -> Float64[np.ndarray, " n"]:
@@ -265,7 +273,7 @@ def counted(budget: Budget) -> Used:
         for spec in specs:
             # Products grow with the pixels, so a network is traced at one size only.
             params, products = counts(at_size(spec, 64))
-            values = {"params": float(params), "gflops": products * spec.image_size**2}
+            values = {"params": params, "gflops": products * spec.image_size**2}
             shares.append(1 + max(budget.shares(values).values()))
         return np.array(shares)
 
