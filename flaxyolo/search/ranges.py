@@ -53,11 +53,17 @@ LADDER = (
 )
 """Up to YOLOv8x's size: C2 of 160 channels, at most 640 wide, 3, 6, 6 and 3 layers deep."""
 
+PRODUCTS = (0.3, 0.4, 0.5, 1.3, 1.6, 1.8, 2.6, 4.8, 9.0, 18.0, 34.0, 58.0, 78.0)
+"""Multiply-adds of the middle network of each rung, over the reference's at the same size."""
+LARGE = 2.0
+"""The same of a rung's large networks, over its middle one's."""
+
 DRAWS = 40
 """Networks judged on each rung of the ladder, all at every size."""
-COUNTED_DRAWS = 6
+COUNTED_DRAWS = 24
+TRACED_DRAWS = 8
 COUNTED_LADDER = LADDER[::2]
-"""The same where each network must be traced to be judged."""
+"""The same for parameters, and for GFLOPs, for which each network must be traced."""
 ENOUGH = 0.2
 """Share of draws in the band beyond which more input sizes are worth more than more draws."""
 LEAST = 0.12
@@ -69,7 +75,7 @@ MOST_SIZES = 6
 LEARN_S = 2.0
 LEARN_BATCH = 4
 """Seconds spent on the table of blocks for each rung, and pieces timed in turn."""
-LEARN_IN_ALL_S = 15.0
+LEARN_IN_ALL_S = 10.0
 LEARN_UP_TO = 1.5
 """Share of the budget up to which the pieces of a network are measured: the others take long."""
 MEASURE_S = 1.0
@@ -77,8 +83,8 @@ MEASURE_S = 1.0
 
 Used = Callable[[Sequence[DetectorSpec]], Float64[np.ndarray, " n"]]
 """The share of the budget that each network uses, 1 at its limit."""
-Learn = Callable[[Sequence[DetectorSpec]], object]
-"""Is told which networks will be judged next."""
+Learn = Callable[[Sequence[DetectorSpec]], bool]
+"""Is told which networks will be judged next; False where it has no more time to learn of them."""
 
 
 RANGES = "ranges"
@@ -104,7 +110,7 @@ def choose_ranges(
     classes: int = 80,
     ladder: Sequence[Ranges] = LADDER,
     draws: int = DRAWS,
-    learn: Learn = lambda specs: None,
+    learn: Learn = lambda specs: True,
     seed: int = 0,
 ) -> Ranges:
     """The ranges of a space whose draws use 70 to 100 % of the budget, as far as there are any.
@@ -112,6 +118,8 @@ def choose_ranges(
     `sizes` are those that suit the images, smallest first. The largest taken is the largest at
     which the space's nearest to the reference is inside the budget. Below it follow as many as
     leave a fifth of the draws in the band, or four. What the space has decided stays as it is.
+    The ladder is climbed until its networks are too large, or no more is learnt of them: what is
+    unlike everything measured is easily thought fast.
     """
     free = left_open(suggest)
     taken = tuple(sizes)
@@ -128,8 +136,8 @@ def choose_ranges(
         if "image_sizes" in free:
             specs = [at_size(spec, size) for spec in specs for size in taken]
         networks.append(specs)
-        learn(specs)
-        if np.quantile(used(specs), 0.25) > 1:
+        learnt = learn(specs)
+        if not learnt or np.quantile(used(specs), 0.25) > 1:
             break
     # A row for each network; where the space has its own sizes, of one column.
     columns = len(taken) if "image_sizes" in free else 1
@@ -200,12 +208,20 @@ def screened_ranges(
     if budget.latency_ms is not None:
         log.info("choosing the ranges of the space: the baseline and blocks are measured for about "
                  "%.0f s, unless they are known", LEARN_IN_ALL_S)  # fmt: skip
-        calibrate(table, nearest(suggest, sizes, classes))
+        baseline = nearest(suggest, sizes, classes)
+        calibrate(table, baseline)
+        used = used_of(budget, table)
+        # Times grow by the pixels at most, so it is inside the budget at this size for certain.
+        longest = baseline.image_size * used([baseline])[0] ** -0.5
+        fitting = [size for size in sizes if size <= longest] or sizes[:1]
+        largest = at_size(baseline, fitting[-1])
+        table.measure([largest])
         return choose_ranges(
             suggest,
             sizes,
-            used_of(budget, table),
+            used,
             classes=classes,
+            ladder=worth_climbing(float(used([largest])[0])),
             learn=learning(budget, table, seed),
             seed=seed,
         )
@@ -217,12 +233,23 @@ def screened_ranges(
             counted(budget),
             classes=classes,
             ladder=COUNTED_LADDER,
-            draws=COUNTED_DRAWS,
+            draws=COUNTED_DRAWS if budget.gflops is None else TRACED_DRAWS,
             seed=seed,
         )
     ranges = replace(USUAL, image_sizes=tuple(sizes[-SIZES:]))
     why = f"{ranges.describe()}: the usual ones, for memory is known of compiled networks only"
     return replace(ranges, why=why)
+
+
+def worth_climbing(share: float) -> Sequence[Ranges]:
+    """The ladder without the rungs whose networks use too little, by the baseline's share of the
+    budget: times grow by the products at most."""
+    rungs = [
+        rung
+        for rung, products in zip(LADDER, PRODUCTS, strict=True)
+        if LARGE * products * share >= DEFAULTS.band[0]
+    ]
+    return rungs or LADDER[-1:]
 
 
 def calibrate(table: LatencyTable, spec: DetectorSpec) -> None:
@@ -251,11 +278,12 @@ def learning(budget: Budget, table: LatencyTable, seed: int) -> Learn:
     """Measures pieces of networks that may be inside the budget, for a limited time in all."""
     used, began = used_of(budget, table), time.monotonic()
 
-    def learn(specs: Sequence[DetectorSpec]) -> None:
+    def learn(specs: Sequence[DetectorSpec]) -> bool:
         near = [spec for spec, share in zip(specs, used(specs), strict=True)
                 if share <= LEARN_UP_TO]  # fmt: skip
-        if near and time.monotonic() - began < LEARN_IN_ALL_S:
+        if near:
             table.fill(near, LEARN_S, seed, batch=LEARN_BATCH)
+        return time.monotonic() - began < LEARN_IN_ALL_S
 
     return learn
 

@@ -27,6 +27,7 @@ from flaxyolo.search.ranges import (
     screened_ranges,
     store_ranges,
     stored_ranges,
+    worth_climbing,
 )
 from flaxyolo.search.screen import draw
 from flaxyolo.search.space import (
@@ -203,13 +204,29 @@ def test_a_new_table_learns_what_it_needs(table, budget_ms):
 )
 def test_other_limits_are_screened_by_counting(table, monkeypatch, budget, count):
     monkeypatch.setattr(screening, "COUNTED_LADDER", LADDER[::4])
-    monkeypatch.setattr(screening, "COUNTED_DRAWS", 4)
+    monkeypatch.setattr(screening, "COUNTED_DRAWS", 12)
+    monkeypatch.setattr(screening, "TRACED_DRAWS", 4)
     ranges = screened_ranges(suggest_detector, (128, 160), budget, table, classes=CLASSES)
-    pool = draw(with_ranges(suggest_detector, ranges), 8, 3).drawn
+    pool = draw(with_ranges(suggest_detector, ranges), 12, 3).drawn
     (limit,) = budget.limits.values()
     used = [count(replace(each.spec, num_classes=CLASSES)) / limit for each in pool]
-    assert 0.3 < np.median(used) < 1.7
+    assert 0.25 < np.median(used) < 2.5
     assert not table.contents.pieces
+
+
+def test_an_ignorant_table_chooses_nothing_far_from_what_it_measured(table, monkeypatch):
+    monkeypatch.setattr(screening, "LEARN_IN_ALL_S", 0.0)
+    ranges = screened_ranges(
+        suggest_detector, image_sizes_for(192), Budget(latency_ms=8.0), table, classes=CLASSES
+    )
+    assert len(table.contents.pieces) <= 14 + screening.LEARN_BATCH
+    assert np.median(1.2 * shares(TWO_CORES, 8.0, ranges)) < 2
+
+
+def test_rungs_that_cannot_fill_the_budget_are_left_out():
+    assert worth_climbing(1.0) == list(LADDER[1:])
+    assert worth_climbing(0.01)[0] == LADDER[10]
+    assert worth_climbing(1e-4) == LADDER[-1:]
 
 
 def test_a_limit_of_memory_keeps_the_usual_ranges(table):
