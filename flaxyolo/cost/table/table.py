@@ -56,19 +56,12 @@ class Prediction(NamedTuple):
     freedom: float
     """Of the Student's t that errors follow."""
 
-    def middle(self, stat: Stat = "p95") -> float:
-        """Milliseconds that the network is as likely to be above as below."""
-        return self.p50_ms if stat == "p50" else self.p95_ms
-
-    def spread(self, stat: Stat = "p95") -> float:
-        """Standard deviation of the logarithm of the error."""
-        return self.p50_spread if stat == "p50" else self.p95_spread
-
     def upper(self, stat: Stat = "p95", confidence: float = 0.9) -> float:
         """Milliseconds that the network stays below, with this confidence."""
-        return self.middle(stat) * float(
-            np.exp(quantile(confidence, self.freedom) * self.spread(stat))
+        middle, spread = (
+            (self.p50_ms, self.p50_spread) if stat == "p50" else (self.p95_ms, self.p95_spread)
         )
+        return middle * float(np.exp(quantile(confidence, self.freedom) * spread))
 
 
 class TableError(NamedTuple):
