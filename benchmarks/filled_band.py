@@ -109,11 +109,11 @@ def main() -> None:
                 ranges = screened_ranges(
                     suggest, image_sizes_for(longest), budget, table, classes=CLASSES
                 )
-                used = used_of(budget, table)
+                here = used_of(budget, table)
                 rows.append(
                     row(
                         device_name(), budget_ms, longest, usual, ranges,
-                        lambda of, used=used: share(suggest, of, used, arguments.draws),
+                        lambda of, used=here: share(suggest, of, used, arguments.draws),
                     )
                 )  # fmt: skip
     if arguments.json:
