@@ -44,9 +44,10 @@ from flaxyolo.search.controls import SCALED, controls
 from flaxyolo.search.family import DEPTHS, scaled
 from flaxyolo.search.finalists import fastest_tied, finalists
 from flaxyolo.search.objective import Objective
+from flaxyolo.search.ranges import stored_ranges
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.space import image_sizes_for, suggest_detector
+from flaxyolo.search.space import Ranges, former_image_sizes, suggest_detector, with_ranges
 from flaxyolo.search.spending import Spending
 from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.trials.trial import run_trial
@@ -132,12 +133,12 @@ def family(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
             yield scaled(8 * low, depth, size, classes)
 
 
-def drawn(runner: Runner, sizes: Sequence[int]) -> Iterator[DetectorSpec]:
-    """Random draws of the default space that keep the budget."""
+def drawn(runner: Runner) -> Iterator[DetectorSpec]:
+    """Random draws of the sweep's space that keep the budget."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=runner.sweep.seed))
     seen, over = set(), 0
     while True:
-        spec = suggest_detector(study.ask(), image_sizes=sizes)
+        spec = runner.sweep.suggest(study.ask())
         spec = replace(spec, num_classes=len(runner.sweep.data.class_names))
         if spec in seen:
             continue
@@ -278,8 +279,10 @@ def main() -> None:
     seeds = tuple(sorted(run.seed for run in winner.runs if run.seed is not None))
     schedule = facts["schedule"]
     data = read_dataset(facts["source"])
+    longest = max(max(example.height, example.width) for example in data.train)
+    ranges = stored_ranges(study) or Ranges(former_image_sizes(longest, budget.latency_ms, "cpu"))
     sweep = Sweep(
-        suggest=suggest_detector,
+        suggest=with_ranges(suggest_detector, ranges),
         budget=budget,
         data=data,
         source=facts["source"],
@@ -289,8 +292,6 @@ def main() -> None:
     )
     others = arguments.study.with_name(f"{arguments.study.name}-against")
     keep_compiled(others)
-    longest = max(max(example.height, example.width) for example in data.train)
-    sizes = image_sizes_for(longest, budget.latency_ms, "cpu")
     count = COUNTS[arguments.count]
     trained = sum(map(count, found))
     candidates = sum(each.stage != FINAL and each.cost is not None for each in found)
@@ -300,9 +301,17 @@ def main() -> None:
         # Not told apart from the winner; this is the one that the sweep recommends.
         ways.append(way("faster", faster.runs, candidates, found))
     runner = Runner(others / "yolov8", sweep)
-    ways.append(best_of(runner, "yolov8", family(runner, (*SMALLER, *sizes)), math.inf, count))
+    ways.append(
+        best_of(
+            runner,
+            "yolov8",
+            family(runner, sorted({*SMALLER, *ranges.image_sizes})),
+            math.inf,
+            count,
+        )
+    )
     runner = Runner(others / "random", sweep)
-    ways.append(best_of(runner, "random", drawn(runner, sizes), trained, count))
+    ways.append(best_of(runner, "random", drawn(runner), trained, count))
     rows = compared(ways)
     for row in rows:
         lead = f"; lead {row['lead']:+.3f} ± {row['lead_half_width']:.3f}" if "lead" in row else ""

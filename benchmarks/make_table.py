@@ -7,6 +7,7 @@ the same command goes on with the next network, whatever became of the last.
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -17,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from flaxyolo.config import TrainConfig
+from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network, measure
 from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
@@ -32,10 +33,11 @@ from flaxyolo.scoring.detect import run_detector
 from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.search.objective import Objective, support, supported
+from flaxyolo.search.ranges import screened_ranges
 from flaxyolo.search.screen import Judged, draw, judge
 from flaxyolo.search.setting import sweep_training
-from flaxyolo.search.space import image_sizes_for, load_space, with_image_sizes
-from flaxyolo.spec import detector_from_dict, to_dict
+from flaxyolo.search.space import Ranges, image_sizes_for, load_space, with_ranges
+from flaxyolo.spec import detector_from_dict, parse, to_dict
 from flaxyolo.training.loop import DivergedError, train
 from flaxyolo.training.validation import validation_loss, weighted_sum
 
@@ -83,6 +85,13 @@ class File:
             file.write(json.dumps(rounded(row), separators=(",", ":")) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def known_ranges(path: Path) -> Ranges | None:
+    """The ranges of the space that a table has been made in; None where there is none yet."""
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        line = file.readline()
+    return parse(Ranges, json.loads(line)["ranges"], str(path)) if line.endswith(b"\n") else None
 
 
 def rounded(value: Any) -> Any:
@@ -188,8 +197,12 @@ def main() -> None:
     end = time.monotonic() + 60 * arguments.minutes
     data, space = read_dataset(arguments.data), load_space(arguments.space)
     longest = max(max(one.height, one.width) for one in data.train)
-    sizes = image_sizes_for(longest, arguments.budget_ms, jax.default_backend())
-    suggest = with_image_sizes(space, sizes)
+    table, classes = LatencyTable.open(), len(data.class_names)
+    ranges = known_ranges(arguments.json)
+    if ranges is None:
+        sizes, budget = image_sizes_for(longest), Budget(arguments.budget_ms)
+        ranges = screened_ranges(space, sizes, budget, table, classes=classes)
+    suggest = with_ranges(space, ranges)
     objective = supported(support(data.val))
     settings = {
         "what": "networks of a space, trained from scratch",
@@ -200,14 +213,15 @@ def main() -> None:
         "score_at": list(arguments.score_at),
         "budget_ms": arguments.budget_ms,
         "objective": objective.text,
+        "ranges": to_dict(ranges),
         "seed": arguments.seed,
         "device": device_name(),
         "versions": versions(),
     }
-    file, table, filled = File(arguments.json, settings), LatencyTable.open(), False
+    file, filled = File(arguments.json, settings), False
     while (number := len(file.rows)) < arguments.networks and time.monotonic() < end:
         tried = {detector_from_dict(row["spec"]) for row in file.rows}
-        finish = partial(replace, num_classes=len(data.class_names))
+        finish = partial(replace, num_classes=classes)
         pool = draw(suggest, POOL, 1009 * arguments.seed + number, finish=finish).drawn
         pool = [one for one in pool if one.spec not in tried]
         if not filled:

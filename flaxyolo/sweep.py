@@ -22,6 +22,7 @@ from flaxyolo.checks.run import preflight, require
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measurement import device_name
+from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
@@ -33,13 +34,16 @@ from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import affordable_sizes, enqueue_opening, expected_ms, learn
 from flaxyolo.search.objective import Objective, support, supported
+from flaxyolo.search.ranges import screened_ranges, store_ranges, stored_ranges
 from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
 from flaxyolo.search.space import (
+    Ranges,
     Suggest,
+    former_image_sizes,
     image_sizes_for,
     load_space,
     reference_params,
-    with_image_sizes,
+    with_ranges,
 )
 from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import describe, to_dict
@@ -233,13 +237,7 @@ def run_sweep(flags: Flags) -> None:
         )
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
-    sizes = image_sizes_for(longest, budget.latency_ms, jax.default_backend())
-    suggest = with_image_sizes(suggest, sizes)
-    check_space(suggest, flags.space)
-    expected = partial(expected_ms, budget.latency_stat)
-    advice = learn(data, sizes, BATCH_SIZE, affordable_sizes(expected, suggest, sizes, budget))
-    for each in advice:
-        log.info("advice: %s %s: %s", each.key, each.value, each.why)
+    check_space(with_ranges(suggest, Ranges(image_sizes_for(longest))), flags.space)
     keep_compiled(flags.out)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder):
@@ -247,6 +245,12 @@ def run_sweep(flags: Flags) -> None:
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         before = study.user_attrs.get("facts", {})
         short, epochs = schedules(flags, before.get("schedule", {}))
+        ranges = ranges_of(study, suggest, longest, budget, data, flags.seed)
+        suggest, sizes = with_ranges(suggest, ranges), ranges.image_sizes
+        expected = partial(expected_ms, budget.latency_stat)
+        advice = learn(data, sizes, BATCH_SIZE, affordable_sizes(expected, suggest, sizes, budget))
+        for each in advice:
+            log.info("advice: %s %s: %s", each.key, each.value, each.why)
         sweep = Sweep(
             suggest=suggest,
             budget=budget,
@@ -267,6 +271,8 @@ def run_sweep(flags: Flags) -> None:
         study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
         new = not study.get_trials(deepcopy=False)
         step = clear(sweep) if new and not flags.no_preflight else None
+        if ranges.why:
+            log.info("plan: %s", ranges.why)
         tell_plan(sweep, step, hours_of(flags))
         enqueue_opening(study, sweep.suggest, advice)
         left = take_up(study, folder)
@@ -275,9 +281,37 @@ def run_sweep(flags: Flags) -> None:
         workers = flags.workers or default_workers()
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
-        hand_over(Task(sweep, flags.space, sizes, workers, deadline))
+        hand_over(Task(sweep, flags.space, ranges, workers, deadline))
         watch(study, sweep, workers, flags.storage, began, deadline)
         finish(study, sweep)
+
+
+def ranges_of(
+    study: optuna.Study,
+    suggest: Suggest,
+    longest_side: int,
+    budget: Budget,
+    data: Dataset,
+    seed: int,
+) -> Ranges:
+    """How large the study's detectors may be: chosen when it is new, and kept with it.
+
+    A study that was begun before ranges were stored goes on in those of that time.
+    """
+    if "facts" in study.user_attrs:
+        former = former_image_sizes(longest_side, budget.latency_ms, jax.default_backend())
+        return stored_ranges(study) or Ranges(former)
+    with Gate(device_key()).quiet():
+        ranges = screened_ranges(
+            suggest,
+            image_sizes_for(longest_side),
+            budget,
+            LatencyTable.open(),
+            classes=len(data.class_names),
+            seed=seed,
+        )
+    store_ranges(study, ranges)
+    return ranges
 
 
 def hours_of(flags: Flags) -> float:

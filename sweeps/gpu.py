@@ -18,13 +18,24 @@ from flaxyolo.spec import BackboneSpec, DetectorSpec, HeadSpec, NeckSpec, StageS
 
 EARLY_BLOCKS = ("residual", "c2f", "c3k2", "repvgg")
 LATE_BLOCKS = ("residual", "c2f", "c3k2", "convnext", "c2f_cib_lk")
+WIDTHS = (16, 64, 16)
+MOST_LAYERS = 16
+"""What is tried where no sweep says otherwise."""
 
 
-def suggest(trial: BaseTrial, *, image_sizes: Sequence[int] | None = None) -> DetectorSpec:
+def suggest(
+    trial: BaseTrial,
+    *,
+    image_sizes: Sequence[int] | None = None,
+    widths: tuple[int, int, int] | None = None,
+    max_depths: Sequence[int] | None = None,
+) -> DetectorSpec:
     """Draw a detector of four stages whose widths double."""
+    low, high, step = tiles(widths or WIDTHS)
+    layers = max(8, sum(max_depths) // 4 * 4) if max_depths else MOST_LAYERS
     plan = PLANS[choose(trial, "plan", ("P3-P5", "P2-P5", "P3-P5 patchify"))]
-    base = whole(trial, "width", 16, 64, 16)
-    growth = regnet_stages(whole(trial, "depth", 4, 16, 4), base, 2.0, len(plan.strides))
+    base = whole(trial, "width", low, high, step)
+    growth = regnet_stages(whole(trial, "depth", 4, layers, 4), base, 2.0, len(plan.strides))
     early = choose(trial, "early.block", EARLY_BLOCKS)
     late = choose(trial, "late.block", LATE_BLOCKS)
     attention = choose(trial, "late.attention", tuple(ATTENTIONS))
@@ -49,3 +60,9 @@ def suggest(trial: BaseTrial, *, image_sizes: Sequence[int] | None = None) -> De
         head=HeadSpec(depth=2, box_width=max(32, base), class_width=2 * base),
         image_size=choose(trial, "image_size", image_sizes or SMALL_IMAGE_SIZES),
     )
+
+
+def tiles(widths: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The range in multiples of 16."""
+    low, high, _ = widths
+    return max(16, low // 16 * 16), max(16, -(-high // 16) * 16), 16

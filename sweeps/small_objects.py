@@ -13,15 +13,26 @@ from optuna.trial import BaseTrial
 from flaxyolo.search.space import SMALL_IMAGE_SIZES, suggest_detector
 from flaxyolo.spec import DetectorSpec
 
+MAX_DEPTHS = (3, 3, 1, 1)
+"""What is tried where no sweep says otherwise."""
 
-def suggest(trial: BaseTrial, *, image_sizes: Sequence[int] | None = None) -> DetectorSpec:
+
+def suggest(
+    trial: BaseTrial,
+    *,
+    image_sizes: Sequence[int] | None = None,
+    widths: tuple[int, int, int] | None = None,
+    max_depths: Sequence[int] | None = None,
+) -> DetectorSpec:
     """Draw a detector with P2, at the larger half of the sizes."""
     sizes = tuple(image_sizes or SMALL_IMAGE_SIZES)
+    most = max(max_depths) if max_depths else MAX_DEPTHS[0]
     return suggest_detector(
         trial,
         image_sizes=sizes[len(sizes) // 2 :],
         plans=("P2-P4", "P2-P5"),
         ratios=(1.25, 1.75, 0.25),
+        widths=widths,
         cap=4,
-        max_depths=(3, 3, 1, 1),
+        max_depths=(most, most, *MAX_DEPTHS[2:]),
     )

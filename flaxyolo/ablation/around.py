@@ -24,7 +24,7 @@ from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Task
-from flaxyolo.search.space import Suggest, load_space, with_image_sizes
+from flaxyolo.search.space import Suggest, load_space, with_ranges
 from flaxyolo.spec import DetectorSpec, describe
 from flaxyolo.weights.checkpoint import read_metadata
 
@@ -185,7 +185,7 @@ def _space(study: optuna.Study, folder: Path) -> Suggest:
         digest = hashlib.sha256(task.space.read_bytes()).hexdigest()[:12]
         if digest not in known:
             raise InputError(f"{task.space}: was changed since the sweep of {folder} ({known})")
-    return with_image_sizes(suggest, task.image_sizes)
+    return with_ranges(suggest, task.ranges)
 
 
 def _arm_name(parameter: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from flaxyolo.cost.budget import cheap_excess
 from flaxyolo.cost.measurement import Measurement
@@ -41,8 +42,11 @@ COUNT_S = 5.0
 FILL_S = 10.0
 """Seconds spent on the table of blocks, before the first proposal of a process and every fourth."""
 FILL_EACH = 4
-CONFIDENCE = 0.9
-"""With which a proposal is inside the latency budget, as far as the table tells."""
+CONFIDENCE = 0.65
+"""With which a proposal is inside the latency budget, as far as the table tells: one that is not
+costs its measurement only, and one far below the budget a training of too small a network."""
+FULL = 0.9
+"""Share of the budget from which proposals are alike; those below are for want of others."""
 
 
 class Proposer:
@@ -81,6 +85,9 @@ class Proposer:
         """
         began = time.perf_counter()
         sweep, budget = self.sweep, self.sweep.budget
+        # Those of other workers and of earlier runs of the command too.
+        for each in found:
+            self.learn(each)
         turn = len(drawn(found))
         # Workers that ask at the same time draw apart.
         seed = (sweep.seed * 1_000_003 + turn) * 1009 + os.getpid()
@@ -214,7 +221,7 @@ class Proposer:
         budget = self.sweep.budget
         upper = np.array([self._latency(each) for each in judged])
         if (upper <= self._limit()).any():
-            places = in_band(upper, self._limit(), DEFAULTS.band)
+            places = fullest(upper, self._limit(), LEAST_LIST)
         else:
             places = np.argsort(upper)[:BEST]
         places = rng.permutation(places)[:SHORT_LIST]
@@ -241,3 +248,14 @@ class Proposer:
             params=judged.parameters or 1,
             gflops=judged.gflops or 1e-9,
         )
+
+
+def fullest(
+    latency_ms: Float[np.ndarray, " n"], budget_ms: float, least: int
+) -> Int[np.ndarray, " k"]:
+    """Places of the candidates in the upper part of the band; of the rest the nearest to it, where
+    those are fewer than `least`."""
+    places = in_band(latency_ms, budget_ms, DEFAULTS.band)
+    ordered = places[np.argsort(-latency_ms[places])]
+    full = int((latency_ms[ordered] >= FULL * budget_ms).sum())
+    return ordered if np.isinf(budget_ms) else ordered[: max(full, least)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost.budget import Budget
@@ -10,7 +11,7 @@ from flaxyolo.crew.worker import write_task
 from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset
 from flaxyolo.search.objective import Objective
-from flaxyolo.search.space import Suggest, load_space, suggest_detector, with_image_sizes
+from flaxyolo.search.space import Ranges, Suggest, load_space, suggest_detector, with_ranges
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.weights.transfer import Source
@@ -106,15 +107,20 @@ class Task:
 
     sweep: Sweep
     space: Path | None
-    image_sizes: tuple[int, ...]
+    ranges: Ranges
+    """What the space is given where it leaves it open."""
     workers: int
     deadline: float
     """In seconds since 1970; infinity is none."""
 
     def restored(self) -> Sweep:
         """The sweep with its space."""
-        suggest = with_image_sizes(load_space(self.space), self.image_sizes)
-        return replace(self.sweep, suggest=suggest)
+        return replace(self.sweep, suggest=with_ranges(load_space(self.space), self.ranges))
+
+    def __setstate__(self, state: dict[str, Any]):
+        """Unpickle; sweeps begun before ranges were stored have handed over sizes alone."""
+        sizes = state.pop("image_sizes", None)
+        self.__dict__.update(state if sizes is None else state | {"ranges": Ranges(sizes)})
 
 
 def hand_over(task: Task) -> None:

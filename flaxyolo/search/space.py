@@ -3,6 +3,7 @@
 import inspect
 import runpy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -23,13 +24,28 @@ from flaxyolo.spec import (
 )
 
 Suggest = Callable[..., DetectorSpec]
-"""A space: takes a trial, and by keyword `image_sizes` where it leaves them to the data."""
+"""A space: takes a trial, and by keyword the fields of `Ranges` that it leaves to a sweep."""
 
 SMALL_IMAGE_SIZES = (128, 160, 192)
-"""Input sizes for images of at most 192 px, such as `digits`."""
+"""Input sizes where nobody says others: for images of at most 192 px, such as `digits`."""
+
+WIDTHS = (16, 32, 8)
+CAP = 6
+MAX_DEPTHS = (2, 3, 3, 2)
+"""What `suggest_detector` tries where nobody says otherwise."""
+
+RANGED = ("image_sizes", "widths", "cap", "max_depths")
+"""Keywords by which a space takes its ranges."""
+
+LARGEST_IMAGE_SIZE = 1280
+IMAGE_SIZES = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 960)
+"""Input sizes below the images' own, about a third apart."""
+OWN = 0.9
+"""Share of the images' own size from which another is as good as the same."""
 
 CPU_PIXELS_PER_MS = 4600.0
-"""Input pixels that a small network reads in a millisecond on two CPU cores: 192 x 192 in 8 ms."""
+"""What studies without stored ranges took for the input pixels that a small network reads in a
+millisecond on two CPU cores: 192 x 192 in 8 ms."""
 
 FIRST_LATE_LEVEL = 4
 """Stages from stride 16 are late ones."""
@@ -97,6 +113,32 @@ REFERENCE_PARTS: dict[str, Any] = {
 """The same network by the names of spaces that ask for every part."""
 
 
+@dataclass(frozen=True)
+class Ranges:
+    """How large the detectors of a space may be; None is what the space has by itself."""
+
+    image_sizes: tuple[int, ...]
+    widths: tuple[int, int, int] | None = None
+    """Lowest, highest and step of C2's."""
+    cap: int | None = None
+    """How often C2's width fits into the widest."""
+    max_depths: tuple[int, ...] | None = None
+    """Of C2, C3 and so on, the last for all further stages."""
+    why: str = ""
+    """Why these, for a person."""
+
+    def describe(self) -> str:
+        """In words, such as `C2 16 to 32 channels wide, up to 2, 3, 3, 2 deep, at 128, 160 px`."""
+        told = []
+        if self.widths is not None:
+            low, high, _ = self.widths
+            told.append(f"C2 {low} channels wide" if low == high
+                        else f"C2 {low} to {high} channels wide")  # fmt: skip
+        if self.max_depths is not None:
+            told.append(f"up to {', '.join(map(str, self.max_depths))} layers deep")
+        return ", ".join([*told, f"at {', '.join(map(str, self.image_sizes))} px"])
+
+
 def suggest_detector(
     trial: BaseTrial,
     *,
@@ -108,10 +150,10 @@ def suggest_detector(
     necks: Sequence[str] = ("fpn", "pan"),
     neck_blocks: Sequence[str] = ("plain", "c2f_plain"),
     activations: Sequence[str] = ("silu",),
-    widths: tuple[int, int, int] = (16, 32, 8),
+    widths: tuple[int, int, int] | None = None,
     ratios: tuple[Number, Number, Number] = (1.5, 2.0, 0.25),
-    cap: int = 6,
-    max_depths: Sequence[int] = (2, 3, 3, 2),
+    cap: int | None = None,
+    max_depths: Sequence[int] | None = None,
     head_depth: int = 1,
 ) -> DetectorSpec:
     """Draw a detector; with the defaults by 12 decisions.
@@ -120,13 +162,15 @@ def suggest_detector(
     one before, `cap` how often C2's width fits into the widest. `max_depths` are for C2, C3 and so
     on, the last for all further stages. Early stages are those up to stride 8, late ones from
     stride 16, where `attentions` are tried; None for `late_blocks` is `blocks`.
-    Without `image_sizes` a sweep hands over those that suit its data and budget.
+    Of `image_sizes`, `widths`, `cap` and `max_depths` a sweep hands over those that are left out,
+    as they suit its data, device and budget.
     """
+    max_depths = max_depths or MAX_DEPTHS
     size = choose(trial, "image_size", image_sizes or SMALL_IMAGE_SIZES)
     plan = entry(PLANS, choose(trial, "plan", plans), "plan")
-    base = whole(trial, "width", *widths)
+    base = whole(trial, "width", *(widths or WIDTHS))
     ratio = trial.suggest_float("ratio", *ratios[:2], step=ratios[2])
-    wide = constant_ratio(base, ratio, len(plan.strides), cap=cap * base)
+    wide = constant_ratio(base, ratio, len(plan.strides), cap=(cap or CAP) * base)
     early = choose(trial, "early.block", blocks)
     late = choose(trial, "late.block", late_blocks or blocks)
     attention = choose(trial, "late.attention", attentions)
@@ -180,8 +224,19 @@ def whole_cells(size: int, level: int) -> int:
     return -(-size // stride) * stride
 
 
-def image_sizes_for(longest_side: int, budget_ms: float | None, platform: str) -> tuple[int, ...]:
-    """Input sizes worth trying for images of this longest side (pixels), smallest first.
+def image_sizes_for(longest_side: int) -> tuple[int, ...]:
+    """Input sizes for images of this longest side (pixels), smallest first, up to their own.
+
+    Multiples of 32 up to 1280; a sweep takes those of them that its budget pays for.
+    """
+    own = max(64, min(longest_side, LARGEST_IMAGE_SIZE) // 32 * 32)
+    return (*(size for size in IMAGE_SIZES if size < OWN * own), own)
+
+
+def former_image_sizes(
+    longest_side: int, budget_ms: float | None, platform: str
+) -> tuple[int, ...]:
+    """Input sizes of a study that was begun before ranges were stored, smallest first.
 
     Multiples of 32 at 0.4, 0.5, 0.75 and 1 of the images' own size, up to 640; on a CPU only
     those that a small network can read within the budget.
@@ -217,12 +272,21 @@ def load_space(path: Path | None) -> Suggest:
     return cast(Suggest, suggest)
 
 
-def with_image_sizes(suggest: Suggest, image_sizes: tuple[int, ...]) -> Suggest:
-    """The space, given the sizes that suit the data if it leaves `image_sizes` open."""
-    parameter = inspect.signature(suggest).parameters.get("image_sizes")
-    if parameter is None or parameter.default not in (None, inspect.Parameter.empty):
-        return suggest
-    return partial(suggest, image_sizes=image_sizes)
+def left_open(suggest: Suggest) -> frozenset[str]:
+    """The ranges that a space leaves to a sweep: keywords without a value of their own."""
+    known = inspect.signature(suggest).parameters
+    return frozenset(
+        name
+        for name in RANGED
+        if name in known and known[name].default in (None, inspect.Parameter.empty)
+    )
+
+
+def with_ranges(suggest: Suggest, ranges: Ranges) -> Suggest:
+    """The space, given the ranges that it leaves open."""
+    given = {name: getattr(ranges, name) for name in sorted(left_open(suggest))}
+    given = {name: value for name, value in given.items() if value is not None}
+    return partial(suggest, **given) if given else suggest
 
 
 def reference_params(suggest: Suggest, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:

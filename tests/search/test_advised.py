@@ -17,7 +17,7 @@ from flaxyolo.search.advised import (
 )
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
-from flaxyolo.search.space import REFERENCE, suggest_detector, with_image_sizes
+from flaxyolo.search.space import REFERENCE, Ranges, suggest_detector, with_ranges
 from flaxyolo.statistics.rules import Advice
 from tests.search.made import final, result
 from tests.tiny_data import write_coco
@@ -175,7 +175,7 @@ SIZES = (128, 320, 640)
 
 
 def test_the_share_of_the_budget_is_the_reference_networks_at_each_size():
-    suggest = with_image_sizes(suggest_detector, SIZES)
+    suggest = with_ranges(suggest_detector, Ranges(SIZES))
     asked = []
 
     def predict(specs):
@@ -190,7 +190,7 @@ def test_the_share_of_the_budget_is_the_reference_networks_at_each_size():
 
 
 def test_the_tightest_of_latency_and_operations_counts():
-    suggest = with_image_sizes(suggest_detector, SIZES)
+    suggest = with_ranges(suggest_detector, Ranges(SIZES))
     specs = []
     budget = Budget(latency_ms=20.0)
     affordable_sizes(lambda asked: specs.extend(asked) or by_pixels(asked), suggest, SIZES, budget)
@@ -205,7 +205,7 @@ def test_the_tightest_of_latency_and_operations_counts():
 
 
 def test_a_space_with_sizes_of_its_own_is_asked_for_others_all_the_same():
-    own = with_image_sizes(suggest_detector, (96,))
+    own = with_ranges(suggest_detector, Ranges((96,)))
     found = affordable_sizes(by_pixels, own, SIZES, Budget(latency_ms=20.0))
     assert found[640] == pytest.approx(1)
 

@@ -1,21 +1,33 @@
 """Candidates in the band under the budget, by a table whose times are known."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
+import pytest
 from optuna.trial import FixedTrial
 
+from benchmarks.made_up_devices import TWO_CORES, latency, piece_ms
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
-from flaxyolo.cost.table.file import Count
+from flaxyolo.cost.table import table as latency_table
+from flaxyolo.cost.table.file import Count, conditions
 from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search import propose
 from flaxyolo.search.features import features
-from flaxyolo.search.propose import Proposer
+from flaxyolo.search.propose import Proposer, fullest
 from flaxyolo.search.setting import Sweep
-from flaxyolo.search.space import load_space, suggest_detector
+from flaxyolo.search.space import (
+    Ranges,
+    load_space,
+    reference_params,
+    suggest_detector,
+    with_ranges,
+)
 from flaxyolo.search.spending import Spending
+from tests.cost.test_measure import MEASUREMENT
 from tests.search.made import result
 from tests.small import tiny_spec
 from tests.tiny_data import SPACE, write_coco
@@ -41,6 +53,12 @@ class Counted(Known):
     """The same, and parameters and GFLOPs are the networks' own."""
 
     count = LatencyTable.count
+
+
+class Learning(LatencyTable):
+    """A table that learns from what it measures; only the counts are not the networks' own."""
+
+    count = Known.count
 
 
 def made(tmp_path, monkeypatch, suggest=suggest_detector, table=Known, **limits):
@@ -70,11 +88,70 @@ def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
         proposal = proposer.propose(found)
         spec = suggest_detector(FixedTrial(proposal.params))
         (latency,) = table.predict([spec])
-        assert 0.7 * 1.4 <= latency.upper() <= 1.4
+        assert 0.7 * 1.4 <= latency.upper("p95", propose.CONFIDENCE) <= 1.4
         assert proposal.predicted_ms == latency.p95_ms
         assert proposal.origin == "explore", "four runs are the least that the surrogate needs"
         assert 0 < proposal.screened <= 60
     assert table.filled > 0
+
+
+def shares_used(proposer, device, turns, rng):
+    """What share of the budget each of so many proposals takes; the baseline is measured first."""
+    sweep, here = proposer.sweep, conditions()
+    params, found = reference_params(sweep.suggest), []
+    for number in range(turns + 1):
+        spec = proposer._finish(sweep.suggest(FixedTrial(params)))
+        p50 = latency(device, spec) * math.exp(rng.normal(0, 0.06))
+        cost = replace(
+            MEASUREMENT,
+            latency_ms_p50=p50,
+            latency_ms_p95=1.2 * p50,
+            device=here["device"],
+            dtype=here["dtype"],
+            versions=here["versions"],
+        )
+        found.append(result(number, spec=spec, params=params, cost=cost, features={}))
+        params = proposer.propose(found).params
+    return [sweep.budget.latency_of(each.cost) / sweep.budget.latency_ms for each in found[1:]]
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.8])
+def test_proposals_use_the_budget_from_the_first_on(tmp_path, monkeypatch, factor):
+    """The sum of the pieces is far off, each by itself too, and no two calls are alike."""
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(
+        latency_table,
+        "time_pieces",
+        lambda batch: [
+            factor * piece_ms(TWO_CORES, piece) * math.exp(rng.normal(0, 0.15)) for piece in batch
+        ],
+    )
+    suggest = with_ranges(
+        suggest_detector, Ranges((96, 128, 160, 192), (16, 32, 8), 6, (2, 4, 4, 2))
+    )
+    proposer, _ = made(tmp_path, monkeypatch, suggest, Learning, latency_ms=6.0)
+    monkeypatch.setattr(propose, "POOL", 300)
+    monkeypatch.setattr(propose, "FILL_S", 0.1)
+    used = np.array(shares_used(proposer, TWO_CORES, 12, rng))
+    assert used.mean() >= 0.85
+    assert (used > 1).mean() <= 0.35
+
+
+def test_the_fullest_of_the_band_are_listed():
+    latency_ms = np.array([0.5, 0.72, 0.8, 0.92, 0.95, 1.0, 1.1])
+    assert set(fullest(latency_ms, 1.0, 2)) == {3, 4, 5}
+    assert set(fullest(latency_ms, 1.0, 4)) == {2, 3, 4, 5}
+    assert set(fullest(latency_ms, 1.0, 9)) == {1, 2, 3, 4, 5}
+    assert set(fullest(latency_ms, math.inf, 2)) == set(range(7))
+
+
+def test_what_other_workers_measured_is_learnt_before_a_proposal(tmp_path, monkeypatch):
+    proposer, table = made(tmp_path, monkeypatch, latency_ms=2.0)
+    here = conditions()
+    same = {"device": here["device"], "dtype": here["dtype"], "versions": here["versions"]}
+    cost = replace(MEASUREMENT, **same)
+    proposer.propose([result(0, cost=cost, spec=tiny_spec())])
+    assert [each.spec for each in table.contents.networks.values()] == [tiny_spec()]
 
 
 def test_where_none_is_expected_to_fit_the_nearest_is_tried(tmp_path, monkeypatch):

@@ -10,10 +10,13 @@ from flaxyolo.nn.neck import NECKS
 from flaxyolo.search.space import (
     PLANS,
     REFERENCE,
+    Ranges,
+    former_image_sizes,
     image_sizes_for,
+    left_open,
     reference_params,
     suggest_detector,
-    with_image_sizes,
+    with_ranges,
 )
 
 
@@ -99,21 +102,51 @@ def test_every_kind_of_question_is_answered_with_the_nearest_value():
     reference_params(suggest)
 
 
-def test_image_sizes_follow_the_data_and_on_a_cpu_the_budget():
-    assert image_sizes_for(192, 8.0, "cpu") == (128, 160, 192)
-    assert image_sizes_for(640, 40.0, "cpu") == (256, 320)
-    assert image_sizes_for(640, 8.0, "gpu") == (256, 320, 480, 640)
-    assert image_sizes_for(640, 8.0, "cpu") == (128, 160, 192)
-    assert image_sizes_for(4000, None, "cpu") == (640,)
-    for longest in range(193, 1300, 7):
-        sizes = image_sizes_for(longest, None, "gpu")
+def test_image_sizes_follow_the_data():
+    assert image_sizes_for(192) == (64, 96, 128, 160, 192)
+    assert image_sizes_for(640) == (64, 96, 128, 160, 192, 256, 320, 384, 512, 640)
+    assert image_sizes_for(28) == (64,)
+    assert image_sizes_for(4000)[-1] == 1280
+    for longest in range(64, 1300, 7):
+        sizes = image_sizes_for(longest)
         assert sizes == tuple(sorted(set(sizes)))
-        assert all(size % 32 == 0 and 0 < size <= min(longest, 640) for size in sizes)
+        assert all(size % 32 == 0 and 64 <= size <= longest for size in sizes)
+        assert longest - sizes[-1] < 32 or sizes[-1] == 1280
 
 
-def test_a_space_that_names_its_sizes_keeps_them():
-    given = with_image_sizes(partial(suggest_detector, image_sizes=(96,)), (256,))
-    open_one = with_image_sizes(suggest_detector, (256,))
-    fixed = with_image_sizes(lambda trial: suggest_detector(trial, image_sizes=(64,)), (256,))
+def test_a_study_without_ranges_keeps_the_sizes_of_its_time():
+    assert former_image_sizes(192, 8.0, "cpu") == (128, 160, 192)
+    assert former_image_sizes(640, 40.0, "cpu") == (256, 320)
+    assert former_image_sizes(640, 8.0, "gpu") == (256, 320, 480, 640)
+    assert former_image_sizes(640, 8.0, "cpu") == (128, 160, 192)
+    assert former_image_sizes(4000, None, "cpu") == (640,)
+    former = with_ranges(suggest_detector, Ranges((128, 160, 192)))
+    specs = [spec for _, spec in draws(former, 40)]
+    assert specs == [spec for _, spec in draws(suggest_detector, 40)]
+
+
+def test_a_space_is_given_the_ranges_that_it_leaves_open():
+    ranges = Ranges((256,), (32, 48, 16), 3, (1,))
+    given = with_ranges(partial(suggest_detector, image_sizes=(96,)), ranges)
+    fixed = with_ranges(lambda trial: suggest_detector(trial, image_sizes=(64,)), ranges)
+    open_one = with_ranges(suggest_detector, ranges)
     sizes = [next(draws(suggest, 1))[1].image_size for suggest in (given, open_one, fixed)]
     assert sizes == [96, 256, 64]
+    for suggest in (given, open_one):
+        for _, spec in draws(suggest, 20):
+            widths = [stage.width for stage in spec.backbone.stages]
+            assert widths[0] in (32, 48)
+            assert max(widths) <= 3 * widths[0]
+            assert all(stage.depth == 1 for stage in spec.backbone.stages)
+    assert left_open(fixed) == frozenset()
+    assert left_open(partial(suggest_detector, widths=(8, 8, 8))) == {
+        "image_sizes",
+        "cap",
+        "max_depths",
+    }
+
+
+def test_ranges_are_told_in_words():
+    told = Ranges((128, 160), (16, 32, 8), 6, (2, 3, 3, 2)).describe()
+    assert told == "C2 16 to 32 channels wide, up to 2, 3, 3, 2 layers deep, at 128, 160 px"
+    assert Ranges((64,)).describe() == "at 64 px"

@@ -27,7 +27,7 @@ from flaxyolo.search.family import scaled
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep, Task
-from flaxyolo.search.space import reference_params, suggest_detector
+from flaxyolo.search.space import Ranges, reference_params, suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.training.loop import DivergedError, Epoch
 from flaxyolo.training.loss import LossTerms
@@ -279,7 +279,7 @@ def test_what_a_busy_machine_left_open_is_measured_before_the_end(
     monkeypatch.setattr(work, "run_trial", run_trial)
     proposer = Proposer(few, Gate("test", few.folder))
     with at_desk(few.folder, 0) as desk:
-        assert work.work(desk, Task(few, None, (), 1, inf), few, proposer)
+        assert work.work(desk, Task(few, None, Ranges(()), 1, inf), few, proposer)
     assert taken == [(0, 24)]
     assert results(study)[0].state == state
 

@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 FREEDOM = 2.0
 """Measured networks that `SPREAD`, the error before any has been, counts for."""
 SPREAD = 0.2
-OFFSET_SPREAD = 0.3
+OFFSET_SPREAD = 0.7
 SLOPE_SPREAD = 0.15
 SHARE_SPREAD = 0.3
 """How far, in logarithms, networks may be from the sum of their pieces before any is measured:

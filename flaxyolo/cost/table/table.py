@@ -109,10 +109,12 @@ class LatencyTable:
         wanted = list({piece.key: piece for spec in specs for piece in pieces(spec)}.values())
         return self._measure(lambda missing: missing[:BATCH], wanted, seconds)
 
-    def fill(self, specs: Sequence[DetectorSpec], seconds: float, seed: int = 0) -> int:
+    def fill(
+        self, specs: Sequence[DetectorSpec], seconds: float, seed: int = 0, batch: int = BATCH
+    ) -> int:
         """Measure, for so long, pieces by which the times of these networks are least certain.
 
-        Returns how many. Pieces are drawn by their share in that uncertainty.
+        Returns how many. Pieces are drawn by their share in that uncertainty, `batch` at a time.
         """
         rng = np.random.default_rng(seed)
         often = Counter(piece.key for spec in specs for piece in pieces(spec))
@@ -126,7 +128,7 @@ class LatencyTable:
             keys = [piece.key for piece in missing]
             means, variances = self._estimate(keys)
             gain = np.array([often[key] for key in keys]) * np.exp(2 * means) * variances
-            number = min(BATCH, len(missing))
+            number = min(batch, len(missing))
             rows = rng.choice(len(missing), number, replace=False, p=gain / gain.sum())
             return [missing[row] for row in rows]
 
