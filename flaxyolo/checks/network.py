@@ -13,12 +13,13 @@ from jaxtyping import Array, Float
 from flaxyolo.base.boxes import anchor_points
 from flaxyolo.checks.check import Check
 from flaxyolo.checks.labels import all_boxes
-from flaxyolo.checks.probe import Programs, as_arrays, batch_of, fresh_probe
+from flaxyolo.checks.probe import Programs, batch_of, fresh_probe
 from flaxyolo.data.batches import Batch
 from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.detector import Detector, Weights, abstract_weights, graph
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.training.plan import Plan
+from flaxyolo.training.vectors import as_arrays
 
 MOST_UNREACHED = 0.1
 """Share of boxes with sides beyond the bins of the coarsest level that is borne."""
@@ -173,7 +174,8 @@ def check_gradients(pixels: Pixels, plan: Plan, programs: Programs) -> Check:
     batch = hard_batch(pixels, plan, programs)
     fresh = fresh_probe(plan)
     said = programs.gradients(fresh.params, fresh.stats, batch)
-    terms, grads = said.terms, as_arrays(plan.spec, np.asarray(said.vector))
+    grads = as_arrays(np.asarray(said.vector), abstract_weights(plan.spec).params)
+    terms = said.terms
     loss = ", ".join(f"{name} {float(value):.3g}" for name, value in terms._asdict().items())
     named = {
         "/".join(str(getattr(key, "key", key)) for key in path): float(np.abs(value).max())

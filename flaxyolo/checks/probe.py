@@ -30,6 +30,7 @@ from flaxyolo.spec import DetectorSpec, without_noise
 from flaxyolo.training.loop import total_loss
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.training.plan import Plan
+from flaxyolo.training.vectors import as_vector, parted
 
 PROBED = 4
 """Images of the batch whose gradients are looked at, and of the one that is learnt by heart."""
@@ -80,22 +81,6 @@ def quick_optimizer(plan: Plan) -> optax.GradientTransformation:
     return optax.chain(clip, optax.adam(PROBE_RATE))
 
 
-def as_vector(params: Any) -> Float32[Array, " p"]:
-    """All parameters, one after the other."""
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
-
-
-def as_arrays(spec: DetectorSpec, vector: Any) -> Any:
-    """The inverse of `as_vector`: the parameters of a detector."""
-    leaves, structure = jax.tree.flatten(abstract_weights(spec).params)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = [
-        vector[end - leaf.size : end].reshape(leaf.shape)
-        for leaf, end in zip(leaves, ends.tolist(), strict=True)
-    ]
-    return jax.tree.unflatten(structure, parts)
-
-
 @partial(jax.jit, static_argnames="plan")
 def gradients(plan: Plan, params: Any, stats: Any, batch: Batch) -> Gradients:
     """Gradients of the run's own loss, on a batch as it is."""
@@ -110,7 +95,8 @@ def learn(plan: Plan, probe: Probe, said: Gradients) -> Probe:
     """The step of the optimizer that follows from the gradients."""
     updates, optimizer = quick_optimizer(plan).update(said.vector, probe.optimizer, probe.vector)
     vector: Any = optax.apply_updates(probe.vector, updates)
-    return Probe(vector, as_arrays(plan.spec, vector), said.stats, optimizer)
+    (arrays,) = parted([vector], abstract_weights(plan.spec).params)
+    return Probe(vector, arrays, said.stats, optimizer)
 
 
 @partial(jax.jit, static_argnames="plan")

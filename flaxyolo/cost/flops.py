@@ -1,17 +1,36 @@
 """Counting the products of a program."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from flaxyolo.nn.platform import traced_for
 
-def multiply_adds(jaxpr: Jaxpr) -> int:
-    """Multiply-adds of the convolutions and matrix products in a program and those it calls."""
+PLAIN = "gpu"
+"""A platform for which a convolution has its plain form.
+
+Others hold fewer products (sums of shifted slices) or more (with zeros between groups).
+"""
+
+
+def multiply_adds(function: Callable[..., Any], *inputs: Any) -> int:
+    """Multiply-adds of the convolutions and matrix products of a function of these arguments.
+
+    They are the architecture's, whichever form a convolution takes here.
+    """
+    with traced_for(PLAIN):
+        return _products(jax.make_jaxpr(function)(*inputs).jaxpr)
+
+
+def _products(jaxpr: Jaxpr) -> int:
+    """Those of a program and of all that it calls."""
     total = 0
     for equation in jaxpr.eqns:
         kind, params = equation.primitive.name, equation.params
-        inner = [multiply_adds(body) for value in params.values() for body in _bodies(value)]
+        inner = [_products(body) for value in params.values() for body in _bodies(value)]
         if kind == "while" and sum(inner):
             raise ValueError("the products inside a while loop cannot be counted")
         if kind == "conv_general_dilated":
@@ -25,10 +44,7 @@ def multiply_adds(jaxpr: Jaxpr) -> int:
             left = _shape(equation.invars[0])
             total += prod(_shape(equation.outvars[0])) * prod(left[axis] for axis in contracted)
         elif kind == "cond":
-            # Of the forms of one convolution by platform, the default is the plain one; others
-            # hold fewer products (sums of shifted slices) or more (with zeros between groups).
-            platforms = params.get("branches_platforms")
-            total += max(inner) if platforms is None else inner[platforms.index(None)]
+            total += max(inner)
         else:
             total += sum(inner) * (params["length"] if kind == "scan" else 1)
     return total

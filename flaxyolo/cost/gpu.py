@@ -20,6 +20,7 @@ from flaxyolo.cost.step_memory import nominal_step
 from flaxyolo.machine.child import run_module
 from flaxyolo.machine.memory import MIB
 from flaxyolo.nn.detector import detect_batch, fused_graph
+from flaxyolo.nn.platform import traced_for
 from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 from flaxyolo.training.loop import start, train_step
 
@@ -156,7 +157,13 @@ def on_target(
 
 def compile_memory(spec: DetectorSpec, config: TrainConfig, device: Any) -> TargetMemory:
     """The memory of both programs on a device, which need not be there, in its dtype."""
-    where = jax.sharding.SingleDeviceSharding(device)
+    with traced_for(device.platform):
+        return _compile_memory(spec, config, jax.sharding.SingleDeviceSharding(device))
+
+
+def _compile_memory(
+    spec: DetectorSpec, config: TrainConfig, where: jax.sharding.Sharding
+) -> TargetMemory:
 
     def there(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)

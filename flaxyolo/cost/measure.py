@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,9 @@ def count_gflops(spec: DetectorSpec) -> float:
     """
     size = spec.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    program = jax.make_jaxpr(lambda fused, image: run_network(spec, fused, image, jnp.float32))
-    return 2 * multiply_adds(program(fused_graph(spec, jnp.float32)[1], image).jaxpr) / 1e9
+    fused = fused_graph(spec, jnp.float32)[1]
+    network = partial(run_network, spec, dtype=jnp.float32)
+    return 2 * multiply_adds(network, fused, image) / 1e9
 
 
 def photographs(size: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from flaxyolo.nn.conv_forms import (
     squares_kernel_gradient,
 )
 from flaxyolo.nn.depthwise_forms import shifted_form, shifted_kernel_gradient, shifted_phases
+from flaxyolo.nn.platform import by_platform
 
 FEW = 8
 """Below so many channels XLA's convolution gathers its windows one number at a time."""
@@ -167,7 +168,7 @@ def conv2d(
     def default(x: Array, kernel: Array) -> Array:
         return plain_form(x, kernel, stride, groups, dilation)
 
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+    return by_platform(x, kernel, cpu=cpu, default=default)
 
 
 def _forward(
@@ -191,7 +192,7 @@ def _backward(
     def default(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, kernel: plain_form(x, kernel, *geometry), x, kernel)[1](dy)
 
-    return lax.platform_dependent(*kept, dy, cpu=cpu, default=default)
+    return by_platform(*kept, dy, cpu=cpu, default=default)
 
 
 conv2d.defvjp(_forward, _backward)

@@ -23,7 +23,13 @@ from flaxyolo.config import TrainConfig
 from flaxyolo.data.batches import Batch, DevicePixels, Picked, make_batch
 from flaxyolo.data.feeds import Feed, Resident
 from flaxyolo.nn.compiling import compile_ahead
-from flaxyolo.nn.detector import TrainedDetector, Weights, graph, initial_weights
+from flaxyolo.nn.detector import (
+    TrainedDetector,
+    Weights,
+    abstract_weights,
+    graph,
+    initial_weights,
+)
 from flaxyolo.nn.mesh import averaged_over_devices, devices_along, own_key, summed_over_devices
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.spec import DetectorSpec
@@ -31,6 +37,7 @@ from flaxyolo.training.assign import AssignConfig, Objects
 from flaxyolo.training.loss import LossTerms, detection_loss
 from flaxyolo.training.plan import Plan, make_optimizer, plan_run
 from flaxyolo.training.state import has_state, load_state, save_state
+from flaxyolo.training.vectors import as_arrays, as_vector
 
 T = TypeVar("T")
 
@@ -47,6 +54,7 @@ class TrainState(NamedTuple):
     weights: Weights
     optimizer: Any
     ema: Weights
+    """Parameters and statistics as one vector each."""
 
 
 class StepReport(NamedTuple):
@@ -86,10 +94,21 @@ def start(plan: Plan, initial: Weights | None = None) -> TrainState:
     if initial is None:
         weights = initial_weights(plan.spec, plan.config.seed)
     else:
+        # Copies: donated buffers must not be shared.
         weights = jax.tree.map(jnp.copy, initial)
-    optimizer = make_optimizer(plan).init(weights.params)
-    # Copies: donated buffers must not be shared.
-    return TrainState(jnp.int32(0), weights, optimizer, jax.tree.map(jnp.copy, weights))
+    optimizer, ema = _begun(_of_any_seed(plan), weights)
+    return TrainState(jnp.int32(0), weights, optimizer, ema)
+
+
+def _of_any_seed(plan: Plan) -> Plan:
+    """What the programs of a plan are named by: every seed's has the same."""
+    return replace(plan, config=replace(plan.config, seed=0))
+
+
+@partial(jax.jit, static_argnames="plan")
+def _begun(plan: Plan, weights: Weights) -> tuple[Any, Weights]:
+    """The state of the optimizer and the average before the first step."""
+    return make_optimizer(plan).init(weights.params), Weights(*map(as_vector, weights))
 
 
 def total_loss(
@@ -177,7 +196,8 @@ def _step(
     updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
     weights = Weights(optax.apply_updates(state.weights.params, updates), stats)
     ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
-    ema: Any = optax.incremental_update(weights, state.ema, 1 - config.ema_decay * ramp)
+    vectors = Weights(*map(as_vector, weights))
+    ema: Any = optax.incremental_update(vectors, state.ema, 1 - config.ema_decay * ramp)
     dropped = summed_over_devices(batch.dropped)
     return TrainState(state.step + 1, weights, optimizer, ema), terms, dropped
 
@@ -204,9 +224,10 @@ def train(
     state_path = run_dir / "state" if run_dir else None
 
     def epoch_of(number: int, state: TrainState, loss: LossTerms, seconds: float) -> Epoch:
-        # A copy: the state's own buffers are donated to the next step.
-        ema = jax.tree.map(jnp.copy, _on_one(state.ema))
-        return Epoch(number, TrainedDetector(spec, ema, class_names), loss, seconds)
+        ema = jax.device_get(_on_one(state.ema))
+        # Copies: the state's own buffers are donated to the next step.
+        arrays = jax.tree.map(jnp.array, Weights(*map(as_arrays, ema, abstract_weights(spec))))
+        return Epoch(number, TrainedDetector(spec, arrays, class_names), loss, seconds)
 
     if state_path and has_state(state_path):
         state, facts = load_state(state_path, jax.eval_shape(lambda: state))
@@ -271,8 +292,7 @@ def compile_step(
         pixels = _placed(pixels, split if feed.parted else whole)
         indices = _placed(indices, split)
     seed = jax.ShapeDtypeStruct((), jnp.int32)
-    # Every seed's plan has the same step.
-    plan = replace(plan, config=replace(plan.config, seed=0))
+    plan = _of_any_seed(plan)
     return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, type(feed))
 
 

@@ -13,6 +13,7 @@ from flaxyolo.data.batches import box_slots
 from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.vectors import scale_by_adam
 
 SHORT_RUN_STEPS = 10_000
 """Runs of at most this many steps use AdamW when the optimizer is `auto`."""
@@ -74,13 +75,14 @@ def make_optimizer(plan: Plan) -> optax.GradientTransformation:
     def kernels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    clip = optax.clip_by_global_norm(config.clip_norm)
     if uses_adamw(plan):
         return optax.chain(
-            clip, optax.adamw(rate, b1=0.9, weight_decay=config.weight_decay, mask=kernels)
+            scale_by_adam(config.clip_norm),
+            optax.add_decayed_weights(config.weight_decay, kernels),
+            optax.scale_by_learning_rate(rate),
         )
     return optax.chain(
-        clip,
+        optax.clip_by_global_norm(config.clip_norm),
         optax.add_decayed_weights(config.weight_decay * config.batch_size / 64, kernels),
         optax.sgd(rate, momentum=config.momentum, nesterov=True),
     )

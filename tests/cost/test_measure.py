@@ -45,7 +45,7 @@ MEASUREMENT = Measurement(
 
 def counted(function, *shapes):
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return multiply_adds(jax.make_jaxpr(function)(*inputs).jaxpr)
+    return multiply_adds(function, *inputs)
 
 
 def test_the_excess_is_a_share_of_each_limit():

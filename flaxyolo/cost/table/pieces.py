@@ -286,7 +286,7 @@ def time_pieces(batch: Sequence[Piece]) -> list[float]:
 def count(piece: Piece) -> Count:
     """What the piece adds to the parameters and multiply-adds of a network; nothing is compiled."""
     run, weights, inputs, params = program(piece, jnp.float32)
-    return Count(params, multiply_adds(jax.make_jaxpr(run)(weights, *inputs).jaxpr))
+    return Count(params, multiply_adds(run, weights, *inputs))
 
 
 def _inputs(piece: Piece, shapes: tuple[Any, ...]) -> list[np.ndarray]:
