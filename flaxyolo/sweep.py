@@ -18,7 +18,7 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
-from flaxyolo.checks.run import preflight, require
+from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measurement import device_name
@@ -34,7 +34,7 @@ from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import affordable_sizes, enqueue_opening, expected_ms, learn
 from flaxyolo.search.objective import Objective, support, supported
-from flaxyolo.search.ranges import screened_ranges, store_ranges, stored_ranges
+from flaxyolo.search.ranges import USUAL, screened_ranges, store_ranges, stored_ranges
 from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
 from flaxyolo.search.space import (
     Ranges,
@@ -47,6 +47,7 @@ from flaxyolo.search.space import (
 )
 from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import describe, to_dict
+from flaxyolo.statistics.rules import Advice
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
 
@@ -248,9 +249,9 @@ def run_sweep(flags: Flags) -> None:
         ranges = ranges_of(study, suggest, longest, budget, data, flags.seed)
         suggest, sizes = with_ranges(suggest, ranges), ranges.image_sizes
         expected = partial(expected_ms, budget.latency_stat)
-        advice = learn(data, sizes, BATCH_SIZE, affordable_sizes(expected, suggest, sizes, budget))
-        for each in advice:
-            log.info("advice: %s %s: %s", each.key, each.value, each.why)
+        usual = with_ranges(load_space(flags.space), replace(USUAL, image_sizes=sizes))
+        advice = learn(data, sizes, BATCH_SIZE, affordable_sizes(expected, usual, sizes, budget))
+        tell_advice(advice, flags)
         sweep = Sweep(
             suggest=suggest,
             budget=budget,
@@ -284,6 +285,16 @@ def run_sweep(flags: Flags) -> None:
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))
         watch(study, sweep, workers, flags.storage, began, deadline)
         finish(study, sweep)
+
+
+def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:
+    """Log what the data advise, why that input size, and where the other reasons are told."""
+    size = next((each for each in advice if each.key == "image_size"), None)
+    if size is not None:
+        log.info("advice: image_size %s: %s", size.value, size.why)
+    others = ", ".join(f"{each.key} {each.value}" for each in advice if each is not size)
+    budget = () if flags.budget_ms is None else ("--budget-ms", f"{flags.budget_ms:g}")
+    log.info("advice: %s; reasons: %s", others, cli.command_line("stats", flags.data, *budget))
 
 
 def ranges_of(
@@ -356,6 +367,7 @@ def check_space(suggest: Suggest, path: Path | None) -> None:
 
 def clear(sweep: Sweep) -> float | None:
     """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
+    began = time.monotonic()
     baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
     spec = replace(baseline, num_classes=len(sweep.data.class_names))
     feed = open_feed(sweep.data, "train", spec.image_size, keep=sweep.keep)
@@ -368,8 +380,12 @@ def clear(sweep: Sweep) -> float | None:
                 sweep.data.class_names,
                 sweep.short,
                 fingerprint=sweep.data.fingerprint,
+                report=lambda check: None if check.passed else log_check(check),
             )
         )
+    told = cli.duration(time.monotonic() - began)
+    log.info("pre-flight: %d checks passed in %s (%s)",
+             len(done), told, ", ".join(check.name for check in done))  # fmt: skip
     return next((check.step_seconds for check in done if check.step_seconds), None)
 
 

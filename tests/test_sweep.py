@@ -20,7 +20,7 @@ from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep, sweep_training
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.spec import to_dict
-from flaxyolo.trials import standings
+from flaxyolo.trials import run, standings
 from flaxyolo.trials.run import nothing_learnt, tell_objective
 from flaxyolo.weights.checkpoint import source_of
 from tests.search.made import result
@@ -275,6 +275,27 @@ WEIGHTED = (
     "validation; below 100 a size counts in proportion)"
 )
 LUCK = "objective: 6 small boxes in validation, so map_small is mostly luck; it is taken as written"
+
+
+def test_an_objective_of_full_support_is_told_as_it_is(tmp_path, caplog, monkeypatch):
+    data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
+    many = {"small": 200, "medium": 150, "large": 100}
+    for module in (sweep, run):
+        monkeypatch.setattr(module, "support", lambda examples: many)
+    setting = Sweep(
+        suggest=suggest_detector,
+        budget=Budget(8.0),
+        data=data,
+        source="tiny",
+        folder=tmp_path,
+        spending=sweep.spending_of(sweep.Flags()),
+        objective=sweep.objective_of(sweep.Flags(), data, {}),
+    )
+    with caplog.at_level("INFO"):
+        tell_objective(setting)
+    assert [record.getMessage() for record in caplog.records] == [
+        "objective: map_small + map_medium + map_large"
+    ]
 
 
 @pytest.mark.parametrize(

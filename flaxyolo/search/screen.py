@@ -72,7 +72,7 @@ def draw(suggest: Suggest, count: int, seed: int, *, finish: Finish = lambda spe
         fruitless = 0
     for reason, number in invalid.most_common():
         log.info("%d draws are no valid detector: %s", number, reason)
-    log.info("%d different specs drawn, %d duplicates dropped", len(found), duplicates)
+    log.debug("%d different specs drawn, %d duplicates dropped", len(found), duplicates)
     return Pool([Drawn(params, spec) for spec, params in found.items()], dict(invalid), duplicates)
 
 

@@ -52,9 +52,10 @@ def tell_objective(sweep: Sweep) -> None:
     """Log what is to be largest, and which of its sizes have few boxes to be judged by."""
     boxes, objective = support(sweep.data.val), sweep.objective
     few = {size: count for size, count in boxes.items() if count < FULL_SUPPORT}
-    own = objective == supported(boxes)
-    why = f" ({in_words(few)} in validation; below {FULL_SUPPORT} a size counts in proportion)"
-    log.info("objective: %s%s", objective.text, why if own and few else "")
+    own, why = objective == supported(boxes), ""
+    if own and few:
+        why = f" ({in_words(few)} in validation; below {FULL_SUPPORT} a size counts in proportion)"
+    log.info("objective: %s%s", objective.text, why)
     if not own and (few := thin(objective, boxes)):
         log.warning("objective: %s in validation, so %s is mostly luck; it is taken as written",
                     in_words(few), " and ".join(f"map_{size}" for size in few))  # fmt: skip
