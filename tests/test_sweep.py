@@ -20,7 +20,8 @@ from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep, sweep_training
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.spec import to_dict
-from flaxyolo.trials import run, standings
+from flaxyolo.trials import run as trials_run
+from flaxyolo.trials import standings
 from flaxyolo.trials.run import nothing_learnt, tell_objective
 from flaxyolo.weights.checkpoint import source_of
 from tests.search.made import result
@@ -280,7 +281,7 @@ LUCK = "objective: 6 small boxes in validation, so map_small is mostly luck; it 
 def test_an_objective_of_full_support_is_told_as_it_is(tmp_path, caplog, monkeypatch):
     data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
     many = {"small": 200, "medium": 150, "large": 100}
-    for module in (sweep, run):
+    for module in (sweep, trials_run):
         monkeypatch.setattr(module, "support", lambda examples: many)
     setting = Sweep(
         suggest=suggest_detector,
