@@ -238,7 +238,7 @@ def start_attention(walk: Walk, child: Any, inputs: Map) -> Map:
 def inherit_squeeze(walk: Walk, child: Any, parent: Any, inputs: Map, outputs: Map) -> Map:
     """The two convolutions of a gate, of which the first has ReLU behind it."""
     inner = walk.choose(child.reduce, width_of(child.reduce), rank(parent.reduce))
-    inherit_conv(walk, child.reduce, parent.reduce, inputs, inner, slope=RELU_SLOPE)
+    inherit_conv(walk, child.reduce, parent.reduce, inputs, inner, new_bias=RELU_SLOPE)
     inherit_conv(walk, child.expand, parent.expand, silent(inner), inputs)
     return inputs
 

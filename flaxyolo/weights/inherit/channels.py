@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from flaxyolo.nn.conv import Conv
 from flaxyolo.nn.conv_forms import padding
 
-Map = Int[np.ndarray, " c"]
+Map = Int[np.ndarray, " _"]
 """For every channel of a feature of the child the parent's channel it carries, or one of these."""
 SILENT = -1
 """A new channel that is zero everywhere at the start."""
 LIVE = -2
 """A new channel that already says something, which nothing of the parent may listen to."""
 
-Rank = Float[np.ndarray, " c"]
+Rank = Float[np.ndarray, " _"]
 """How much each of a parent's channels matters."""
 
 

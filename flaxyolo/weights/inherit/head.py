@@ -18,7 +18,7 @@ from flaxyolo.weights.inherit.channels import (
     within,
 )
 from flaxyolo.weights.inherit.layers import copy_channels, rank, width_of
-from flaxyolo.weights.inherit.walk import Walk, inherit_conv, inherit_norm, silent
+from flaxyolo.weights.inherit.walk import Walk, inherit_conv, inherit_norm, scales, silent
 
 FAR_BIN = -16.0
 """Logit of a new bin of a box's distances: its share is a ten-millionth."""
@@ -72,11 +72,10 @@ def inherit_head(
         walk.changed(child, "fewer bins")
     if len(classes) != parent.spec.num_classes or (classes != np.arange(len(classes))).any():
         walk.changed(child, "other classes")
-    pairs = [(child, parent)]
+    pairs: list[tuple[Any, Any]] = [(child, parent)]
     if child.one_to_one is not None:
         # A parent without them: they begin as the others.
-        second: Any = parent if parent.one_to_one is None else parent.one_to_one
-        pairs.append((child.one_to_one, second))
+        pairs.append((child.one_to_one, parent.one_to_one or parent))
     for mine, theirs in pairs:
         inherit_branches(walk, mine.box, theirs.box, inputs, levels, box)
         inherit_branches(walk, mine.cls, theirs.cls, inputs, levels, Outputs(classes, None))
@@ -101,7 +100,7 @@ def inherit_entry(
         place = levels[1].index(level)
         if stem is not None and parent.stem is not None:
             before = parent.stem[place]
-            matters = sum(map(rank, parent.stem)) if tied else rank(before)
+            matters = np.sum([rank(other) for other in parent.stem], 0) if tied else rank(before)
             x = inherit_block(walk, stem, before, x, walk.choose(stem, width_of(stem), matters))
         elif stem is not None:
             walk.changed(stem, "a new convolution")
@@ -171,12 +170,12 @@ def inherit_steps(
     pairs = list(zip(child, parent, strict=False))
     if any(mine.depthwise != before.depthwise for mine, before in pairs):
         walk.changed(child[0].conv, "convolutions of another form")
-        return heard(carried(np.arange(scales(parent[-1]).size), scales(child[-1]).size))
+        return heard(carried(np.arange(scales(parent[-1].norm).size), scales(child[-1].norm).size))
     for number, (mine, before) in enumerate(pairs):
         wanted = inputs
         if not mine.depthwise:
-            matters = sum(scales(steps[number]) for steps in tied)
-            wanted = walk.choose(mine.conv, scales(mine).size, matters)
+            matters = np.sum([scales(steps[number].norm) for steps in tied], 0)
+            wanted = walk.choose(mine.conv, scales(mine.norm).size, matters)
         if kernels:
             inherit_conv(walk, mine.conv, before.conv, inputs, wanted)
         inherit_norm(walk, mine.norm, before.norm, wanted)
@@ -184,13 +183,8 @@ def inherit_steps(
     if len(child) < len(parent):
         walk.changed(child[-1].conv, "fewer convolutions")
     for mine in child[len(parent) :]:
-        inputs = copy_channels(walk, mine, inputs, carried(inputs, scales(mine).size))
+        inputs = copy_channels(walk, mine, inputs, carried(inputs, scales(mine.norm).size))
     return inputs
-
-
-def scales(step: Step) -> np.ndarray:
-    """How much each channel of a step's output matters."""
-    return np.abs(np.asarray(step.norm.scale[...]))
 
 
 def inherit_prediction(
@@ -199,7 +193,7 @@ def inherit_prediction(
     """The 1x1 convolutions with bias."""
     if outputs.channels is not None:
         inherit_conv(
-            walk, child.predict, parent.predict, inputs, outputs.channels, slope=outputs.new_bias
+            walk, child.predict, parent.predict, inputs, outputs.channels, new_bias=outputs.new_bias
         )
     if child.objectness is not None and parent.objectness is not None:
         inherit_conv(walk, child.objectness, parent.objectness, inputs, np.arange(1))

@@ -64,6 +64,7 @@ from flaxyolo.weights.inherit.walk import (
     inherit_layer,
     inherit_rep,
     inherit_vector,
+    scales,
     silence_norm,
     silent,
     widen_to_rep,
@@ -100,15 +101,15 @@ def rank(module: Any) -> Rank:
     The length of the kernel where no norm follows.
     """
     if isinstance(module, ConvNormAct):
-        return np.abs(np.asarray(module.norm.scale[...]))
+        return scales(module.norm)
     if isinstance(module, Conv):
         return np.sqrt((np.asarray(module.kernel[...]) ** 2).sum((0, 1, 2)))
     if isinstance(module, RepConv):
         total = rank(module.branches[0]) + rank(module.branches[1])
         same = module.identity
-        return total if same is None else total + np.abs(np.asarray(same.scale[...]))
+        return total if same is None else total + scales(same)
     if isinstance(module, ConvNeXt):
-        branch = np.abs(np.asarray(module.scale[...])) * rank(module.project)
+        branch = scales(module) * rank(module.project)
         return branch if module.enter is None else branch + rank(module.enter)
     if isinstance(module, Repeat):
         total = rank(module.layers[0])
@@ -253,7 +254,7 @@ def inherit_convnext(
         inputs = heard(outputs)
     inner = follow(walk, child.depthwise, parent.depthwise, inputs, inputs)
     wide = walk.choose(child.expand, width_of(child.expand), rank(parent.expand))
-    inherit_conv(walk, child.expand, parent.expand, inner, wide, slope=walk.slope)
+    inherit_conv(walk, child.expand, parent.expand, inner, wide, new_bias=walk.slope)
     inherit_conv(walk, child.project, parent.project, silent(wide), inputs)
     inherit_vector(walk, child, parent, "scale", inputs)
     child.scale[...] = np.where(inputs < 0, np.float32(0), np.asarray(child.scale[...]))

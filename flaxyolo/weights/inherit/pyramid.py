@@ -16,6 +16,7 @@ from flaxyolo.weights.inherit.blocks import (
 from flaxyolo.weights.inherit.channels import (
     SILENT,
     Map,
+    Rank,
     carried,
     gathered,
     heard,
@@ -56,17 +57,19 @@ def inherit_backbone(walk: Walk, child: Backbone, parent: Backbone, *, tied: boo
             at = number
         elif stride in parent.strides:
             walk.changed(stage, "one more stage")
-            wanted = carried(inputs, width_of(stage.block))
-            inputs = start_any(walk, stage.downsample, inputs, wanted)
-            inputs = start_any(walk, stage.block, inputs, wanted)
+            for module in (stage.downsample, stage.block):
+                wanted = carried(inputs, width_of(module))
+                inputs = start_any(walk, module, inputs, wanted)
         else:
             walk.changed(stage, "a new level")
             inputs = unknown(width_of(stage.block))
         if stride in levels:
             features[levels[stride]] = inputs
-            if rest:
-                features[levels[stride]] = within(inputs, width_of(parent.stages[rest[-1]].block))
-                walk.changed(stage, "fewer stages")
+    for stride, rest in free.items():
+        if rest and stride in levels and levels[stride] in features:
+            walk.changed(child, f"fewer stages of stride {stride}")
+            last = width_of(parent.stages[rest[-1]].block)
+            features[levels[stride]] = within(features[levels[stride]], last)
     return features
 
 
@@ -135,6 +138,7 @@ def inherit_neck(
     `levels` are the child's and the parent's, `old` the parent's widths of its C levels and of
     what its neck puts out before the last layers.
     """
+    features = {level: features[level] for level in levels[0]}
     if isinstance(child, BiFPN) and isinstance(parent, BiFPN):
         outputs = inherit_bifpn(walk, child, parent, features, levels, tied=tied)
     elif isinstance(child, BiFPN) or isinstance(parent, BiFPN):
@@ -249,11 +253,10 @@ def inherit_top_down(
         if known:
             before = parent.down[place]
             width = upper_width(parent, theirs, level, old)
+            above = within(above, width)
             above = inherit_upsample(walk, child.upsample[i], parent.upsample[place], above)
-            inputs = joined(
-                [within(above, width), within(features[level], old[level])],
-                [width, old[level]],
-            )
+            own = within(features[level], old[level])
+            inputs = joined([above, own], [width, old[level]])
             outputs[level] = inherit_fusion(walk, fuse, before, inputs, wanted=None, tied=tied)
             continue
         walk.changed(fuse, "a new node")
@@ -357,17 +360,17 @@ def inherit_bifpn(
     return outputs
 
 
-def bifpn_map(child: BiFPN, parent: BiFPN, *, tied: bool) -> tuple[int, Any]:
+def bifpn_map(child: BiFPN, parent: BiFPN, *, tied: bool) -> tuple[int, Rank]:
     """Width of the child, and how much the parent's channels matter at all levels together.
 
     Zeros where some level is not projected: its channels are the backbone's.
     """
     width = width_of(run_nodes(child.layers[0])[0])
-    total = sum(rank(node) for node in run_nodes(parent.layers[0]))
+    total = np.sum([rank(node) for node in run_nodes(parent.layers[0])], 0)
     for layer in [*child.project, *parent.project]:
         if isinstance(layer, Same) or tied:
             return width, np.zeros_like(total)
-    return width, total + sum(rank(layer) for layer in parent.project)
+    return width, total + np.sum([rank(layer) for layer in parent.project], 0)
 
 
 def run_nodes(layer: BiFPNLayer) -> list[Any]:
@@ -489,7 +492,7 @@ def inherit_out(
             results[level] = copy_channels(walk, layer, outputs[level], wanted)
         else:
             before = parent.out[levels[1].index(level)]
-            matters = sum(rank(other) for other in parent.out) if tied else rank(before)
+            matters = np.sum([rank(other) for other in parent.out], 0) if tied else rank(before)
             wanted = walk.choose(layer, width_of(layer), matters)
             results[level] = inherit_block(walk, layer, before, outputs[level], wanted)
     return results

@@ -8,7 +8,7 @@ from flax import nnx
 
 from flaxyolo.nn.conv import Conv
 from flaxyolo.nn.layers import ConvNormAct
-from flaxyolo.nn.norm import BatchNorm, GroupNorm
+from flaxyolo.nn.norm import BatchNorm
 from flaxyolo.nn.rep import RepConv
 from flaxyolo.weights.inherit.channels import (
     SILENT,
@@ -103,12 +103,12 @@ def inherit_conv(
     inputs: Map,
     outputs: Map,
     *,
-    slope: float | None = None,
+    new_bias: float | None = None,
 ) -> None:
-    """Kernel and bias; with a `slope` new outputs, which no norm silences, are that everywhere."""
+    """Kernel and bias; with `new_bias` new outputs, which no norm silences, are that everywhere."""
     kernel, taken = gathered_kernel(child, parent, inputs, outputs)
     new = outputs < 0
-    if slope is not None:
+    if new_bias is not None:
         kernel[..., new] = 0
     child.kernel[...] = kernel
     if child.bias is not None:
@@ -116,7 +116,7 @@ def inherit_conv(
         if parent.bias is not None:
             bias, count = gathered(bias, np.asarray(parent.bias[...]), outputs)
             taken += count
-        child.bias[...] = bias if slope is None else np.where(new, np.float32(slope), bias)
+        child.bias[...] = bias if new_bias is None else np.where(new, np.float32(new_bias), bias)
     walk.took(child, parent, taken)
 
 
@@ -140,6 +140,11 @@ def inherit_norm(walk: Walk, child: Any, parent: Any, outputs: Map) -> None:
     walk.took(child, parent, taken)
 
 
+def scales(norm: Any) -> Rank:
+    """How much a norm lets each channel vary."""
+    return np.abs(np.asarray(norm.scale[...]))
+
+
 def silence_norm(walk: Walk, norm: Any, outputs: Map) -> None:
     """Let the channels that carry nothing of the parent's be zero, with a slope."""
     new = outputs < 0
@@ -147,7 +152,7 @@ def silence_norm(walk: Walk, norm: Any, outputs: Map) -> None:
     norm.bias[...] = np.where(new, np.float32(walk.slope), np.asarray(norm.bias[...]))
 
 
-def groups_kept(child: GroupNorm, parent: GroupNorm, outputs: Map) -> bool:
+def groups_kept(child: Any, parent: Any, outputs: Map) -> bool:
     """Whether every group of channels of the parent is a group of the child, without others."""
     members = outputs.reshape(child.groups, -1)
     size = len(np.asarray(parent.scale[...])) // parent.groups
@@ -204,7 +209,7 @@ def fold_to_layer(
 
     Of group norms, which cannot be folded, the branch of the child's size.
     """
-    norms = [branch.norm for branch in parent.branches]
+    norms: list[Any] = [branch.norm for branch in parent.branches]
     if parent.identity is not None:
         norms.append(parent.identity)
     one = parent.fused()
