@@ -259,15 +259,12 @@ def test_whole_heads_of_self_attention_stay(attention):
     check_kept(small(attention=attention), small(32, attention=attention))
 
 
-def test_the_maximum_over_more_channels_may_be_that_of_a_new_one():
-    parent, child = small(attention="cbam"), small(24, attention="cbam")
-    inherited = inherit(child, parent, trained(parent), 3)
-    assert [change.why for change in inherited.changes] == ["the maximum over more channels"]
-    # Where some old channel is above zero in every cell, nothing is to be seen of it.
-    weights = trained(parent)
-    norm = weights.params["backbone"]["stages"][2]["block"]["layers"][0]["second"]["norm"]
-    assert norm["bias"].shape == (32,)
-    assert difference(outputs_of_parent(parent), outputs(child, inherited.weights)) < 0.1
+@pytest.mark.parametrize(
+    ("attention", "why"), [("cbam", "the maximum over more channels"), ("eca", "other neighbours")]
+)
+def test_attention_across_channels_sees_the_new_ones_of_relu(attention, why):
+    common = {"attention": attention, "network": {"activation": "relu"}}
+    check_changed(small(**common), small(24, **common), why)
 
 
 @pytest.mark.parametrize("neck", NECKS)
@@ -495,7 +492,8 @@ def test_any_detector_of_a_space_inherits_from_any_other(suggest, count):
 def test_everything_new_can_learn(activation):
     common = {"network": {"activation": activation}}
     parent = small(**common)
-    child = small(24, depth=2, neck={"kind": "pan"}, attention="se", **common)
+    # New layers that end in ReLU lose some channels for good: there the depth stays.
+    child = small(24, depth=1 if activation == "relu" else 2, neck={"kind": "pan"}, **common)
     weights = inherit(child, parent, trained(parent), 3).weights
     images = jnp.asarray(np.random.default_rng(1).random((2, 64, 64, 3), dtype=np.float32))
 
@@ -504,11 +502,14 @@ def test_everything_new_can_learn(activation):
         said = jax.tree.leaves(nnx.merge(network, params, weights.stats)(images))
         return sum((part**2).mean() for part in said)
 
-    gradient = jax.jit(jax.grad(loss))(weights.params)
+    slope = jax.jit(jax.grad(loss))
+    # What is behind a silent layer learns from the second step on.
+    params = jax.tree.map(lambda x, dx: x - 0.01 * dx, weights.params, slope(weights.params))
+    gradient = slope(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     still = [
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
-        if path[-1].key == "scale" and (np.asarray(leaf) == 0).mean() > 0.1
+        if (np.asarray(leaf) == 0).mean() > 0.1
     ]
-    assert still == []
+    assert " ".join(still) == ""

@@ -31,6 +31,7 @@ from flaxyolo.nn.downsample import (
 )
 from flaxyolo.nn.stem import ConvStem, DeepStem, FocusStem, RepStem
 from flaxyolo.weights.inherit.channels import (
+    LIVE,
     SILENT,
     Map,
     channels_of_heads,
@@ -56,11 +57,9 @@ from flaxyolo.weights.inherit.layers import (
     width_of,
 )
 from flaxyolo.weights.inherit.walk import (
-    RELU_SLOPE,
     Walk,
     inherit_conv,
     inherit_layer,
-    silent,
 )
 
 OPEN = 4.0
@@ -179,7 +178,7 @@ def inherit_c2f(walk: Walk, child: C2f, parent: C2f, inputs: Map, outputs: Map) 
         through = through + rank(before)
     parts = [walk.choose(child.split, inner, matters) for matters in (past, through)]
     inherit_layer(walk, child.split, parent.split, inputs, joined(parts, [old, old]))
-    parts = [silent(part) for part in parts]
+    parts = [walk.renewed(part) for part in parts]
     for layer, before in pairs:
         both = carries(layer) and carries(before)
         wanted = parts[-1] if both else walk.choose(layer, inner, rank(before))
@@ -236,10 +235,10 @@ def start_attention(walk: Walk, child: Any, inputs: Map) -> Map:
 
 
 def inherit_squeeze(walk: Walk, child: Any, parent: Any, inputs: Map, outputs: Map) -> Map:
-    """The two convolutions of a gate, of which the first has ReLU behind it."""
+    """The two convolutions of a gate; ReLU is between, so what is new there is as drawn."""
     inner = walk.choose(child.reduce, width_of(child.reduce), rank(parent.reduce))
-    inherit_conv(walk, child.reduce, parent.reduce, inputs, inner, new_bias=RELU_SLOPE)
-    inherit_conv(walk, child.expand, parent.expand, silent(inner), inputs)
+    inherit_conv(walk, child.reduce, parent.reduce, inputs, inner)
+    inherit_conv(walk, child.expand, parent.expand, heard(inner), inputs)
     return inputs
 
 
@@ -268,7 +267,8 @@ def inherit_eca(
     kernel[mine : mine + common] = old[theirs : theirs + common]
     child.kernel[...] = kernel
     known = inputs[inputs >= 0]
-    if (inputs[: len(known)] != np.arange(len(known))).any() or common < len(old):
+    moved = (inputs[: len(known)] != np.arange(len(known))).any()
+    if moved or common < len(old) or (inputs == LIVE).any():
         walk.changed(child, "other neighbours")
     walk.took(child, parent, common)
     return inputs
@@ -358,9 +358,10 @@ def inherit_heads(
     for array in (scale, bias):
         array[own[0]] *= np.sqrt(keys[0] / keys[1])
     # New queries are silent; were new keys so too, neither would ever learn.
+    scale[own[0]] = np.where(common < 0, 0, scale[own[0]])
     scale[own[1]] = np.where(common < 0, 1, scale[own[1]])
     norm.scale[...], norm.bias[...] = scale, bias
-    return kept
+    return walk.renewed(kept)
 
 
 def split_heads(
@@ -410,7 +411,7 @@ def inherit_partial(
     through = through + rank(parent.attention) + rank(parent.narrow)
     kept, mixed = (walk.choose(child.split, inner, matters) for matters in (past, through))
     inherit_layer(walk, child.split, parent.split, inputs, joined([kept, mixed], [old, old]))
-    kept, mixed = silent(kept), silent(mixed)
+    kept, mixed = walk.renewed(kept), walk.renewed(mixed)
     inherit_positioned(walk, child.attention, parent.attention, mixed, mixed)
     wide = walk.choose(child.widen, width_of(child.widen), rank(parent.widen))
     wide = inherit_layer(walk, child.widen, parent.widen, mixed, wide)

@@ -11,7 +11,8 @@ from flaxyolo.nn.conv_forms import padding
 Map = Int[np.ndarray, " _"]
 """For every channel of a feature of the child the parent's channel it carries, or one of these."""
 SILENT = -1
-"""A new channel that is zero everywhere at the start."""
+"""A new channel that is zero everywhere at the start; in the map of a layer's output that is still
+wanted, any new one."""
 LIVE = -2
 """A new channel that already says something, which nothing of the parent may listen to."""
 

@@ -18,7 +18,7 @@ from flaxyolo.weights.inherit.channels import (
     within,
 )
 from flaxyolo.weights.inherit.layers import copy_channels, rank, width_of
-from flaxyolo.weights.inherit.walk import Walk, inherit_conv, inherit_norm, scales, silent
+from flaxyolo.weights.inherit.walk import Walk, inherit_conv, inherit_norm, scales
 
 FAR_BIN = -16.0
 """Logit of a new bin of a box's distances: its share is a ten-millionth."""
@@ -179,7 +179,7 @@ def inherit_steps(
         if kernels:
             inherit_conv(walk, mine.conv, before.conv, inputs, wanted)
         inherit_norm(walk, mine.norm, before.norm, wanted)
-        inputs = silent(wanted)
+        inputs = walk.renewed(wanted)
     if len(child) < len(parent):
         walk.changed(child[-1].conv, "fewer convolutions")
     for mine in child[len(parent) :]:

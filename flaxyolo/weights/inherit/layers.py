@@ -56,6 +56,7 @@ from flaxyolo.weights.inherit.channels import (
     channels_of_heads,
     chosen_heads,
     heard,
+    summed,
 )
 from flaxyolo.weights.inherit.walk import (
     Walk,
@@ -64,9 +65,9 @@ from flaxyolo.weights.inherit.walk import (
     inherit_layer,
     inherit_rep,
     inherit_vector,
+    renew_norm,
     scales,
     silence_norm,
-    silent,
     widen_to_rep,
 )
 
@@ -164,10 +165,10 @@ def added(walk: Walk, child: Any, parent: Any, inputs: Map, branch: Map) -> Map:
         return heard(branch) if mine else branch
     if not mine:
         return branch
-    if (np.maximum(inputs, SILENT) != branch).any():
+    if (np.maximum(inputs, SILENT) != np.maximum(branch, SILENT)).any():
         walk.changed(child, "a shortcut between other channels")
         return heard(branch)
-    return inputs
+    return summed([inputs, branch])
 
 
 def inherit_plain(walk: Walk, child: Any, parent: Any, inputs: Map, outputs: Map) -> Map:
@@ -254,8 +255,9 @@ def inherit_convnext(
         inputs = heard(outputs)
     inner = follow(walk, child.depthwise, parent.depthwise, inputs, inputs)
     wide = walk.choose(child.expand, width_of(child.expand), rank(parent.expand))
-    inherit_conv(walk, child.expand, parent.expand, inner, wide, new_bias=walk.slope)
-    inherit_conv(walk, child.project, parent.project, silent(wide), inputs)
+    silent = None if walk.relu else 0.0
+    inherit_conv(walk, child.expand, parent.expand, inner, wide, new_bias=silent)
+    inherit_conv(walk, child.project, parent.project, walk.renewed(wide), inputs)
     inherit_vector(walk, child, parent, "scale", inputs)
     child.scale[...] = np.where(inputs < 0, np.float32(0), np.asarray(child.scale[...]))
     return inputs
@@ -287,7 +289,7 @@ def pass_on(walk: Walk, module: Any, inputs: Map, outputs: Map) -> Map:
 
 def copy_channels(walk: Walk, module: Any, inputs: Map, outputs: Map) -> Map:
     """A convolution whose centre copies channels; what it does not find is silent."""
-    if module.activation != "none" and not walk.slope:
+    if module.activation != "none" and not walk.relu:
         walk.changed(module.conv, "an activation after what is passed on")
     conv = module.conv
     kernel = np.asarray(conv.kernel[...]).copy()
@@ -302,8 +304,8 @@ def copy_channels(walk: Walk, module: Any, inputs: Map, outputs: Map) -> Map:
     norm: Any = module.norm
     norm.scale[...] = np.full(count, np.sqrt(1 + norm.epsilon), np.float32)
     kept = np.where(found, outputs, SILENT)
-    silence_norm(walk, norm, kept)
-    return kept
+    renew_norm(walk, norm, kept)
+    return walk.renewed(kept)
 
 
 def start_rep(walk: Walk, module: RepConv, inputs: Map, outputs: Map) -> Map:
@@ -316,7 +318,7 @@ def start_rep(walk: Walk, module: RepConv, inputs: Map, outputs: Map) -> Map:
     silence_norm(walk, second.norm, quiet)
     norm: Any = module.identity
     norm.scale[...] = np.full(len(quiet), np.sqrt(1 + norm.epsilon), np.float32)
-    if not walk.slope:
+    if not walk.relu:
         walk.changed(module, "an activation after what is passed on")
     return inputs
 
@@ -348,7 +350,7 @@ def start_branch(walk: Walk, module: Any, inputs: Map, outputs: Map) -> Map:
     if module.shortcut is None:
         return heard(outputs)
     silence(walk, getattr(module, LAST[type(module)]))
-    if isinstance(module, Narrowing) and not walk.slope:
+    if isinstance(module, Narrowing) and not walk.relu:
         walk.changed(module, "an activation after what is passed on")
     return inputs
 

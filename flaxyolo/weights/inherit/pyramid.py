@@ -26,7 +26,7 @@ from flaxyolo.weights.inherit.channels import (
     within,
 )
 from flaxyolo.weights.inherit.layers import PASSES, copy_channels, rank, width_of
-from flaxyolo.weights.inherit.walk import Walk, silent
+from flaxyolo.weights.inherit.walk import Walk
 
 Levels = dict[int, Map]
 """The map of the feature of each level."""
@@ -120,7 +120,7 @@ def inherit_upsample(walk: Walk, child: Any, parent: Any, inputs: Map) -> Map:
     bias = gathered(np.zeros(len(inputs)), np.asarray(parent.bias[...]), inputs)
     child.bias[...] = bias.array
     walk.took(child, parent, 4 * int(known.sum()) ** 2 + bias.taken)
-    return silent(inputs)
+    return np.where(known, inputs, SILENT)
 
 
 def inherit_neck(

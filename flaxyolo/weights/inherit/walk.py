@@ -11,6 +11,7 @@ from flaxyolo.nn.layers import ConvNormAct
 from flaxyolo.nn.norm import BatchNorm
 from flaxyolo.nn.rep import RepConv
 from flaxyolo.weights.inherit.channels import (
+    LIVE,
     SILENT,
     Map,
     Rank,
@@ -22,7 +23,7 @@ from flaxyolo.weights.inherit.channels import (
 Kind = Literal["copied", "sliced", "grown", "fresh"]
 
 RELU_SLOPE = 1e-6
-"""Bias of a silent channel before ReLU, which has no slope at zero."""
+"""Bias of a silent layer before ReLU, which has no slope at zero."""
 
 
 class Part(NamedTuple):
@@ -55,7 +56,7 @@ class Walk:
         self.paths = {id(module): path for path, module in modules(child)}
         self.sources = {id(module): path for path, module in modules(parent)}
         self.ranked = ranked
-        self.slope = RELU_SLOPE if relu else 0.0
+        self.relu = relu
         self.parts: dict[str, Part] = {}
         self.changes: list[Change] = []
 
@@ -71,6 +72,10 @@ class Walk:
         if count < len(rank):
             self.changed(module, f"{count} of {len(rank)} channels")
         return choose(count, rank, ranked=self.ranked and not tied)
+
+    def renewed(self, outputs: Map) -> Map:
+        """The map of a layer's output whose new channels are as `renew_norm` leaves them."""
+        return np.where(outputs < 0, LIVE if self.relu else SILENT, outputs)
 
     def took(self, module: Any, parent: Any, taken: int) -> None:
         """Tell that so many of a layer's own parameters are the parent's."""
@@ -121,7 +126,7 @@ def inherit_conv(
 
 
 def inherit_norm(walk: Walk, child: Any, parent: Any, outputs: Map) -> None:
-    """Scale, bias and, between batch norms, statistics; new channels are silent."""
+    """Scale, bias and, between batch norms, statistics."""
     taken = 0
     names = ["scale", "bias"]
     same = isinstance(child, BatchNorm) and isinstance(parent, BatchNorm)
@@ -136,7 +141,7 @@ def inherit_norm(walk: Walk, child: Any, parent: Any, outputs: Map) -> None:
         array, count = gathered(fresh, old, outputs)
         getattr(child, name)[...] = array
         taken += count if name in ("scale", "bias") else 0
-    silence_norm(walk, child, outputs)
+    renew_norm(walk, child, outputs)
     walk.took(child, parent, taken)
 
 
@@ -145,11 +150,20 @@ def scales(norm: Any) -> Rank:
     return np.abs(np.asarray(norm.scale[...]))
 
 
+def renew_norm(walk: Walk, norm: Any, outputs: Map) -> None:
+    """Let the channels that carry nothing of the parent's be zero.
+
+    ReLU has no slope there: in its networks they are as drawn, and what follows does not listen.
+    """
+    if not walk.relu:
+        silence_norm(walk, norm, outputs)
+
+
 def silence_norm(walk: Walk, norm: Any, outputs: Map) -> None:
-    """Let the channels that carry nothing of the parent's be zero, with a slope."""
-    new = outputs < 0
+    """Let the channels that carry nothing of the parent's be zero (all but zero before ReLU)."""
+    new, bias = outputs < 0, np.float32(RELU_SLOPE if walk.relu else 0)
     norm.scale[...] = np.where(new, np.float32(0), np.asarray(norm.scale[...]))
-    norm.bias[...] = np.where(new, np.float32(walk.slope), np.asarray(norm.bias[...]))
+    norm.bias[...] = np.where(new, bias, np.asarray(norm.bias[...]))
 
 
 def groups_kept(child: Any, parent: Any, outputs: Map) -> bool:
@@ -173,7 +187,7 @@ def inherit_layer(
         walk.changed(child, "a smaller kernel")
     inherit_conv(walk, child.conv, parent.conv, inputs, outputs)
     inherit_norm(walk, child.norm, parent.norm, outputs)
-    return silent(outputs)
+    return walk.renewed(outputs)
 
 
 def inherit_rep(walk: Walk, child: RepConv, parent: RepConv, inputs: Map, outputs: Map) -> Map:
@@ -186,7 +200,7 @@ def inherit_rep(walk: Walk, child: RepConv, parent: RepConv, inputs: Map, output
         silence_norm(walk, child.identity, np.full(len(outputs), SILENT))
     elif parent.identity is not None:
         walk.changed(child, "no identity branch")
-    return silent(outputs)
+    return walk.renewed(outputs)
 
 
 def widen_to_rep(walk: Walk, child: RepConv, parent: ConvNormAct, inputs: Map, outputs: Map) -> Map:
@@ -199,7 +213,7 @@ def widen_to_rep(walk: Walk, child: RepConv, parent: ConvNormAct, inputs: Map, o
     silence_norm(walk, child.branches[1 - place].norm, quiet)
     if child.identity is not None:
         silence_norm(walk, child.identity, quiet)
-    return silent(outputs)
+    return walk.renewed(outputs)
 
 
 def fold_to_layer(
@@ -237,14 +251,9 @@ def fold_to_layer(
     for name, old in sums.items():
         array = getattr(child.norm, name)
         array[...] = gathered(np.asarray(array[...]), old, outputs).array
-    silence_norm(walk, child.norm, outputs)
+    renew_norm(walk, child.norm, outputs)
     walk.took(child.norm, norms[0], 2 * int((outputs >= 0).sum()))
-    return silent(outputs)
-
-
-def silent(outputs: Map) -> Map:
-    """The map of what a layer puts out whose new channels were silenced."""
-    return np.where(outputs < 0, SILENT, outputs)
+    return walk.renewed(outputs)
 
 
 def inherit_vector(walk: Walk, child: Any, parent: Any, name: str, channels: Map) -> None:
