@@ -435,7 +435,7 @@ def half_silent(spec):
     """Trained weights of which every second channel behind a norm is zero."""
 
     def changed(path, leaf):
-        if "norm" not in [getattr(key, "key", None) for key in path]:
+        if not {"norm", "norms"} & {getattr(key, "key", None) for key in path}:
             return leaf
         if path[-1].key == "scale":
             return (leaf * (np.arange(leaf.size) % 2)).astype(np.float32)
@@ -458,6 +458,29 @@ def test_the_channels_that_matter_are_kept(block):
         for ranked in (True, False)
     ]
     assert apart[0] < KEPT < apart[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"neck": lambda width: {"kind": "bifpn", "block": "c2f_plain", "widths": width}},
+        {"head": lambda width: {"stem_width": width, "shared": True}},
+        {
+            "neck": lambda width: {"kind": "pan", "out_width": width},
+            "head": lambda width: {"shared": True},
+        },
+    ],
+    ids=["weighted fusion", "shared head", "shared head of last convolutions"],
+)
+def test_channels_that_levels_have_in_common_are_chosen_for_all(changes):
+    parent, child = (
+        small(width, widths=(width, 2 * width, 4 * width), **parts)
+        for width in (32, 16)
+        for parts in [{name: part(width) for name, part in changes.items()}]
+    )
+    weights = half_silent(parent)
+    inherited = inherit(child, parent, weights, 3)
+    assert difference(outputs(parent, weights), outputs(child, inherited.weights)) < KEPT
 
 
 def draws(suggest, count):

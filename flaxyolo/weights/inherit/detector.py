@@ -14,7 +14,7 @@ from flaxyolo.nn.neck import BiFPN, Same
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.weights.inherit.channels import SILENT, Map
 from flaxyolo.weights.inherit.head import inherit_head
-from flaxyolo.weights.inherit.pyramid import inherit_backbone, inherit_neck
+from flaxyolo.weights.inherit.pyramid import inherit_backbone, inherit_neck, inherit_out
 from flaxyolo.weights.inherit.walk import Change, Kind, Part, Walk, modules, own_params
 
 Names = tuple[Sequence[str], Sequence[str]]
@@ -80,15 +80,22 @@ def inherit(
     walk = Walk(child, old, ranked=ranked, relu=spec.activation == "relu")
     if spec.activation != parent.activation:
         walk.changed(child, f"{spec.activation} instead of {parent.activation}")
-    tied = (spec.head.shared or parent.head.shared) and not (
-        spec.head.stem_width and parent.head.stem_width
-    )
+    # Kernels of a shared head see the channels of all levels. Where stems or last convolutions lead
+    # to them, those choose for all levels together; else all keep their first channels.
+    tied = spec.head.shared and not (spec.head.stem_width and parent.head.stem_width)
+    ends = bool(spec.neck.out_width and parent.neck.out_width)
     levels = spec.neck.levels, parent.neck.levels
     features = inherit_backbone(
-        walk, child.backbone, old.backbone, tied=tied or fused_unprojected(child.neck)
+        walk,
+        child.backbone,
+        old.backbone,
+        tied=(tied and not ends) or fused_unprojected(child.neck),
     )
     widths = parent.backbone.level_widths, dict(zip(levels[1], parent.neck_widths, strict=True))
-    features = inherit_neck(walk, child.neck, old.neck, features, levels, widths, tied=tied)
+    features = inherit_neck(
+        walk, child.neck, old.neck, features, levels, widths, tied=tied and not ends
+    )
+    features = inherit_out(walk, child.neck, old.neck, features, levels, tied=tied)
     inherit_head(walk, child.head, old.head, features, levels, class_map(spec, parent, names))
     parts = tuple(
         walk.parts.get(path, Part(path, "fresh", own_params(module), 0, None))

@@ -89,7 +89,7 @@ def inherit_entry(
     levels: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> dict[int, Map]:
     """Stem and attention of each level; the maps of what the branches receive."""
-    tied = isinstance(child.box, SharedBranch) or isinstance(parent.box, SharedBranch)
+    tied = isinstance(child.box, SharedBranch)
     inputs = {}
     for i, level in enumerate(levels[0]):
         x = features[level]

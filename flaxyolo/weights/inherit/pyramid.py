@@ -133,23 +133,21 @@ def inherit_neck(
     *,
     tied: bool,
 ) -> Levels:
-    """The maps of the P levels that the head receives.
+    """The maps of the P levels before the last convolutions.
 
     `levels` are the child's and the parent's, `old` the parent's widths of its C levels and of
-    what its neck puts out before the last layers.
+    what its neck puts out before its last convolutions.
     """
     features = {level: features[level] for level in levels[0]}
     if isinstance(child, BiFPN) and isinstance(parent, BiFPN):
-        outputs = inherit_bifpn(walk, child, parent, features, levels, tied=tied)
-    elif isinstance(child, BiFPN) or isinstance(parent, BiFPN):
+        return inherit_bifpn(walk, child, parent, features, levels, tied=tied)
+    if isinstance(child, BiFPN) or isinstance(parent, BiFPN):
         walk.changed(child, f"{type(child).__name__} instead of {type(parent).__name__}")
-        outputs = {
+        return {
             level: heard(carried(np.arange(old[1].get(level, 0)), width))
             for level, width in zip(levels[0], neck_widths(child, features), strict=True)
         }
-    else:
-        outputs = inherit_pan(walk, child, parent, features, levels, old, tied=tied)
-    return inherit_out(walk, child, parent, outputs, levels, tied=tied)
+    return inherit_pan(walk, child, parent, features, levels, old, tied=tied)
 
 
 def neck_widths(child: Any, features: Levels) -> list[int]:
