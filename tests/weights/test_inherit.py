@@ -323,7 +323,6 @@ GROWTHS = {
     ),
     "a pair of one-to-one branches": ({}, {"head": {"one_to_one": True}}),
     "branches folded into one": ({"downsample": "rep", "block": "c2f_rep"}, {"block": "c2f"}),
-    "another input size": ({}, {}),
 }
 
 
@@ -413,6 +412,13 @@ def test_stages_are_matched_by_their_stride():
     assert sources["backbone.stages.2.downsample.conv.conv"] is None
     back = inherit(parent, child, inherited.weights, 4)
     assert "fewer stages of stride 8" in [change.why for change in back.changes]
+
+
+def test_another_input_size_takes_all_weights_as_they_are():
+    parent = small()
+    inherited = inherit(replace(parent, image_size=96), parent, trained(parent), 3)
+    assert inherited.shares == {"copied": 1}
+    assert inherited.changes == ()
 
 
 def test_classes_are_matched_by_their_names():
