@@ -78,10 +78,11 @@ def compute_dtype() -> DTypeLike:
 
 def initial_weights(spec: DetectorSpec, seed: int) -> Weights:
     """Fresh weights, the same for a seed on every backend."""
-    return jax.tree.map(jnp.asarray, _weights(Detector(spec, rng=np.random.default_rng(seed))))
+    return jax.tree.map(jnp.asarray, weights_of(Detector(spec, rng=np.random.default_rng(seed))))
 
 
-def _weights(network: nnx.Module) -> Weights:
+def weights_of(network: nnx.Module) -> Weights:
+    """The arrays that a network holds."""
     params, stats = nnx.state(network, nnx.Param, ...)
     return Weights(nnx.as_pure(params), nnx.as_pure(stats))
 
@@ -116,7 +117,7 @@ def fuse(spec: DetectorSpec, weights: Weights) -> Fused:
     """Fold trained weights for inference, in NumPy: nothing is compiled."""
     arrays = jax.tree.map(np.asarray, weights)
     network = nnx.merge(graph(spec, train=False, dtype=jnp.float32), *arrays)
-    return Fused(*_weights(fuse_network(network)))
+    return Fused(*weights_of(fuse_network(network)))
 
 
 @lru_cache(maxsize=64)
@@ -124,7 +125,7 @@ def fused_graph(spec: DetectorSpec, dtype: Any) -> tuple[nnx.GraphDef, Fused]:
     """The folded network's structure, with the shapes and dtypes of its weights."""
     network = fuse_network(Detector(spec, dtype=dtype, rng=np.random.default_rng(0)))
     view = nnx.view(network, use_running_average=True, deterministic=True, raise_if_not_found=False)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _weights(network))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights_of(network))
     return nnx.graphdef(view), Fused(*shapes)
 
 
