@@ -46,8 +46,9 @@ from flaxyolo.search.space import (
     with_ranges,
 )
 from flaxyolo.search.spending import Spending, short_schedule
-from flaxyolo.spec import describe, to_dict
+from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
+from flaxyolo.trials.parent import parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
 
@@ -56,6 +57,8 @@ log = logging.getLogger("flaxyolo.sweep")
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 12
 EPOCHS = 24
+FIRST_EPOCHS = 6
+"""Of the first command, whose networks begin with a parent's weights."""
 FINALISTS = 2
 SEEDS = 3
 ANNOUNCE_S = 60.0
@@ -99,6 +102,11 @@ class Flags:
     short_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the short schedule that candidates are told apart by (a third of --epochs; all of
     them below 27)."""
+    from_scratch: bool = False
+    """Train no parent first: every network begins with fresh weights."""
+    parent_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Epochs of the parent, a small network that is trained first; all others begin with its
+    weights (24, or --epochs if that is more)."""
     final_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the schedule that you will train the best with in the end (10 times --epochs)."""
     finalists: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -146,6 +154,12 @@ class Flags:
         """Whether it is the first command, whose spending is set so that it ends soon."""
         return self.data == "digits" and self.trials is None and self.epochs is None
 
+    @property
+    def may_have_parent(self) -> bool:
+        """Whether a new study trains a parent of its own; sweeps on many machines would train
+        many."""
+        return not (self.from_scratch or self.init or self.storage)
+
 
 def study_name(flags: Flags) -> str:
     """The name that was given, or the data and the limits: `digits-8ms`, `bccd-40ms-500mib`."""
@@ -176,8 +190,9 @@ def told_limits(flags: Flags) -> list[str]:
 def spending_of(flags: Flags) -> Spending:
     """What the flags allow a new study."""
     cli.least_one(
-        flags, "trials", "epochs", "short_epochs", "final_epochs", "finalists", "seeds", "workers"
-    )
+        flags, "trials", "epochs", "short_epochs", "final_epochs", "parent_epochs", "finalists",
+        "seeds", "workers",
+    )  # fmt: skip
     short, epochs = schedules(flags, {})
     return Spending(
         trials=flags.trials or TRIALS,
@@ -191,7 +206,8 @@ def spending_of(flags: Flags) -> Spending:
 
 def schedules(flags: Flags, before: Mapping[str, int]) -> tuple[int, int]:
     """Epochs of the short and of the full schedule; `before` are those of a study that goes on."""
-    epochs = flags.epochs or before.get("epochs", EPOCHS)
+    usual = FIRST_EPOCHS if flags.own_schedule and flags.may_have_parent else EPOCHS
+    epochs = flags.epochs or before.get("epochs", usual)
     short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
     if short > epochs:
         raise InputError(f"--short-epochs: expected at most --epochs {epochs}, got {short}")
@@ -250,8 +266,10 @@ def run_sweep(flags: Flags) -> None:
         suggest, sizes = with_ranges(suggest, ranges), ranges.image_sizes
         expected = partial(expected_ms, budget.latency_stat)
         usual = with_ranges(load_space(flags.space), replace(USUAL, image_sizes=sizes))
-        advice = learn(data, sizes, BATCH_SIZE, affordable_sizes(expected, usual, sizes, budget))
+        shares = affordable_sizes(expected, usual, sizes, budget)
+        advice = learn(data, sizes, BATCH_SIZE, shares)
         tell_advice(advice, flags)
+        parent_epochs = parent_epochs_of(flags, epochs, before)
         sweep = Sweep(
             suggest=suggest,
             budget=budget,
@@ -266,16 +284,21 @@ def run_sweep(flags: Flags) -> None:
             initial=initial,
             target=target,
             known_as=known_as(study, data.fingerprint, data.formerly),
+            parent_epochs=parent_epochs,
             later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
         )
         claim(study, facts(sweep, flags), str(folder))
         study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
         new = not study.get_trials(deepcopy=False)
-        step = clear(sweep) if new and not flags.no_preflight else None
+        baseline = parent_spec(sweep, usual) if parent_epochs else None
+        step = clear(sweep, baseline) if new and not flags.no_preflight else None
         if ranges.why:
             log.info("plan: %s", ranges.why)
-        tell_plan(sweep, step, hours_of(flags))
-        enqueue_opening(study, sweep.suggest, advice)
+        share = None if baseline is None or shares is None else shares.get(baseline.image_size)
+        tell_plan(sweep, step, share, hours_of(flags))
+        if baseline is not None:
+            sweep = replace(sweep, initial=trained_parent(sweep, baseline))
+        enqueue_opening(study, sweep.suggest, advice, baseline)
         left = take_up(study, folder)
         if left:
             log.info("going on with %d interrupted trial%s", len(left), "s" * (len(left) > 1))
@@ -285,6 +308,21 @@ def run_sweep(flags: Flags) -> None:
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))
         watch(study, sweep, workers, flags.storage, began, deadline)
         finish(study, sweep)
+
+
+def parent_epochs_of(flags: Flags, epochs: int, before: Mapping[str, Any]) -> int:
+    """Epochs of the study's own parent, 0 where it has none; `before` are the facts of a study that
+    goes on, which keeps its own."""
+    if before:
+        kept = before.get("parent_epochs", 0)
+        if kept and (flags.from_scratch or flags.init):
+            flag = "--from-scratch" if flags.from_scratch else "--init"
+            raise InputError(f"{flag}: this study has a parent, with whose weights its networks "
+                             "begin; name another with --study")  # fmt: skip
+        return kept
+    if not flags.may_have_parent:
+        return 0
+    return flags.parent_epochs or max(EPOCHS, epochs)
 
 
 def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:
@@ -353,6 +391,8 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         "training": to_dict(sweep.short),
         "init": None if sweep.initial is None else sweep.initial.fingerprint,
         "device": device_name(),
+        # Studies begun before there were parents have no such entry.
+        **({"parent_epochs": sweep.parent_epochs} if sweep.parent_epochs else {}),
     }
 
 
@@ -365,11 +405,15 @@ def check_space(suggest: Suggest, path: Path | None) -> None:
         raise InputError(f"{where}: {describe(error)}") from None
 
 
-def clear(sweep: Sweep) -> float | None:
-    """Pre-flight, on the baseline; InputError where a check fails. Seconds of a training step."""
-    began = time.monotonic()
+def clear(sweep: Sweep, parent: DetectorSpec | None = None) -> float | None:
+    """Pre-flight, on the parent or the baseline; InputError where a check fails. Seconds of a
+    training step."""
+    began, config = time.monotonic(), sweep.short
     baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
     spec = replace(baseline, num_classes=len(sweep.data.class_names))
+    if parent is not None:
+        # Its step is then compiled already.
+        spec, config = parent, sweep.parent_training
     feed = open_feed(sweep.data, "train", spec.image_size, keep=sweep.keep)
     with Gate(device_key()).training():
         done = require(
@@ -378,7 +422,7 @@ def clear(sweep: Sweep) -> float | None:
                 feed,
                 sweep.data.train,
                 sweep.data.class_names,
-                sweep.short,
+                config,
                 fingerprint=sweep.data.fingerprint,
                 report=lambda check: None if check.passed else log_check(check),
             )

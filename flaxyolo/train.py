@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo.base import cli
 from flaxyolo.base.detections import Detections
@@ -129,7 +128,8 @@ def run_training(flags: Flags) -> None:
     config = configure(flags, dataset)
     initial, begun = None, has_state(flags.out / "state")
     if flags.init is not None and not begun:
-        initial = weights_from(read_source(flags.init), config.detector, config.training.seed)
+        source, names = read_source(flags.init), dataset.class_names
+        initial = weights_from(source, config.detector, config.training.seed, names)
     claim_run(flags.out, config, dataset)
     keep_compiled(flags.out)
     size = config.detector.image_size
@@ -152,7 +152,7 @@ def run_training(flags: Flags) -> None:
         for name in PICTURES:
             (flags.out / name).unlink(missing_ok=True)
     recorded = {row["epoch"] for row in record.rows()}
-    with progress_bar() as progress:
+    with cli.steps_bar() as progress:
         task = progress.add_task("compiling", total=None)
 
         def report(step: StepReport) -> None:
@@ -233,18 +233,6 @@ def draw_outputs(out: Path, dataset: Dataset, val: Pixels, row: dict[str, Any]) 
     draw_sample(drawn, examples, dataset, out / "detections.png", title)
     draw_precision_recall(thresholds(case, match(case)), out / "pr.png", title)
     draw_confusion(confusion_matrix(case), out / "confusion.png", title)
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr with the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} of {task.total} steps"),
-        TimeRemainingColumn(),
-        console=cli.CONSOLE,
-        disable=not cli.CONSOLE.is_terminal,
-    )
 
 
 def _short(value: float | int | None) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo.base.errors import InputError
 
@@ -85,6 +86,18 @@ def print_anything() -> None:
 def command_line(name: str, *arguments: object) -> str:
     """A command of this package as it can be typed into a shell, whatever its paths hold."""
     return shlex.join(["python", "-m", f"flaxyolo.{name}", *map(str, arguments)])
+
+
+def steps_bar() -> Progress:
+    """A bar on stderr for a training's steps, with the time left; shown in a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} steps"),
+        TimeRemainingColumn(),
+        console=CONSOLE,
+        disable=not CONSOLE.is_terminal,
+    )
 
 
 def tables_console(piped: int) -> Console:

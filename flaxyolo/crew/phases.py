@@ -113,7 +113,7 @@ def trained(
     weights = None
     if initial is not None and not has_state(run_dir / "state"):
         try:
-            weights = weights_from(initial, ready.spec, config.seed)
+            weights = weights_from(initial, ready.spec, config.seed, ready.data.class_names)
         except InputError as error:
             log.warning("%s; this trial begins with fresh weights", error)
     names = ready.data.class_names

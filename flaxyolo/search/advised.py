@@ -115,14 +115,26 @@ def opening(suggest: Suggest, advice: Sequence[Advice]) -> dict[str, dict[str, A
     return found
 
 
-def enqueue_opening(study: optuna.Study, suggest: Suggest, advice: Sequence[Advice]) -> None:
-    """Make them the first trials of a new study."""
+def enqueue_opening(
+    study: optuna.Study,
+    suggest: Suggest,
+    advice: Sequence[Advice],
+    baseline: DetectorSpec | None = None,
+) -> None:
+    """Make them the first trials of a new study; a `baseline` may be no point of the space."""
     if study.get_trials(deepcopy=False):
         return
     ordered = opening(suggest, advice)
     for name in sorted(ordered, key=lambda name: BASELINE not in name.split(" = ")):
-        known = Record(0, "waiting", origin=name)
-        study.enqueue_trial(ordered[name], user_attrs=attributes(known))
+        params, (first, *others) = ordered[name], name.split(" = ")
+        if baseline is None or first != BASELINE:
+            study.enqueue_trial(params, user_attrs=attributes(Record(0, "waiting", origin=name)))
+            continue
+        known = Record(0, "waiting", origin=BASELINE, spec=baseline)
+        study.enqueue_trial(params, user_attrs=attributes(known))
+        if others:
+            known = Record(0, "waiting", origin=" = ".join(others))
+            study.enqueue_trial(params, user_attrs=attributes(known))
 
 
 class Verdict(NamedTuple):

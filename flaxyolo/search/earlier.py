@@ -63,11 +63,15 @@ def as_runs(scored: Sequence[Scored], features: Float[np.ndarray, "n f"]) -> Run
     )
 
 
-def earlier_studies(folder: Path, fingerprint: str, objective: str) -> list[list[Scored]]:
+def earlier_studies(
+    folder: Path, fingerprint: str, objective: str, *, inherited: bool = False
+) -> list[list[Scored]]:
     """The scored candidates of every other study beside `folder` on the same data.
 
-    Only studies with the same objective count; another budget or space does not matter.
+    Only studies with the same objective count, whose networks begin with `inherited` weights or
+    with fresh ones as here; another budget or space does not matter.
     """
+    wanted = fingerprint, objective, inherited
     studies = []
     for path in sorted(folder.parent.glob(f"*/{STUDY_FILE}")):
         if path.parent == folder:
@@ -75,7 +79,8 @@ def earlier_studies(folder: Path, fingerprint: str, objective: str) -> list[list
         try:
             study = read_runs(path.parent)
             facts = study.user_attrs.get("facts", {})
-            if facts.get("fingerprint") != fingerprint or facts.get("objective") != objective:
+            begun = bool(facts.get("init") or facts.get("parent_epochs"))
+            if (facts.get("fingerprint"), facts.get("objective"), begun) != wanted:
                 continue
             scored = scored_candidates(results(study), facts["schedule"]["short_epochs"])
         except (InputError, KeyError, TypeError, ValueError) as error:

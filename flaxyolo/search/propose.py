@@ -67,7 +67,12 @@ class Proposer:
     def earlier(self) -> list[list[Scored]]:
         """Results of other studies on the same data, in the same folder."""
         sweep = self.sweep
-        return earlier_studies(sweep.folder, sweep.fingerprint, sweep.objective.text)
+        return earlier_studies(
+            sweep.folder,
+            sweep.fingerprint,
+            sweep.objective.text,
+            inherited=sweep.initial is not None,
+        )
 
     def learn(self, record: Record) -> None:
         """Add a measured network to the table."""

@@ -51,6 +51,8 @@ class Sweep:
     """A detector whose arrays every run begins with, where they fit."""
     known_as: str = ""
     """Fingerprint by which its study knows the data, where that is not their own of today."""
+    parent_epochs: int = 0
+    """Of the parent that is trained first; 0 where there is none of the sweep's own."""
     later_epochs: int | None = None
     """Of the schedule that the user will train the best with; None is `LATER` times the full."""
 
@@ -62,7 +64,7 @@ class Sweep:
     @property
     def final_epochs(self) -> int:
         """Of the schedule that the best is meant for."""
-        return self.later_epochs or LATER * self.spending.epochs
+        return self.later_epochs or LATER * max(self.spending.epochs, self.parent_epochs)
 
     @property
     def runs(self) -> Path:
@@ -73,6 +75,11 @@ class Sweep:
     def short(self) -> TrainConfig:
         """How candidates are trained."""
         return sweep_training(self.spending.short_epochs, mirror=self.data.mirror, seed=self.seed)
+
+    @property
+    def parent_training(self) -> TrainConfig:
+        """How the parent is trained."""
+        return sweep_training(self.parent_epochs, mirror=self.data.mirror, seed=self.seed)
 
     def full(self, seed: int) -> TrainConfig:
         """How finalists are trained; the same as the candidates if it is their schedule."""

@@ -29,20 +29,30 @@ from flaxyolo.trials.work import EXHAUSTED
 log = logging.getLogger(__name__)
 PIPED = 160
 """Columns of the table in a file or pipe."""
+USED = 0.85
+"""Of the budget, what candidates are expected to take."""
 NO_CANDIDATE = "no candidate met the budget"
 
 
-def tell_plan(sweep: Sweep, step_seconds: float | None, hours: float) -> None:
-    """Log what will be spent, with its expected time where a training step was timed."""
+def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hours: float) -> None:
+    """Log what will be spent, with its expected time where a training step was timed.
+
+    `share` of the budget is what the network of that step takes; None where that is not known.
+    """
     tell_objective(sweep)
     log.info("plan: %s", sweep.spending.describe())
+    if sweep.parent_epochs:
+        log.info("plan: a small parent is trained for %d epochs first, and every network begins "
+                 "with its weights (--from-scratch does without)", sweep.parent_epochs)  # fmt: skip
     log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
              sweep.final_epochs)  # fmt: skip
     if step_seconds is not None:
-        steps = -(-len(sweep.data.train) // BATCH_SIZE) * sweep.spending.training_epochs
-        told = cli.duration(steps * step_seconds)
-        log.info("plan: about %s of training at the baseline's pace, if all are inside the budget, "
-                 "with one seed each; compiling and measuring come on top", told)  # fmt: skip
+        steps = -(-len(sweep.data.train) // BATCH_SIZE)
+        epochs = sweep.spending.training_epochs * (USED / share if share else 1.0)
+        told = cli.duration(steps * (epochs + sweep.parent_epochs) * step_seconds)
+        pace = f"if all use {USED:.0%} of the budget" if share else "at the baseline's pace"
+        log.info("plan: about %s of training %s, with one seed each; compiling and measuring come "
+                 "on top", told, pace)  # fmt: skip
     if hours < math.inf:
         log.info("plan: ends after %s at the latest, finalists first; the same command goes on",
                  cli.duration(3600 * hours))  # fmt: skip

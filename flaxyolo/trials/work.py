@@ -20,7 +20,7 @@ from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.worker import Desk, at_desk, main, read_task
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.anew import judged_anew, thrown_out
-from flaxyolo.search.controls import SCALED, kind
+from flaxyolo.search.controls import kind
 from flaxyolo.search.propose import Proposer
 from flaxyolo.search.results import results
 from flaxyolo.search.schedule import (
@@ -202,8 +202,8 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         origin=f"finalist {candidate.trial}, seed {seed}",
         # The same network costs the same.
         cost=candidate.cost,
-        # The space does not draw it.
-        spec=candidate.spec if candidate.origin == SCALED else None,
+        # The space does not draw a control.
+        spec=candidate.spec,
         looks=candidate.looks,
     )
     if candidate.state != "complete" or sweep.full(seed) != sweep.short:

@@ -1,7 +1,8 @@
-"""Starting from another detector's weights: every array that fits is copied."""
+"""Starting from another detector, or from arrays alone, of which those that fit are copied."""
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.nn.detector import Weights, initial_weights
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.weights.checkpoint import load_detector
+from flaxyolo.weights.inherit.detector import inherit
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,12 @@ class Transfer(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A detector to start from, with where it was read."""
+    """What to start from, with where it was read; without a spec only arrays that fit are taken."""
 
     path: Path
     weights: Weights
+    spec: DetectorSpec | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +63,8 @@ class Source(NamedTuple):
 
 def read_source(path: Path) -> Source:
     """The weights of a detector's checkpoint; InputError where it is not one."""
-    return Source(path, load_detector(path).weights)
+    detector = load_detector(path)
+    return Source(path, detector.weights, detector.spec, tuple(detector.class_names))
 
 
 def transfer(fresh: Weights, source: Weights) -> Transfer:
@@ -90,8 +95,21 @@ def transfer(fresh: Weights, source: Weights) -> Transfer:
     )
 
 
-def weights_from(source: Source, spec: DetectorSpec, seed: int) -> Weights:
-    """Fresh weights with what fits of the source, told in the log; InputError if nothing does."""
+def weights_from(
+    source: Source, spec: DetectorSpec, seed: int, class_names: Sequence[str] = ()
+) -> Weights:
+    """Weights that begin with what the source has, told in the log; InputError if nothing fits.
+
+    Those of a detector are inherited, channel by channel, whatever differs between the two; its
+    classes are those of `class_names` that have their names.
+    """
+    if source.spec is not None:
+        names = (class_names, source.class_names) if class_names else None
+        inherited = inherit(spec, source.spec, source.weights, seed, names=names)
+        if not inherited.share:
+            raise InputError(f"{source.path}: nothing of it can be inherited by this detector")
+        log.info("%s: %s", source.path, inherited.describe())
+        return inherited.weights
     found = transfer(initial_weights(spec, seed), source.weights)
     if not found.taken:
         raise InputError(

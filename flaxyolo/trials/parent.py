@@ -1,0 +1,80 @@
+"""The parent of a sweep: a small network that is trained first, and whose weights all begin with.
+
+A network that begins with those of a trained relative scores at once what takes dozens of epochs
+from fresh ones, so that short trainings tell networks apart (arXiv 1511.05641, 2006.12986).
+"""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from optuna.trial import FixedTrial
+
+from flaxyolo.base import cli
+from flaxyolo.crew.phases import prepared
+from flaxyolo.machine.devices import device_key
+from flaxyolo.machine.gate import Gate
+from flaxyolo.scoring.detect import evaluate
+from flaxyolo.search.setting import Sweep
+from flaxyolo.search.space import Suggest, reference_params
+from flaxyolo.spec import DetectorSpec
+from flaxyolo.statistics.advice import candidates
+from flaxyolo.training.loop import StepReport, train
+from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.transfer import Source, read_source
+
+log = logging.getLogger(__name__)
+
+FOLDER = "parent"
+"""In a study's folder: where the parent is."""
+TOLD_EACH = 6
+"""Epochs between two lines in the log."""
+
+
+def parent_spec(sweep: Sweep, usual: Suggest) -> DetectorSpec:
+    """The reference network as the data advise it, in the `usual` ranges of the space."""
+    advised = candidates(sweep.advice).get("advised", {})
+    spec = usual(FixedTrial(reference_params(usual, advised)))
+    return replace(spec, num_classes=len(sweep.data.class_names))
+
+
+def trained_parent(sweep: Sweep, spec: DetectorSpec) -> Source:
+    """Train the parent from fresh weights, or read it where that is done; interrupted, it goes on.
+
+    It is no candidate, and need not keep the budget.
+    """
+    folder = sweep.folder / FOLDER
+    if not (folder / "detector").is_dir():
+        with Gate(device_key()).training():
+            _train(sweep, spec, folder)
+    return read_source(folder / "detector")
+
+
+def _train(sweep: Sweep, spec: DetectorSpec, folder: Path) -> None:
+    data, config = sweep.data, sweep.parent_training
+    epochs = config.epochs
+    ready = prepared(spec, data, sweep.keep)
+    spent = 0.0
+    with cli.steps_bar() as progress:
+        task = progress.add_task("parent: compiling", total=None)
+
+        def report(step: StepReport) -> None:
+            done = (step.epoch - 1) * step.steps + step.step
+            text = f"parent: epoch {step.epoch} of {epochs}"
+            progress.update(task, description=text, completed=done, total=step.steps * epochs)
+
+        for epoch in train(spec, ready.feed, data.class_names, config, run_dir=folder,
+                           report=report):  # fmt: skip
+            spent += epoch.seconds
+            if epoch.number % TOLD_EACH == 0 and epoch.number < epochs:
+                left = cli.duration(spent / epoch.number * (epochs - epoch.number))
+                log.info("parent: %d of %d epochs, about %s left", epoch.number, epochs, left)
+            if epoch.number == epochs:
+                scores = evaluate(
+                    epoch.detector, data.val, ready.val, data.class_names, data.category_ids
+                )
+                log.info("parent: mAP %.3f, mAP50 %.3f after %d epochs; every network begins with "
+                         "its weights", scores.map or 0, scores.map_50 or 0, epochs)  # fmt: skip
+                save_detector(folder / "detector", epoch.detector, {"scores": scores.to_dict()})
+    shutil.rmtree(folder / "state", ignore_errors=True)
