@@ -32,7 +32,6 @@ class Finalist:
     half_width: float | None
     latency_ms: float
     """The one that the budget limits, the mean over its runs."""
-    latency_stat: str
     tied: bool
     """Whether it is the first, or its difference to the first may be chance."""
     control: Kind | None = None
@@ -42,14 +41,6 @@ class Finalist:
         """The trial of the study that a person opens."""
         network = self.runs[0].network
         return self.number if network is None else network
-
-    def told(self) -> str:
-        """Its figures in words."""
-        wide = "" if self.half_width is None else f" ± {self.half_width:.3f}"
-        seeds = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
-        latency = f"{self.latency_ms:.2f} ms {self.latency_stat}"
-        name = f"trial {self.trial}" + (f" ({self.control})" if self.control else "")
-        return f"{name}: {self.mean:.3f}{wide} ({seeds}), {latency}"
 
 
 def merit(record: Record, budget: Budget) -> tuple[float, float]:
@@ -88,7 +79,6 @@ def finalists(found: Sequence[Record], budget: Budget) -> list[Finalist]:
                 mean=float(values[number].mean()),
                 half_width=reach / sqrt(count) if freedom else None,
                 latency_ms=latency(number),
-                latency_stat=budget.latency_stat,
                 tied=behind <= between,
                 control=kinds.get(number),
             )
@@ -150,23 +140,21 @@ def chosen(found: Sequence[Record], budget: Budget, ordered: Sequence[Finalist])
 
 
 def verdict(ordered: Sequence[Finalist]) -> list[str]:
-    """The finalists in words, a line each, and how sure it is that the first is the best."""
+    """How sure it is that the first of the finalists is the best, in words."""
     if not ordered:
         return []
     first, *others = ordered
-    lines = [f"{'=' if one.tied and others else ' '} {one.told()}" for one in ordered]
     tied = [one for one in others if one.tied]
     if first.half_width is None:
-        lines.append(f"Best: trial {first.trial}; one seed each, so differences may be chance")
-    elif not tied:
-        lines.append(f"Best: trial {first.trial}, ahead of the others beyond chance (95 %)")
-    else:
-        names = ", ".join(str(one.trial) for one in (first, *tied))
-        lines.append(f"Tied: trials {names} cannot be told apart (95 %)")
-        fastest = fastest_tied(ordered)
-        if fastest is not None and fastest is not first:
-            run = min(fastest.runs, key=lambda run: -(run.objective or 0.0)).run
-            lines.append(f"The fastest of them is trial {fastest.trial}, in trials/{run}/detector")
+        return [f"Trial {first.trial} is first; one seed each, so differences may be chance"]
+    if not tied:
+        return [f"Trial {first.trial} is ahead of the others beyond chance (95 %)"]
+    names = ", ".join(str(one.trial) for one in (first, *tied))
+    lines = [f"Tied: trials {names} cannot be told apart (95 %)"]
+    fastest = fastest_tied(ordered)
+    if fastest is not None and fastest is not first:
+        run = min(fastest.runs, key=lambda run: -(run.objective or 0.0)).run
+        lines.append(f"The fastest of them is trial {fastest.trial}, in trials/{run}/detector")
     return lines
 
 

@@ -32,7 +32,7 @@ def sweep_report(standings: Standings, sweep: Sweep) -> Report:
     found = standings.records
     told = [funnel_line(found, sweep.spending)]
     if not standings.nothing_learnt:
-        told += [f"Finalists: {line}" for line in verdict(standings.finalists)]
+        told += verdict(standings.finalists)
     told += [line for line in (front_line(standings),) if line]
     advised = verdicts(found, sweep.objective)
     told += [f"Advice: {one.line()}" for one in advised if one.held is not None]
