@@ -1,0 +1,101 @@
+import logging
+from dataclasses import replace
+
+import pytest
+
+from flaxyolo import sweep
+from flaxyolo.base.errors import InputError
+from flaxyolo.cost.budget import Budget
+from flaxyolo.data.sources import read_dataset
+from flaxyolo.search.setting import Sweep
+from flaxyolo.search.space import suggest_detector
+from flaxyolo.search.spending import Spending
+from flaxyolo.statistics.rules import Advice
+from flaxyolo.trials import parent
+from flaxyolo.trials.parent import parent_spec, trained_parent
+from tests.small import tiny_spec
+from tests.tiny_data import write_coco
+
+
+@pytest.fixture
+def setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAXYOLO_CACHE", str(tmp_path / "cache"))
+    source = f"coco:{write_coco(tmp_path / 'data')}"
+    return Sweep(
+        suggest=suggest_detector,
+        budget=Budget(8.0),
+        data=read_dataset(source),
+        source=source,
+        folder=tmp_path / "study",
+        spending=Spending(trials=2, short_epochs=2, epochs=2, finalists=1, seeds=(0,)),
+        parent_epochs=2,
+    )
+
+
+def test_the_parent_is_the_reference_as_the_data_advise_it(setting):
+    advised = replace(
+        setting,
+        advice=(
+            Advice("image_size", 192, "why", 0.0, "source"),
+            Advice("plan", "P2-P5", "why", 0.0, "source"),
+            Advice("neck.kind", "pan", "why", 0.0, "source"),
+        ),
+    )
+    plain, told = (parent_spec(each, suggest_detector) for each in (setting, advised))
+    assert (plain.image_size, plain.neck.levels, plain.neck.kind) == (128, (3, 4, 5), "fpn")
+    assert (told.image_size, told.neck.levels, told.neck.kind) == (192, (2, 3, 4, 5), "pan")
+    assert told.num_classes == 2
+    assert told.backbone.stages[0].width == plain.backbone.stages[0].width == 16
+
+
+@pytest.mark.slow
+def test_a_parent_is_trained_once_and_goes_on_where_it_was_interrupted(
+    setting, monkeypatch, caplog
+):
+    spec = tiny_spec(num_classes=2)
+    real = parent.train
+
+    def interrupted(*given, **named):
+        for epoch in real(*given, **named):
+            yield epoch
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(parent, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained_parent(setting, spec)
+    seen = []
+
+    def watched(*given, **named):
+        for epoch in real(*given, **named):
+            seen.append(epoch.number)
+            yield epoch
+
+    monkeypatch.setattr(parent, "train", watched)
+    with caplog.at_level(logging.INFO, "flaxyolo"):
+        source = trained_parent(setting, spec)
+    assert seen == [1, 2], "the epoch that was saved, and the one that was left"
+    assert "every network begins with its weights" in caplog.text
+    assert (source.spec, source.class_names) == (spec, ("blue", "red"))
+    assert not (setting.folder / "parent" / "state").exists()
+    again = trained_parent(setting, spec)
+    assert (again.fingerprint, seen) == (source.fingerprint, [1, 2])
+
+
+def test_a_study_keeps_the_parent_that_it_has_or_has_not():
+    new = sweep.Flags(8.0)
+    assert sweep.parent_epochs_of(new, 6, {}) == sweep.EPOCHS
+    assert sweep.parent_epochs_of(new, 100, {}) == 100
+    assert sweep.parent_epochs_of(replace(new, parent_epochs=3), 100, {}) == 3
+    for without in ({"from_scratch": True}, {"storage": "sqlite:///x"}):
+        assert sweep.parent_epochs_of(replace(new, **without), 6, {}) == 0
+    of_old, of_now = {"data": "digits"}, {"data": "digits", "parent_epochs": 24}
+    assert sweep.parent_epochs_of(new, 6, of_old) == 0
+    assert sweep.parent_epochs_of(replace(new, parent_epochs=3), 6, of_now) == 24
+    with pytest.raises(InputError, match="--from-scratch: this study has a parent"):
+        sweep.parent_epochs_of(replace(new, from_scratch=True), 6, of_now)
+
+
+def test_the_first_command_has_a_short_schedule_only_with_a_parent():
+    assert sweep.schedules(sweep.Flags(8.0), {}) == (sweep.FIRST_EPOCHS, sweep.FIRST_EPOCHS)
+    assert sweep.schedules(sweep.Flags(8.0, from_scratch=True), {})[1] == sweep.EPOCHS
+    assert sweep.schedules(sweep.Flags(8.0, data="coco:x"), {})[1] == sweep.EPOCHS
