@@ -263,8 +263,8 @@ def screened_ranges(
     if not left_open(suggest):
         return Ranges(drawn_sizes(suggest, seed), why="the space has ranges of its own")
     if budget.latency_ms is not None:
-        log.info("choosing the ranges of the space: the baseline and blocks are measured for about "
-                 "%.0f s, unless they are known", LEARN_IN_ALL_S)  # fmt: skip
+        log.info("choosing the ranges of the space: the baseline, blocks and the largest network "
+                 "advised are measured for some 20 s, unless they are known")  # fmt: skip
         free = "image_sizes" in left_open(suggest)
         if not free:
             sizes = drawn_sizes(with_ranges(suggest, USUAL), seed)

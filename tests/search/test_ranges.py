@@ -265,6 +265,29 @@ def test_a_new_table_learns_what_it_needs(table, budget_ms):
     assert len(table.contents.pieces) <= 2 * 8 + screening.LEARN_BATCH * len(LADDER[::2])
 
 
+def test_ranges_follow_from_the_advised_network_as_it_was_measured(table, tmp_path, monkeypatch):
+    quick = screening.measure
+
+    def measure(spec, **limits):
+        """Twice what the pieces say, but for the first network."""
+        made = quick(spec, **limits)
+        slower = 2 if spec.image_size > REFERENCE["image_size"] else 1
+        return replace(made, latency_ms_p50=slower * made.latency_ms_p50)
+
+    monkeypatch.setattr(screening, "measure", measure)
+
+    def advised_ms(table):
+        ranges = screened_ranges(
+            suggest_detector, (128, 160, 192), Budget(latency_ms=12.0), table, classes=CLASSES
+        )
+        return measure(advised(suggest_detector, ranges, CLASSES)).latency_ms_p50
+
+    confirmed = advised_ms(table)
+    monkeypatch.setattr(screening, "CONFIRMED", 0)
+    believed = advised_ms(LatencyTable(tmp_path / "another.json"))
+    assert confirmed <= 0.8 * 12 < believed
+
+
 @pytest.mark.parametrize(
     ("budget", "count"), [(Budget(gflops=0.2), count_gflops), (Budget(params=3e5), count_params)]
 )
