@@ -2,13 +2,13 @@
 
 On made-up devices, for images of three sizes; with `--here` also on this device, by its table of
 blocks, where missing blocks are measured as a new study would. "Draws" are those that use 70 to
-100 % of the budget.
+100 % of the budget; baseline and advised network are those of the chosen ranges at their largest
+input, by the share of the budget that each takes.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,14 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.search.funnel import DEFAULTS
-from flaxyolo.search.ranges import Used, choose_ranges, screened_ranges, used_of
+from flaxyolo.search.ranges import (
+    Used,
+    advised,
+    choose_ranges,
+    nearest,
+    screened_ranges,
+    used_of,
+)
 from flaxyolo.search.screen import draw
 from flaxyolo.search.space import (
     Ranges,
@@ -46,18 +53,23 @@ def share(suggest: Suggest, ranges: Ranges, used: Used, draws: int) -> float:
 
 
 def row(
+    suggest: Suggest,
     device: str,
     budget_ms: float,
     longest: int,
     usual: Ranges,
     ranges: Ranges,
-    judge: Callable[[Ranges], float],
+    used: Used,
+    draws: int,
 ) -> dict[str, object]:
     """One line of the table, printed."""
-    before, after = judge(usual), judge(ranges)
+    before, after = (share(suggest, of, used, draws) for of in (usual, ranges))
+    sizes = ranges.image_sizes
+    start = nearest(suggest, sizes, CLASSES, ranges, at=sizes[-1])
+    baseline, second = used([start, advised(suggest, ranges, CLASSES)]).tolist()
     print(
         f"| {device} | {budget_ms:g} | {longest} | {100 * before:.0f} % | {100 * after:.0f} % "
-        f"| {ranges.describe()} |",
+        f"| {100 * baseline:.0f} % | {100 * second:.0f} % | {ranges.describe()} |",
         flush=True,
     )
     return {
@@ -66,6 +78,8 @@ def row(
         "longest_side": longest,
         "usual": before,
         "chosen": after,
+        "baseline": baseline,
+        "advised": second,
         "ranges": ranges.describe(),
     }
 
@@ -80,8 +94,9 @@ def main() -> None:
     arguments = parser.parse_args()
     suggest = load_space(arguments.space)
     rows = []
-    print("| device | budget ms | images px | draws, usual | draws, chosen | chosen ranges |")
-    print("|---|---:|---:|---:|---:|---|")
+    print("| device | budget ms | images px | draws, usual | draws, chosen | baseline | advised "
+          "| chosen ranges |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|---|")
     for device in DEVICES:
         platform = "cpu" if device is TWO_CORES else "gpu"
         judged = latencies(device)
@@ -95,8 +110,8 @@ def main() -> None:
                 ranges = choose_ranges(suggest, image_sizes_for(longest), used, classes=CLASSES)
                 rows.append(
                     row(
-                        device.name, budget_ms, longest, usual, ranges,
-                        lambda of, used=used: share(suggest, of, used, arguments.draws),
+                        suggest, device.name, budget_ms, longest, usual, ranges, used,
+                        arguments.draws,
                     )
                 )  # fmt: skip
     if arguments.here:
@@ -109,11 +124,10 @@ def main() -> None:
                 ranges = screened_ranges(
                     suggest, image_sizes_for(longest), budget, table, classes=CLASSES
                 )
-                here = used_of(budget, table)
                 rows.append(
                     row(
-                        device_name(), budget_ms, longest, usual, ranges,
-                        lambda of, used=here: share(suggest, of, used, arguments.draws),
+                        suggest, device_name(), budget_ms, longest, usual, ranges,
+                        used_of(budget, table), arguments.draws,
                     )
                 )  # fmt: skip
     if arguments.json:

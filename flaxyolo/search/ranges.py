@@ -1,15 +1,16 @@
 """How large the networks of a space must be to use the budget: chosen by screening, for a study.
 
-Random draws of the space are judged on a ladder of widths and depths and at every input size, by
-the share of the budget that each would use. The ranges are those of which most draws lie in the
-band just under the budget.
+Random draws of the space are judged on a ladder of widths and depths, by the share of the budget
+that each would use at the largest input that the budget pays for and at the smallest beside it.
+The ranges go from the rung of which most draws lie in the band just under the budget at the one to
+the rung of which they do at the other.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import optuna
@@ -18,12 +19,14 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops, count_params, measure
+from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.search.funnel import DEFAULTS
 from flaxyolo.search.screen import draw
 from flaxyolo.search.space import (
     CAP,
     MAX_DEPTHS,
+    REFERENCE,
     WIDTHS,
     Ranges,
     Suggest,
@@ -32,6 +35,8 @@ from flaxyolo.search.space import (
     with_ranges,
 )
 from flaxyolo.spec import DetectorSpec, parse, to_dict
+from flaxyolo.statistics.columns import percent
+from flaxyolo.statistics.rules import LARGEST_SHARE
 
 log = logging.getLogger(__name__)
 
@@ -64,29 +69,34 @@ COUNTED_DRAWS = 24
 TRACED_DRAWS = 8
 COUNTED_LADDER = LADDER[::2]
 """The same for parameters, and for GFLOPs, for which each network must be traced."""
-ENOUGH = 0.2
-"""Share of draws in the band beyond which more input sizes are worth more than more draws."""
-LEAST = 0.12
-"""Share of draws in the band for which input sizes are given up."""
 SIZES = 4
-MOST_SIZES = 6
-"""Input sizes of a space that may have so many."""
+SMALLEST = 0.5
+"""Input sizes of a space, and how far below the largest they go."""
+LEAST_SIZES = 2
+"""Those that stay, to compare, where the space has no network that uses the budget at any."""
+LARGE_AT = 0.9
+"""Quantile of what networks use, for the large ones."""
+LEAN = 0.6
+"""Of the budget, that the baseline may take at the largest input: what is advised beside it, such
+as a second path through the neck, must be inside the budget too."""
+LEAST_DEPTH = 2
+"""To which every stage may go that is not shallow in the usual ranges."""
 
-LEARN_S = 2.0
-LEARN_BATCH = 4
-"""Seconds spent on the table of blocks for each rung, and pieces timed in turn."""
-LEARN_IN_ALL_S = 10.0
+LEARN_S = 1.5
+LEARN_BATCH = 2
+"""Seconds spent on the table of blocks for a rung, and pieces timed in turn."""
+LEARN_IN_ALL_S = 6.0
 LEARN_UP_TO = 1.5
 """Share of the budget up to which the pieces of a network are measured: the others take long."""
 TAIL = 1.2
 """The 95th percentile over the median, on a calm machine."""
+CONFIRMED = 2
+"""Times that the advised network is measured, as long as other ranges follow from it."""
 MEASURE_S = 1.0
-"""Seconds of calls of the first network that a table is corrected by."""
+"""Seconds of calls of a network that a table is corrected by."""
 
 Used = Callable[[Sequence[DetectorSpec]], Float64[np.ndarray, " n"]]
 """The share of the budget that each network uses, 1 at its limit."""
-Learn = Callable[[Sequence[DetectorSpec]], bool]
-"""Is told which networks will be judged next; False where it has no more time to learn of them."""
 
 
 RANGES = "ranges"
@@ -112,77 +122,123 @@ def choose_ranges(
     classes: int = 80,
     ladder: Sequence[Ranges] = LADDER,
     draws: int = DRAWS,
-    learn: Learn = lambda specs: True,
     seed: int = 0,
 ) -> Ranges:
-    """The ranges of a space whose draws use 70 to 100 % of the budget, as far as there are any.
+    """The ranges of a space whose networks use 70 to 100 % of the budget at every input size.
 
-    `sizes` are those that suit the images, smallest first. The largest taken is the largest at
-    which the space's nearest to the reference is inside the budget. Below it follow as many as
-    leave a fifth of the draws in the band, or four. What the space has decided stays as it is.
-    The ladder is climbed until its networks are too large, or no more is learnt of them: what is
-    unlike everything measured is easily thought fast.
+    `sizes` are those that suit the images, smallest first, of which `input_sizes` takes some. The
+    narrowest C2 is that of the rung that fills the budget at the largest of them, where the
+    space's nearest to the reference must leave room; the widest, the cap and the depths are those
+    of the rung that fills it at the smallest. What the space has decided stays as it is. The
+    ladder is climbed until its networks are too large.
     """
     free = left_open(suggest)
-    taken = tuple(sizes)
+    taken, baseline = tuple(sizes), nearest(suggest, sizes, classes)
     if "image_sizes" in free:
-        baseline = nearest(suggest, sizes, classes)
-        fitting = used([at_size(baseline, size) for size in sizes]) <= 1
-        taken = taken[: max(1, int(fitting.sum()))][-MOST_SIZES:]
-    rungs = ladder if free & {"widths", "max_depths"} else (USUAL,)
-    networks: list[list[DetectorSpec]] = []
-    for rung in rungs:
-        space = with_ranges(suggest, replace(rung, image_sizes=taken[-1:]))
+        taken = input_sizes(baseline, sizes, used)
+    # A space may know only some of them, or have its own.
+    known = drawn_sizes(with_ranges(suggest, replace(USUAL, image_sizes=taken)), seed)
+    ends = known[:1] + known[1:][-1:]
+
+    def networks(ranges: Ranges, at: Sequence[int]) -> list[DetectorSpec]:
+        space = with_ranges(suggest, replace(ranges, image_sizes=taken))
         pool = draw(space, draws, seed, finish=lambda spec: replace(spec, num_classes=classes))
-        specs = [each.spec for each in pool.drawn]
-        if "image_sizes" in free:
-            specs = [at_size(spec, size) for spec in specs for size in taken]
-        networks.append(specs)
-        learnt = learn(specs)
-        if not learnt or np.quantile(used(specs), 0.25) > 1:
+        return [at_size(each.spec, size) for each in pool.drawn for size in at]
+
+    rungs = ladder if free & {"widths", "max_depths"} else (USUAL,)
+    # A row for each network, a column for each end.
+    judged: list[Float64[np.ndarray, "n ends"]] = []
+    for rung in rungs:
+        judged.append(used(networks(rung, ends)).reshape(-1, len(ends)))
+        if np.median(judged[-1][:, 0]) > 1:
             break
-    # A row for each network; where the space has its own sizes, of one column.
-    columns = len(taken) if "image_sizes" in free else 1
-    judged = [used(specs).reshape(-1, columns) for specs in networks]
-    low, high = DEFAULTS.band
-    inside = np.array([((shares >= low) & (shares <= high)).mean(0) for shares in judged])
-    full = {count: inside[:, -count:].mean(1) for count in range(1, columns + 1)}
-    count = enough_sizes({count: float(shares.max()) for count, shares in full.items()})
-    middle = [float(np.median(shares[:, -count:])) for shares in judged]
-    # Where nothing is in the band, the rung that comes nearest to it.
-    best = int(np.lexsort((np.abs(np.log(middle)), -full[count]))[0])
-    if "image_sizes" in free:
-        taken = taken[-count:]
-    else:
-        taken = tuple(sorted({spec.image_size for specs in networks for spec in specs}))
-    ranges = replace(rungs[best], image_sizes=taken)
-    told = f"{ranges.describe()}: {100 * full[count][best]:.0f} % of random draws use "
-    told += f"{100 * low:.0f} to {100 * high:.0f} % of the budget, half of them less than "
-    told += f"{100 * middle[best]:.0f} %"
+    rungs = rungs[: len(judged)]
+    taking = used([nearest(suggest, taken, classes, rung, at=ends[-1]) for rung in rungs])
+    lean = [place for place, share in enumerate(taking) if share <= max(LEAN, taking[0])]
+    low = lean[fullest([judged[place][:, -1] for place in lean])]
+    high = low + fullest([shares[:, 0] for shares in judged[low:]])
+    ranges = joined(rungs[low], rungs[high])
+    shares = used(networks(ranges, known)).reshape(-1, len(known))
+    filled = fillable(shares)
+    if "image_sizes" in free and known == taken:
+        left = max(filled, min(LEAST_SIZES, len(taken)))
+        taken, shares = taken[-left:], shares[:, -left:]
+    ranges = replace(ranges, image_sizes=taken if "image_sizes" in free else known)
+    start = nearest(suggest, taken, classes, ranges, at=ends[-1])
+    told = (
+        f"{ranges.describe()}: {percent(in_band(shares))} of random draws use "
+        f"{' to '.join(f'{100 * end:.0f}' for end in DEFAULTS.band)} % of the budget, half of them "
+        f"less than {percent(float(np.median(shares)))}; at {ends[-1]} px the baseline takes "
+        f"{percent(float(used([start])[0]))}"
+    )
     if "image_sizes" in free and taken[-1] < sizes[-1]:
         larger = sizes[sizes.index(taken[-1]) + 1]
-        told += f"; at {larger} px the baseline alone would exceed it"
-    elif full[count][best] < LEAST and rungs[best] is LADDER[-1]:
+        share = float(used([at_size(baseline, larger)])[0])
+        told += f", at {larger} px one of {REFERENCE['width']} channels {percent(share)}"
+    elif filled < shares.shape[1] and rungs[-1] is LADDER[-1]:
         told += "; nothing larger is tried"
     return replace(ranges, why=told)
 
 
-def enough_sizes(fullest: Mapping[int, float]) -> int:
-    """How many input sizes to take, by the share of draws in the band with each number of them."""
-    most = max(fullest)
-    for count in range(most, SIZES - 1, -1):
-        if fullest[count] >= ENOUGH:
-            return count
-    for count in range(min(most, SIZES), 0, -1):
-        if fullest[count] >= LEAST:
-            return count
-    return min(most, SIZES) if max(fullest.values()) == 0 else max(fullest, key=fullest.__getitem__)
+def input_sizes(baseline: DetectorSpec, sizes: Sequence[int], used: Used) -> tuple[int, ...]:
+    """The input sizes of a space, smallest first: as many as `SIZES`.
+
+    The largest is the largest at which the baseline leaves room in the budget; the others are the
+    next below it, down to half of it.
+    """
+    shares = used([at_size(baseline, size) for size in sizes])
+    paid = sizes[: max(1, int((shares <= LARGEST_SHARE).sum()))]
+    return tuple(size for size in paid[-SIZES:] if size >= SMALLEST * paid[-1])
 
 
-def nearest(suggest: Suggest, sizes: Sequence[int], classes: int) -> DetectorSpec:
-    """The space's nearest to the reference network, in the usual ranges."""
-    space = with_ranges(suggest, replace(USUAL, image_sizes=tuple(sizes)))
-    return replace(space(FixedTrial(reference_params(space))), num_classes=classes)
+def drawn_sizes(suggest: Suggest, seed: int) -> tuple[int, ...]:
+    """The input sizes of a space, as random draws have them, smallest first."""
+    return tuple(sorted({each.spec.image_size for each in draw(suggest, DRAWS, seed).drawn}))
+
+
+def fillable(shares: Float64[np.ndarray, "n sizes"]) -> int:
+    """At how many sizes large networks reach the band, by the shares that all use at each."""
+    return int((np.quantile(shares, LARGE_AT, axis=0) >= DEFAULTS.band[0]).sum())
+
+
+def in_band(shares: Float64[np.ndarray, "..."]) -> float:
+    """Of networks that use these shares of the budget, those in the band."""
+    low, high = DEFAULTS.band
+    return float(((shares >= low) & (shares <= high)).mean())
+
+
+def fullest(judged: Sequence[Float64[np.ndarray, " n"]]) -> int:
+    """The rung with most draws in the band; where none are, the one that comes nearest to it."""
+    inside = np.array([in_band(shares) for shares in judged])
+    off = np.abs(np.log([np.median(shares) for shares in judged]))
+    return int(np.lexsort((off, -inside))[0])
+
+
+def joined(low: Ranges, high: Ranges) -> Ranges:
+    """From the narrowest of a rung to the largest of another, in which no depth is decided that
+    usual ranges leave open."""
+    assert low.widths is not None, "every rung has widths"
+    assert high.widths is not None, "every rung has widths"
+    assert high.max_depths is not None, "every rung has depths"
+    depths = [
+        max(most, min(usual, LEAST_DEPTH))
+        for most, usual in zip(high.max_depths, MAX_DEPTHS, strict=True)
+    ]
+    widths = (low.widths[0], high.widths[1], low.widths[2])
+    return replace(high, widths=widths, max_depths=tuple(depths))
+
+
+def nearest(
+    suggest: Suggest,
+    sizes: Sequence[int],
+    classes: int,
+    ranges: Ranges = USUAL,
+    at: int | None = None,
+) -> DetectorSpec:
+    """The space's nearest to the reference network in these ranges, also at another size."""
+    space = with_ranges(suggest, replace(ranges, image_sizes=tuple(sizes)))
+    spec = replace(space(FixedTrial(reference_params(space))), num_classes=classes)
+    return spec if at is None else at_size(spec, at)
 
 
 def at_size(spec: DetectorSpec, size: int) -> DetectorSpec:
@@ -205,28 +261,33 @@ def screened_ranges(
     Hold the device alone.
     """
     if not left_open(suggest):
-        own = {each.spec.image_size for each in draw(suggest, DRAWS, seed).drawn}
-        return Ranges(tuple(sorted(own)), why="the space has ranges of its own")
+        return Ranges(drawn_sizes(suggest, seed), why="the space has ranges of its own")
     if budget.latency_ms is not None:
-        log.info("choosing the ranges of the space: the baseline and blocks are measured for about "
-                 "%.0f s, unless they are known", LEARN_IN_ALL_S)  # fmt: skip
+        log.info("choosing the ranges of the space: the baseline, blocks and the largest network "
+                 "advised are measured for some 20 s, unless they are known")  # fmt: skip
+        free = "image_sizes" in left_open(suggest)
+        if not free:
+            sizes = drawn_sizes(with_ranges(suggest, USUAL), seed)
         baseline = nearest(suggest, sizes, classes)
+        table.measure([baseline])
         calibrate(table, baseline)
         used = used_of(budget, table)
-        # Times grow by the pixels at most, so it is inside the budget at this size for certain.
-        longest = baseline.image_size * used([baseline])[0] ** -0.5
+        # Times grow by the pixels at most, so it leaves room at this size for certain.
+        longest = baseline.image_size * (LARGEST_SHARE / used([baseline])[0]) ** 0.5
         fitting = [size for size in sizes if size <= longest] or sizes[:1]
-        largest = at_size(baseline, fitting[-1])
-        table.measure([largest])
-        return choose_ranges(
-            suggest,
-            sizes,
-            used,
-            classes=classes,
-            ladder=worth_climbing(float(used([largest])[0])),
-            learn=learning(budget, table, seed),
-            seed=seed,
+        table.measure([at_size(baseline, fitting[-1])])
+        taken = input_sizes(baseline, sizes, used) if free else sizes
+        largest = at_size(baseline, taken[-1])
+        ladder = worth_climbing(float(used([largest])[0]))
+        ladder = climbed(suggest, ladder, taken, used, table, classes, seed)
+        choose = partial(
+            choose_ranges, suggest, sizes, used, classes=classes, ladder=ladder, seed=seed
         )
+        ranges = choose()
+        for _ in range(CONFIRMED):
+            calibrate(table, advised(suggest, ranges, classes))
+            ranges = choose()
+        return ranges
     if budget.gflops is not None or budget.params is not None:
         log.info("choosing the ranges of the space: networks are counted")
         return choose_ranges(
@@ -254,11 +315,18 @@ def worth_climbing(share: float) -> Sequence[Ranges]:
     return rungs or LADDER[-1:]
 
 
+def advised(suggest: Suggest, ranges: Ranges, classes: int) -> DetectorSpec:
+    """The largest network that data advise at first: the reference's nearest at the largest size,
+    with a second path through the neck."""
+    space = with_ranges(suggest, ranges)
+    changed = {"image_size": ranges.image_sizes[-1], "neck.kind": "pan"}
+    return replace(space(FixedTrial(reference_params(space, changed))), num_classes=classes)
+
+
 def calibrate(table: LatencyTable, spec: DetectorSpec) -> None:
-    """Correct a new table by a first network: the sum of its pieces alone may be far off."""
-    if table.contents.networks:
+    """Correct a table by a whole network: the sum of its pieces alone may be far off."""
+    if network_key(spec) in table.contents.networks:
         return
-    table.measure([spec])
     cost = measure(spec, min_calls=50, min_seconds=MEASURE_S, max_seconds=2 * MEASURE_S)
     if table.add_network(spec, cost):
         table.save()
@@ -278,18 +346,33 @@ def used_of(budget: Budget, table: LatencyTable) -> Used:
     return used
 
 
-def learning(budget: Budget, table: LatencyTable, seed: int) -> Learn:
-    """Measures pieces of networks that may be inside the budget, for a limited time in all."""
-    used, began = used_of(budget, table), time.monotonic()
+def climbed(
+    suggest: Suggest,
+    ladder: Sequence[Ranges],
+    sizes: Sequence[int],
+    used: Used,
+    table: LatencyTable,
+    classes: int,
+    seed: int,
+) -> Sequence[Ranges]:
+    """The rungs of which enough is known: what is unlike all that was measured is thought fast.
 
-    def learn(specs: Sequence[DetectorSpec]) -> bool:
+    Measures pieces of random networks at the smallest and the largest of these sizes, on every
+    second rung, as far as they may be inside the budget and for a limited time in all.
+    """
+    began, ends = time.monotonic(), tuple(sorted({sizes[0], sizes[-1]}))
+    for place in range(0, len(ladder), 2):
+        space = with_ranges(suggest, replace(ladder[place], image_sizes=ends))
+        drawn = draw(space, DRAWS, seed).drawn
+        specs = [replace(each.spec, num_classes=classes) for each in drawn]
         near = [spec for spec, share in zip(specs, used(specs), strict=True)
                 if share <= LEARN_UP_TO]  # fmt: skip
         if near:
             table.fill(near, LEARN_S, seed, batch=LEARN_BATCH)
-        return time.monotonic() - began < LEARN_IN_ALL_S
-
-    return learn
+        over = np.quantile(used(specs), 0.25) > 1
+        if over or time.monotonic() - began >= LEARN_IN_ALL_S:
+            return ladder[: place + 1]
+    return ladder
 
 
 def counted(budget: Budget) -> Used:
