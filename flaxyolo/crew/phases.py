@@ -33,7 +33,7 @@ from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.loop import Epoch, StepReport, train
 from flaxyolo.training.state import has_state
 from flaxyolo.training.validation import validation_loss
-from flaxyolo.weights.transfer import Source, weights_from
+from flaxyolo.weights.transfer import Source, begun_from
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,9 @@ def trained(
     weights = None
     if initial is not None and not has_state(run_dir / "state"):
         try:
-            weights = weights_from(initial, ready.spec, config.seed, ready.data.class_names)
+            begun = begun_from(initial, ready.spec, config.seed, ready.data.class_names)
+            weights = begun.weights
+            entry.keep(inherited=round(begun.share, 4))
         except InputError as error:
             log.warning("%s; this trial begins with fresh weights", error)
     names = ready.data.class_names

@@ -86,6 +86,8 @@ class Record:
     seed: int | None = None
     """Of a final run, or of an arm's."""
 
+    inherited: float | None = None
+    """Share of its parameters in layers that were taken or grown from another detector's."""
     predicted_ms: float | None = None
     """Latency that the table of blocks gave before it was measured."""
     predicted_score: float | None = None

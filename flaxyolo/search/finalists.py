@@ -14,6 +14,8 @@ from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import Kind, controls, kind
 
 CONFIDENCE = 0.95
+UNEVEN = 0.2
+"""Of the parameters, by how much less than the first a control may have inherited unsaid."""
 TOLD: dict[Kind, str] = {
     "baseline": "the baseline",
     "YOLOv8 scaled": "YOLOv8 scaled into the same budget",
@@ -35,6 +37,11 @@ class Finalist:
     tied: bool
     """Whether it is the first, or its difference to the first may be chance."""
     control: Kind | None = None
+
+    @property
+    def inherited(self) -> float | None:
+        """Share of its parameters in layers that were taken or grown from another detector's."""
+        return self.runs[0].inherited
 
     @property
     def trial(self) -> int:
@@ -226,8 +233,30 @@ def lead_line(ordered: Sequence[Finalist], found: Sequence[Record]) -> str | Non
         for one in told
         if one.by is None
     ]
+    if (uneven := uneven_starts(ordered)) is not None:
+        parts.append(uneven)
     line = "; ".join(parts)
     return line[0].upper() + line[1:]
+
+
+def uneven_starts(ordered: Sequence[Finalist]) -> str | None:
+    """That the controls began with less of the parent than the first, so its lead may be that."""
+    first = ordered[0]
+    less = [
+        one
+        for one in ordered[1:]
+        if one.control
+        and None not in (one.inherited, first.inherited)
+        and (one.inherited or 0.0) < (first.inherited or 0.0) - UNEVEN
+    ]
+    if not less:
+        return None
+    told = " and of ".join(f"{TOLD[one.control]} {one.inherited:.0%}" for one in less
+                        if one.control)  # fmt: skip
+    return (
+        f"{first.inherited:.0%} of it was taken or grown from the parent, of {told}: part of that "
+        "lead may be the start, and --from-scratch tells"
+    )
 
 
 def _ahead(lead: Lead) -> str:

@@ -95,9 +95,16 @@ def transfer(fresh: Weights, source: Weights) -> Transfer:
     )
 
 
-def weights_from(
+class Begun(NamedTuple):
+    """First weights, and the share of the parameters in layers that are not fresh."""
+
+    weights: Weights
+    share: float
+
+
+def begun_from(
     source: Source, spec: DetectorSpec, seed: int, class_names: Sequence[str] = ()
-) -> Weights:
+) -> Begun:
     """Weights that begin with what the source has, told in the log; InputError if nothing fits.
 
     Those of a detector are inherited, channel by channel, whatever differs between the two; its
@@ -109,7 +116,7 @@ def weights_from(
         if not inherited.share:
             raise InputError(f"{source.path}: nothing of it can be inherited by this detector")
         log.info("%s: %s", source.path, inherited.describe())
-        return inherited.weights
+        return Begun(inherited.weights, 1 - inherited.shares.get("fresh", 0.0))
     found = transfer(initial_weights(spec, seed), source.weights)
     if not found.taken:
         raise InputError(
@@ -117,7 +124,14 @@ def weights_from(
             "network with the same parts and widths"
         )
     log.info("%s", found.describe(source.path))
-    return found.weights
+    return Begun(found.weights, found.taken_params / found.params)
+
+
+def weights_from(
+    source: Source, spec: DetectorSpec, seed: int, class_names: Sequence[str] = ()
+) -> Weights:
+    """The weights of `begun_from`."""
+    return begun_from(source, spec, seed, class_names).weights
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:

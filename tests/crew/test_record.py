@@ -38,6 +38,7 @@ WHOLE = Record(
     again=1,
     arm="se",
     seed=1,
+    inherited=0.5,
     predicted_ms=4.5,
     predicted_score=0.3,
     table_error="5 %",

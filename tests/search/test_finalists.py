@@ -154,6 +154,19 @@ def test_one_seed_each_may_be_chance():
     )
 
 
+def test_a_lead_over_one_that_inherited_less_is_said_to_be_partly_its_start():
+    found = compared([0.6], [0.5], [0.4])
+    shares = {0: 1.0, 1: 0.12, 2: 0.93}
+    found = [replace(run, inherited=shares.get(run.finalist)) for run in found]
+    line = line_of(found)
+    assert line.endswith(
+        "; 93% of it was taken or grown from the parent, of YOLOv8 scaled into the same budget "
+        "12%: part of that lead may be the start, and --from-scratch tells"
+    )
+    alike = [replace(run, inherited=1.0) for run in found]
+    assert line_of(alike).endswith("so the lead may be chance")
+
+
 def test_a_control_that_is_first_is_said_to_be():
     found = compared([0.4], [0.5], [0.6])
     assert best(found).number == 20
