@@ -108,7 +108,7 @@ def test_train_takes_what_fits_once(tmp_path, capsys):
     # The tiny network is too small to learn a batch by heart.
     command += ["--no-preflight"]
     assert train.main(command) == 0
-    assert "taken from" in capsys.readouterr().err
+    assert "parameters inherited" in capsys.readouterr().err
     trained, given = named(load_detector(tmp_path / "run" / "last").weights), named(source.weights)
     name = "params.backbone.stem.conv.conv.kernel"
     # A rate of next to nothing moves next to nothing, and fresh weights are elsewhere.
@@ -116,7 +116,7 @@ def test_train_takes_what_fits_once(tmp_path, capsys):
     fresh = named(initial_weights(tiny_spec(num_classes=2), 0))
     assert np.abs(fresh[name] - given[name]).max() > 0.01
     assert train.main(command) == 0
-    assert "taken from" not in capsys.readouterr().err
+    assert "parameters inherited" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -124,11 +124,12 @@ def test_every_trial_of_a_sweep_takes_what_fits(tmp_path_factory, capsys):
     study = tiny_study(tmp_path_factory)
     base = study.parents[1]
     (log,) = (base / "as_made" / "tiny" / "workers").glob("*.log")
-    taken = re.findall(r"(\d+) of (\d+) arrays .* taken from (.+); first not", log.read_text())
+    told = r"^(?:trial .*)?(\S+): (\d+)% of [\d,]+ parameters inherited"
+    taken = re.findall(told, log.read_text(), re.MULTILINE)
     # One line for each candidate; the finalist's run is that of its candidate.
     assert len(taken) == 2
-    assert all(0 < int(count) < int(total) for count, total, _ in taken)
-    assert {source for *_, source in taken} == {str(base / "source")}
+    assert all(0 < int(share) < 100 for _, share in taken)
+    assert {source for source, _ in taken} == {str(base / "source")}
     capsys.readouterr()
     assert sweep.main(flags(base)) == 2
     assert "init was" in capsys.readouterr().err
