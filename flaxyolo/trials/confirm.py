@@ -56,14 +56,7 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
                     best.trial, overrun(sweep.budget, cost))  # fmt: skip
 
 
-def confirmed_line(study: optuna.Study, number: int) -> str | None:
+def confirmed_cost(study: optuna.Study, number: int) -> Measurement | None:
     """What the fresh process measured for a trial; None where it was not measured."""
     known = study.user_attrs.get(CONFIRMED, {}).get(str(number))
-    if known is None:
-        return None
-    cost = Measurement.from_dict(known["cost"])
-    busy = f", on a busy machine ({cost.busyness()})" if cost.busy else ""
-    return (
-        f"Measured again in a fresh process: {cost.latency_ms_p50:.2f} ms p50, "
-        f"{cost.latency_ms_p95:.2f} ms p95, {cost.vram_mib:.1f} MiB{busy}"
-    )
+    return None if known is None else Measurement.from_dict(known["cost"])

@@ -18,7 +18,7 @@ from flaxyolo.search.controls import drawn
 from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported, thin
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
-from flaxyolo.trials.confirm import confirm, confirmed_line
+from flaxyolo.trials.confirm import confirm, confirmed_cost
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
@@ -150,8 +150,12 @@ def answer_lines(study: optuna.Study, standings: Standings) -> list[str]:
     best = standings.best
     assert best is not None, "there is an answer"
     network = next(one for one in standings.networks if one.number == best.trial)
-    lines = [best_found(network), costs(network, standings.budget), standings.lead]
-    return [line for line in (*lines, confirmed_line(study, best.number)) if line]
+    again = confirmed_cost(study, best.number)
+    cost = again or network.shown.cost
+    told = None if cost is None else costs(cost, standings.budget)
+    where = ", measured again in a fresh process" if again is not None else ""
+    lines = [best_found(network), None if told is None else f"{told}{where}", standings.lead]
+    return [line for line in lines if line]
 
 
 def where_lines(sweep: Sweep) -> list[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from flaxyolo.base.files import replace_file
 from flaxyolo.cost.budget import LIMITS, Budget
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.record import INTERRUPTED, Record
 from flaxyolo.search.finalists import leads
 from flaxyolo.spec import to_dict
@@ -36,6 +37,10 @@ COST_COLUMNS = {
 }
 
 
+BUSY = " !"
+"""Behind a latency that was taken on a busy machine."""
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """Standings with what they are about."""
@@ -54,7 +59,10 @@ class Report:
             if cost is None
             else f"{cost.device}, {cost.dtype}, batch {cost.batch_size}"
         )
-        return f"Budget: {self.standings.budget.describe()}; {where}; data: {self.data}"
+        busy = any(network.shown.cost.busy for network in self.standings.networks
+                   if network.shown.cost)  # fmt: skip
+        mark = "; !: taken on a busy machine" if busy else ""
+        return f"Budget: {self.standings.budget.describe()}; {where}; data: {self.data}{mark}"
 
 
 def rows(standings: Standings) -> list[dict[str, Any]]:
@@ -121,6 +129,7 @@ def flat_rows(networks: Sequence[Network]) -> list[dict[str, Any]]:
             "objective_se": network.objective_se,
             "epochs": network.epochs,
             "over_budget": network.over_budget,
+            "busy": network.shown.cost is not None and network.shown.cost.busy,
             **{key: network.scores.get(key) for key in SCORE_COLUMNS.values()},
             **{key: getattr(network.shown.cost, key, None) for key, _ in COST_COLUMNS.values()},
         }
@@ -146,7 +155,8 @@ def cells(standings: Standings) -> tuple[list[str], list[list[str]]]:
             score = row[key]
             line.append(f"{score:.3f}" if score is not None else "-" if value is None else "n/a")
         for key, form in COST_COLUMNS.values():
-            line.append("-" if row[key] is None else format(row[key], form))
+            mark = BUSY if key == "latency_ms_p95" and row["busy"] else ""
+            line.append("-" if row[key] is None else format(row[key], form) + mark)
         table.append([*line, row["note"]])
     return headings, table
 
@@ -164,11 +174,8 @@ def best_found(network: Network) -> str:
     )  # fmt: skip
 
 
-def costs(network: Network, budget: Budget) -> str | None:
-    """What the best network costs, each limit with its share; None where it was not measured."""
-    cost = network.shown.cost
-    if cost is None:
-        return None
+def costs(cost: Measurement, budget: Budget) -> str:
+    """What the best network costs, each limit with its share."""
     known, parts = budget.known(cost), []
     for name, value in known.items():
         size, unit, decimals = LIMITS[name]
@@ -177,7 +184,8 @@ def costs(network: Network, budget: Budget) -> str | None:
         parts.append(f"{value / size:.{decimals}f} of {limit / size:g} {unit}{stat} "
                      f"({value / limit:.0%})")  # fmt: skip
     parts += [f"{cost.params:,} parameters", f"{cost.gflops:.2f} GFLOPs", f"{cost.image_size} px"]
-    return f"It takes {', '.join(parts)}"
+    busy = f", on a busy machine ({cost.busyness()})" if cost.busy else ""
+    return f"It takes {', '.join(parts)}{busy}"
 
 
 def note(record: Record) -> str:

@@ -14,7 +14,8 @@ from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.trials import confirm as confirming
-from flaxyolo.trials.confirm import confirm, confirmed_line
+from flaxyolo.trials.confirm import confirm, confirmed_cost
+from flaxyolo.trials.table import costs
 from tests.search.made import COST
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
@@ -54,6 +55,7 @@ def test_only_what_a_calm_machine_says_makes_the_winner_step_down(
     confirm(study, sweep, gate)
     assert len(calls) == 1
     assert results(study)[0].refuted == refuted
-    told = confirmed_line(study, 0)
-    assert told is not None
+    cost = confirmed_cost(study, 0)
+    assert cost == again
+    told = costs(cost, sweep.budget)
     assert ("on a busy machine (others use 90 % of it" in told) == again.busy

@@ -216,7 +216,7 @@ def test_the_best_is_told_with_its_scores_and_each_limit_with_its_share():
     assert "; objective 0.850 ± " in told
     assert told.endswith(", 2 seeds of 24 epochs")
     budget = Budget(8.0, vram_mib=256.0, params=2e6)
-    assert costs(network, budget) == (
+    assert costs(network.shown.cost, budget) == (
         "It takes 6.25 of 8 ms p95 (78%), 64.0 of 256 MiB (25%), 1.23 of 2 M parameters (62%), "
         "1,234,567 parameters, 0.50 GFLOPs, 192 px"
     )
