@@ -57,7 +57,7 @@ log = logging.getLogger("flaxyolo.sweep")
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 12
 EPOCHS = 24
-FIRST_EPOCHS = 4
+FIRST_EPOCHS = 6
 """Of the first command, whose networks begin with a parent's weights."""
 FINALISTS = 2
 SEEDS = 3

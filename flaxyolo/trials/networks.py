@@ -141,7 +141,7 @@ class Network:
         if candidate.state == "waiting" and candidate.undecided:
             return "undecided: over budget on a busy machine only, to be measured again"
         if candidate.state == "waiting" and candidate.paused is not None:
-            return f"paused after {candidate.paused} epochs"
+            return f"paused after {candidate.paused} epoch{'s' * (candidate.paused > 1)}"
         if candidate.state == "fail" and candidate.reason != INTERRUPTED:
             return f"failed: {candidate.reason or 'no reason stored'}"
         if candidate.state == "complete":

@@ -208,7 +208,7 @@ def outcome(record: Record, budget: Budget) -> str:
 
 def _fate(record: Record) -> str:
     if record.state == "waiting" and record.paused is not None:
-        return f"paused after {record.paused} epochs"
+        return f"paused after {record.paused} epoch{'s' * (record.paused > 1)}"
     if record.state == "complete":
         return f"complete, {record.epochs} epochs"
     if record.state == "fail" and record.reason != INTERRUPTED:
