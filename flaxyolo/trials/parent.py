@@ -74,7 +74,7 @@ def _train(sweep: Sweep, spec: DetectorSpec, folder: Path) -> None:
                 scores = evaluate(
                     epoch.detector, data.val, ready.val, data.class_names, data.category_ids
                 )
-                log.info("parent: mAP %.3f, mAP50 %.3f after %d epochs; every network begins with "
-                         "its weights", scores.map or 0, scores.map_50 or 0, epochs)  # fmt: skip
+                log.info("parent: mAP %.3f, mAP50 %.3f; every network begins with its weights",
+                         scores.map or 0, scores.map_50 or 0)  # fmt: skip
                 save_detector(folder / "detector", epoch.detector, {"scores": scores.to_dict()})
     shutil.rmtree(folder / "state", ignore_errors=True)
