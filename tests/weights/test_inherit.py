@@ -42,6 +42,8 @@ from flaxyolo.weights.inherit.channels import (
 )
 from flaxyolo.weights.inherit.detector import inherit
 
+pytestmark = pytest.mark.slow
+
 FULL = runpy.run_path(str(Path(__file__).parents[2] / "sweeps/full.py"))["suggest"]
 IMAGES = np.random.default_rng(0).random((1, 64, 64, 3), dtype=np.float32)
 KEPT = 1e-4
