@@ -263,9 +263,10 @@ def run_sweep(flags: Flags) -> None:
         before = study.user_attrs.get("facts", {})
         short, epochs = schedules(flags, before.get("schedule", {}))
         ranges = ranges_of(study, suggest, longest, budget, data, flags.seed)
-        suggest, sizes = with_ranges(suggest, ranges), ranges.image_sizes
+        sizes = ranges.image_sizes
+        usual = with_ranges(suggest, replace(USUAL, image_sizes=sizes))
+        suggest = with_ranges(suggest, ranges)
         expected = partial(expected_ms, budget.latency_stat)
-        usual = with_ranges(load_space(flags.space), replace(USUAL, image_sizes=sizes))
         shares = affordable_sizes(expected, usual, sizes, budget)
         advice = learn(data, sizes, BATCH_SIZE, shares)
         tell_advice(advice, flags)
