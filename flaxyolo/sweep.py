@@ -32,7 +32,14 @@ from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import abstract_weights
-from flaxyolo.search.advised import affordable_sizes, enqueue_opening, expected_ms, learn
+from flaxyolo.search.advised import (
+    affordable_sizes,
+    enqueue_opening,
+    expected_ms,
+    expected_share,
+    learn,
+)
+from flaxyolo.search.filling import Filler
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.ranges import USUAL, screened_ranges, store_ranges, stored_ranges
 from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
@@ -48,7 +55,7 @@ from flaxyolo.search.space import (
 from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
-from flaxyolo.trials.parent import parent_spec, trained_parent
+from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
 
@@ -59,9 +66,13 @@ TRIALS = 12
 EPOCHS = 24
 FIRST_EPOCHS = 6
 """Of the first command, whose networks begin with a parent's weights."""
+FIRST_PARENT_EPOCHS = 14
+"""Of that parent."""
 FINALISTS = 2
+FIRST_FINALISTS = 1
+"""Of the first command: beside it both controls are trained as long."""
 SEEDS = 3
-ANNOUNCE_S = 60.0
+ANNOUNCE_S = 45.0
 """Left of the hours for the winner's last measurement and its pictures."""
 HOURS = 0.2
 """Of the first command: digits, with the trials and epochs above."""
@@ -98,19 +109,21 @@ class Flags:
     trials: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Candidates in all, those of earlier runs of this study included (12)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Epochs of the full schedule (24; a study that goes on keeps its own)."""
+    """Epochs of the full schedule (24, of the first command 6; a study that goes on keeps its
+    own)."""
     short_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the short schedule that candidates are told apart by (a third of --epochs; all of
     them below 27)."""
     from_scratch: bool = False
     """Train no parent first: every network begins with fresh weights."""
     parent_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Epochs of the parent, a small network that is trained first; all others begin with its
-    weights (24, or --epochs if that is more)."""
+    """Epochs of the parent, the advised network, which is trained first; all others begin with its
+    weights (24, of the first command 14, or --epochs if that is more)."""
     final_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the schedule that you will train the best with in the end (10 times --epochs)."""
     finalists: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Candidates that are trained on the full schedule (2), beside the controls."""
+    """Candidates that are trained on the full schedule (2, of the first command 1), beside the
+    controls."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Most runs of each finalist and control, the further ones as long as it is not told apart
     from the leader (3)."""
@@ -153,6 +166,11 @@ class Flags:
     def own_schedule(self) -> bool:
         """Whether it is the first command, whose spending is set so that it ends soon."""
         return self.data == "digits" and self.trials is None and self.epochs is None
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the first command, and a new study of it trains a parent."""
+        return self.own_schedule and self.may_have_parent
 
     @property
     def may_have_parent(self) -> bool:
@@ -198,7 +216,7 @@ def spending_of(flags: Flags) -> Spending:
         trials=flags.trials or TRIALS,
         short_epochs=short,
         epochs=epochs,
-        finalists=flags.finalists or FINALISTS,
+        finalists=flags.finalists or (FIRST_FINALISTS if flags.first else FINALISTS),
         seeds=tuple(range(flags.seed, flags.seed + (flags.seeds or SEEDS))),
         controls=not flags.no_controls,
     )
@@ -206,7 +224,7 @@ def spending_of(flags: Flags) -> Spending:
 
 def schedules(flags: Flags, before: Mapping[str, int]) -> tuple[int, int]:
     """Epochs of the short and of the full schedule; `before` are those of a study that goes on."""
-    usual = FIRST_EPOCHS if flags.own_schedule and flags.may_have_parent else EPOCHS
+    usual = FIRST_EPOCHS if flags.first else EPOCHS
     epochs = flags.epochs or before.get("epochs", usual)
     short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
     if short > epochs:
@@ -277,7 +295,12 @@ def run_sweep(flags: Flags) -> None:
             data=data,
             source=flags.data,
             folder=folder,
-            spending=replace(spending, short_epochs=short, epochs=epochs),
+            spending=replace(
+                spending,
+                short_epochs=short,
+                epochs=epochs,
+                inherited=bool(parent_epochs or (initial and initial.spec)),
+            ),
             objective=objective_of(flags, data, before),
             seed=flags.seed,
             advice=advice,
@@ -291,15 +314,17 @@ def run_sweep(flags: Flags) -> None:
         claim(study, facts(sweep, flags), str(folder))
         study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
         new = not study.get_trials(deepcopy=False)
-        baseline = parent_spec(sweep, usual) if parent_epochs else None
-        step = clear(sweep, baseline) if new and not flags.no_preflight else None
+        fill = Filler(sweep)
+        baseline = baseline_spec(sweep, usual) if parent_epochs else None
+        parent = None if baseline is None else parent_spec(study, sweep, baseline, fill)
+        step = clear(sweep, parent) if new and not flags.no_preflight else None
         if ranges.why:
             log.info("plan: %s", ranges.why)
-        share = None if baseline is None or shares is None else shares.get(baseline.image_size)
-        tell_plan(sweep, step, share, hours_of(flags))
-        if baseline is not None:
-            sweep = replace(sweep, initial=trained_parent(sweep, baseline))
-        enqueue_opening(study, sweep.suggest, advice, baseline)
+        tell_plan(sweep, step, None if parent is None else expected_share(parent, budget),
+                  hours_of(flags))  # fmt: skip
+        if parent is not None:
+            sweep = replace(sweep, initial=trained_parent(sweep, parent))
+        enqueue_opening(study, sweep.suggest, advice, baseline, fill)
         left = take_up(study, folder)
         if left:
             log.info("going on with %d interrupted trial%s", len(left), "s" * (len(left) > 1))
@@ -323,7 +348,8 @@ def parent_epochs_of(flags: Flags, epochs: int, before: Mapping[str, Any]) -> in
         return kept
     if not flags.may_have_parent:
         return 0
-    return flags.parent_epochs or max(EPOCHS, epochs)
+    usual = FIRST_PARENT_EPOCHS if flags.first else EPOCHS
+    return flags.parent_epochs or max(usual, epochs)
 
 
 def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:

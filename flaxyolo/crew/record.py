@@ -87,7 +87,7 @@ class Record:
     """Of a final run, or of an arm's."""
 
     inherited: float | None = None
-    """Share of its parameters in layers that were taken or grown from another detector's."""
+    """How near its first weights were to another detector's, 0 to 1."""
     predicted_ms: float | None = None
     """Latency that the table of blocks gave before it was measured."""
     predicted_score: float | None = None

@@ -14,6 +14,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replace_file
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable, Stat
 from flaxyolo.crew.record import CHEAP, Record, attributes
 from flaxyolo.data.sources import Dataset
@@ -93,7 +94,15 @@ def expected_ms(stat: Stat, specs: Sequence[DetectorSpec]) -> list[float]:
     with Gate(device_key()).quiet():
         table.measure([specs[0], specs[-1]], MEASURE_S)
         predictions = table.predict(specs)
-    return [each.p50_ms if stat == "p50" else each.p95_ms for each in predictions]
+    return [each.expected(stat) for each in predictions]
+
+
+def expected_share(spec: DetectorSpec, budget: Budget) -> float | None:
+    """The share of the latency budget that a network is expected to take; None without one."""
+    if budget.latency_ms is None:
+        return None
+    (prediction,) = LatencyTable.open().predict([spec])
+    return prediction.expected(budget.latency_stat) / budget.latency_ms
 
 
 def opening(suggest: Suggest, advice: Sequence[Advice]) -> dict[str, dict[str, Any]]:
@@ -115,26 +124,39 @@ def opening(suggest: Suggest, advice: Sequence[Advice]) -> dict[str, dict[str, A
     return found
 
 
+Fill = Callable[[dict[str, Any]], tuple[dict[str, Any], Measurement | None]]
+"""Parameters grown until they use the budget, and the cost of their network if it was measured."""
+
+
 def enqueue_opening(
     study: optuna.Study,
     suggest: Suggest,
     advice: Sequence[Advice],
     baseline: DetectorSpec | None = None,
+    fill: Fill = lambda params: (params, None),
 ) -> None:
-    """Make them the first trials of a new study; a `baseline` may be no point of the space."""
+    """Make them the first trials of a new study; a `baseline` may be no point of the space.
+
+    All but the baseline are filled: one that leaves half of the budget unused would be compared
+    with proposals that use it whole.
+    """
     if study.get_trials(deepcopy=False):
         return
+
+    def enqueue(params: dict[str, Any], name: str, **known_of: Any) -> None:
+        known = Record(0, "waiting", origin=name, **known_of)
+        study.enqueue_trial(params, user_attrs=attributes(known))
+
     ordered = opening(suggest, advice)
     for name in sorted(ordered, key=lambda name: BASELINE not in name.split(" = ")):
         params, (first, *others) = ordered[name], name.split(" = ")
-        if baseline is None or first != BASELINE:
-            study.enqueue_trial(params, user_attrs=attributes(Record(0, "waiting", origin=name)))
+        grown, cost = (params, None) if name == BASELINE else fill(params)
+        if first != BASELINE or (baseline is None and grown == params):
+            enqueue(grown, name, cost=cost)
             continue
-        known = Record(0, "waiting", origin=BASELINE, spec=baseline)
-        study.enqueue_trial(params, user_attrs=attributes(known))
+        enqueue(params, BASELINE, spec=baseline)
         if others:
-            known = Record(0, "waiting", origin=" = ".join(others))
-            study.enqueue_trial(params, user_attrs=attributes(known))
+            enqueue(grown, " = ".join(others), cost=cost)
 
 
 class Verdict(NamedTuple):

@@ -15,7 +15,7 @@ from flaxyolo.search.controls import Kind, controls, kind
 
 CONFIDENCE = 0.95
 UNEVEN = 0.2
-"""Of the parameters, by how much less than the first a control may have inherited unsaid."""
+"""How much less near to the parent than the first a control may have begun unsaid."""
 TOLD: dict[Kind, str] = {
     "baseline": "the baseline",
     "YOLOv8 scaled": "YOLOv8 scaled into the same budget",
@@ -40,7 +40,7 @@ class Finalist:
 
     @property
     def inherited(self) -> float | None:
-        """Share of its parameters in layers that were taken or grown from another detector's."""
+        """How near its first weights were to another detector's, 0 to 1."""
         return self.runs[0].inherited
 
     @property
@@ -251,11 +251,11 @@ def uneven_starts(ordered: Sequence[Finalist]) -> str | None:
     ]
     if not less:
         return None
-    told = " and of ".join(f"{TOLD[one.control]} {one.inherited:.0%}" for one in less
+    told = " and ".join(f"{TOLD[one.control]} ({one.inherited:.0%})" for one in less
                         if one.control)  # fmt: skip
     return (
-        f"{first.inherited:.0%} of it was taken or grown from the parent, of {told}: part of that "
-        "lead may be the start, and --from-scratch tells"
+        f"it began nearer to the parent ({first.inherited:.0%}) than {told}: part of that lead may "
+        "be the start, and --from-scratch tells"
     )
 
 

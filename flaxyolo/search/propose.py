@@ -18,12 +18,15 @@ from flaxyolo.crew.record import Record
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.controls import drawn
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
+from flaxyolo.search.family import as_wished
 from flaxyolo.search.features import features, matrix
 from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
+from flaxyolo.search.relatives import relatives
 from flaxyolo.search.scaling import scaled_control
 from flaxyolo.search.scout import Scout
 from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours
 from flaxyolo.search.setting import Sweep
+from flaxyolo.search.space import reference_params
 from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
@@ -34,13 +37,22 @@ NEIGHBOURS = 25
 """Specs drawn near each of the best so far."""
 BEST = 4
 """Candidates whose neighbours are drawn."""
+RELATIVES = 300
+"""Specs near the parent and near the best so far, where there is a parent."""
+WIDE_EACH = 3
+"""With a parent, one proposal of so many comes from the whole space; the others are near what has
+weights, since what is far has to learn anew."""
+RELATIVE = ", related"
+"""In the origin of a proposal that is near what has weights."""
 SHORT_LIST = 200
 """Specs that the surrogate looks at."""
 LEAST_LIST = 20
 COUNT_S = 5.0
 """Seconds after which the short list ends: the parameters of a new block take time to count."""
-FILL_S = 10.0
+FILL_S = 8.0
 """Seconds spent on the table of blocks, before the first proposal of a process and every fourth."""
+FILL_BATCH = 6
+"""Pieces that are measured in turn: an end can only be between two batches."""
 FILL_EACH = 4
 CONFIDENCE = 0.65
 """With which a proposal is inside the latency budget, as far as the table tells: one that is not
@@ -96,7 +108,8 @@ class Proposer:
         turn = len(drawn(found))
         # Workers that ask at the same time draw apart.
         seed = (sweep.seed * 1_000_003 + turn) * 1009 + os.getpid()
-        pool = self._pool(found, seed)
+        kin = self._kin(found, seed)
+        pool = self._pool(found, seed, kin)
         if not pool:
             return None
         pooled = time.perf_counter()
@@ -105,6 +118,10 @@ class Proposer:
             self._fill(pool, seed)
             judged = judge(pool, self.table, counts=False)
         self.proposals += 1
+        near = {each.spec for each in kin}
+        close = [each for each in judged if each.spec in near] if turn % WIDE_EACH else []
+        related = self._matters(close)
+        judged = close if related else judged
         rng = np.random.default_rng(seed)
         short = self._short_list(judged, rng)
         choice = self._choose(short, found, turn, seed)
@@ -122,14 +139,14 @@ class Proposer:
         error = self.table.error(budget.latency_stat).describe()
         log.info(
             "candidate %d: %s of %d judged, %.2f ms expected; the table's error: %s",
-            turn, choice.origin, len(judged), self._expected(picked), error,
+            turn, choice.origin, len(judged), picked.latency.expected(budget.latency_stat), error,
         )  # fmt: skip
         return Record(
             number=turn,
             state="waiting",
             params=picked.params,
-            origin=choice.origin,
-            predicted_ms=self._expected(picked),
+            origin=f"{choice.origin}{RELATIVE}" if related else choice.origin,
+            predicted_ms=picked.latency.expected(budget.latency_stat),
             predicted_score=choice.predicted,
             table_error=error,
             screened=len(judged),
@@ -188,30 +205,41 @@ class Proposer:
     def _finish(self, spec: DetectorSpec) -> DetectorSpec:
         return replace(spec, num_classes=len(self.sweep.data.class_names))
 
-    def _pool(self, found: Sequence[Record], seed: int) -> list[Drawn]:
-        """New specs of the space: at random, and near the best candidates so far."""
+    def _pool(self, found: Sequence[Record], seed: int, kin: Sequence[Drawn] = ()) -> list[Drawn]:
+        """New specs of the space: at random, near the best candidates so far, and the `kin`."""
         suggest, tried = self.sweep.suggest, {each.spec for each in found}
         pool = draw(suggest, POOL, seed, finish=self._finish).drawn
-        scored = [each for each in drawn(found) if each.objective is not None]
-        scored.sort(key=lambda each: (-each.epochs, -(each.objective or 0.0)))
         near = random.Random(seed)
-        for each in scored[:BEST]:
+        for each in _best_first(found)[:BEST]:
             pool += neighbours(each.params, suggest, near, NEIGHBOURS, finish=self._finish)
+        pool += kin
         return list({each.spec: each for each in pool if each.spec not in tried}.values())
+
+    def _kin(self, found: Sequence[Record], seed: int) -> list[Drawn]:
+        """Specs near the parent and near the best so far; none without a parent."""
+        sweep, parent = self.sweep, self.sweep.initial
+        if parent is None or parent.spec is None:
+            return []
+        own = next((each.params for each in found if each.spec == parent.spec), None)
+        known = [own or reference_params(sweep.suggest, as_wished(parent.spec))]
+        known += [each.params for each in _best_first(found)[:1] if each.params != known[0]]
+        rng, share = random.Random(seed), RELATIVES // (2 * len(known))
+        return [
+            each
+            for params in known
+            for near in (relatives, neighbours)
+            for each in near(params, sweep.suggest, rng, share, finish=self._finish)
+        ]
 
     def _matters(self, judged: Sequence[Judged]) -> bool:
         """Whether any candidate may come near the limit of the latency."""
         low = DEFAULTS.band[0] * self._limit()
-        return max(map(self._latency, judged)) > low
+        return any(self._latency(each) > low for each in judged)
 
     def _fill(self, pool: Sequence[Drawn], seed: int) -> None:
         """Measure blocks by which the latencies are least certain."""
         with self.gate.quiet():
-            self.table.fill([each.spec for each in pool], FILL_S, seed)
-
-    def _expected(self, judged: Judged) -> float:
-        latency = judged.latency
-        return latency.p50_ms if self.sweep.budget.latency_stat == "p50" else latency.p95_ms
+            self.table.fill([each.spec for each in pool], FILL_S, seed, FILL_BATCH)
 
     def _latency(self, judged: Judged) -> float:
         """What the candidate stays below with confidence: what is compared with the budget."""
@@ -253,6 +281,12 @@ class Proposer:
             params=judged.parameters or 1,
             gflops=judged.gflops or 1e-9,
         )
+
+
+def _best_first(found: Sequence[Record]) -> list[Record]:
+    """Draws with a score, those that went furthest first, the best of them before the others."""
+    scored = [each for each in drawn(found) if each.objective is not None]
+    return sorted(scored, key=lambda each: (-each.epochs, -(each.objective or 0.0)))
 
 
 def fullest(

@@ -12,7 +12,7 @@ from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.family import DEPTHS, WIDTHS, as_wished, scaled, sizes_down, widest
-from flaxyolo.search.screen import Drawn, Judged, judge
+from flaxyolo.search.screen import Drawn, judge
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import reference_params
 from flaxyolo.spec import DetectorSpec
@@ -52,7 +52,7 @@ def scaled_control(
     picked = max(judged, key=lambda member: member.gflops or 0.0, default=None)
     if picked is None:
         return None
-    expected, spec = _expected(picked, sweep), picked.spec
+    expected, spec = picked.latency.expected(sweep.budget.latency_stat), picked.spec
     log.info("YOLOv8 scaled into the budget: a stem of %d channels, %d px, %.2f ms expected",
              spec.backbone.stem_width, spec.image_size, expected)  # fmt: skip
     return Record(
@@ -88,7 +88,10 @@ def _fits(spec: DetectorSpec, sweep: Sweep, table: LatencyTable, most_gflops: fl
     """Whether a detector of fewer GFLOPs is expected to keep the budget."""
     budget, member = sweep.budget, [Drawn({}, spec)]
     (timed,) = judge(member, table, counts=False)
-    if budget.latency_ms is not None and _expected(timed, sweep) > budget.latency_ms:
+    if (
+        budget.latency_ms is not None
+        and timed.latency.expected(budget.latency_stat) > budget.latency_ms
+    ):
         return False
     if most_gflops == inf and not {"params", "gflops"} & budget.limits.keys():
         return True
@@ -96,8 +99,3 @@ def _fits(spec: DetectorSpec, sweep: Sweep, table: LatencyTable, most_gflops: fl
     params, gflops = counted.parameters or 0, counted.gflops or 0.0
     excess = cheap_excess(budget, params, gflops)
     return gflops < most_gflops and all(share <= 0 for share in excess.values())
-
-
-def _expected(judged: Judged, sweep: Sweep) -> float:
-    latency = judged.latency
-    return latency.p50_ms if sweep.budget.latency_stat == "p50" else latency.p95_ms

@@ -6,8 +6,9 @@ from typing import Any
 REDUCTION = 3
 """Halving: of the candidates that reach a rung, one in so many goes on (arXiv 1810.05934)."""
 FIRST_RUNG = 3
-"""Epochs below which a ninth of a schedule is no rung: what scores at all so soon is luck (on the
-digits candidates of 0.7 after 12 epochs had 0.02 after the first, and one of 0.5 had 0.05)."""
+"""Epochs below which a ninth of a schedule from fresh weights is no rung: what scores at all so
+soon is luck (on the digits candidates of 0.7 after 12 epochs had 0.02 after the first, and one of
+0.5 had 0.05)."""
 CONTROLS = 2
 """The baseline and a scaled YOLOv8."""
 LONG_ENOUGH = FIRST_RUNG * REDUCTION**2
@@ -29,11 +30,13 @@ class Spending:
     """Of the finalists' runs, at most: further ones are for those that are not told apart."""
     controls: bool = False
     """Whether the baseline and a YOLOv8 scaled into the budget are trained like finalists."""
+    inherited: bool = False
+    """Whether networks begin with the weights of another, so that the first epoch tells."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
         """Epochs after which a candidate waits until it is known to be ahead; the last is whole."""
-        return rungs(self.short_epochs)
+        return rungs(self.short_epochs, 1 if self.inherited else FIRST_RUNG)
 
     @property
     def training_epochs(self) -> int:
@@ -86,10 +89,10 @@ class Spending:
         return asdict(self)
 
 
-def rungs(epochs: int) -> tuple[int, ...]:
-    """A ninth (if that is `FIRST_RUNG` or more), a third and all of a schedule, in epochs."""
+def rungs(epochs: int, first: int = FIRST_RUNG) -> tuple[int, ...]:
+    """A ninth (if that is `first` or more), a third and all of a schedule, in epochs."""
     ninth, third = round(epochs / REDUCTION**2), max(1, round(epochs / REDUCTION))
-    return tuple(sorted({ninth if ninth >= FIRST_RUNG else third, third, epochs}))
+    return tuple(sorted({ninth if ninth >= first else third, third, epochs}))
 
 
 def short_schedule(epochs: int) -> int:

@@ -49,7 +49,7 @@ def inside_line(found: Sequence[Record]) -> str | None:
     proposed = [
         (place, each)
         for place, each in enumerate(r for r in found if r.stage == CHEAP and r.cost is not None)
-        if each.origin in PROPOSED
+        if (each.origin or "").split(",")[0] in PROPOSED
     ]
     if not proposed:
         return None

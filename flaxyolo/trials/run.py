@@ -42,8 +42,9 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hou
     tell_objective(sweep)
     log.info("plan: %s", sweep.spending.describe())
     if sweep.parent_epochs:
-        log.info("plan: a small parent is trained first (epochs: %d), and every network begins "
-                 "with its weights (--from-scratch does without)", sweep.parent_epochs)  # fmt: skip
+        log.info("plan: the parent, which is the network that the data advise, is trained first "
+                 "(epochs: %d), and every network begins with its weights (--from-scratch does "
+                 "without)", sweep.parent_epochs)  # fmt: skip
     log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
              sweep.final_epochs)  # fmt: skip
     if step_seconds is not None:

@@ -204,6 +204,8 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         cost=candidate.cost,
         # The space does not draw a control.
         spec=candidate.spec,
+        # A run that goes on from the candidate's began as that did.
+        inherited=candidate.inherited,
         looks=candidate.looks,
     )
     if candidate.state != "complete" or sweep.full(seed) != sweep.short:

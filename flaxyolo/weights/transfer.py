@@ -96,10 +96,11 @@ def transfer(fresh: Weights, source: Weights) -> Transfer:
 
 
 class Begun(NamedTuple):
-    """First weights, and the share of the parameters in layers that are not fresh."""
+    """First weights, and how near they are to what they come from."""
 
     weights: Weights
     share: float
+    """0 to 1."""
 
 
 def begun_from(
@@ -116,7 +117,7 @@ def begun_from(
         if not inherited.share:
             raise InputError(f"{source.path}: nothing of it can be inherited by this detector")
         log.info("%s: %s", source.path, inherited.describe())
-        return Begun(inherited.weights, 1 - inherited.shares.get("fresh", 0.0))
+        return Begun(inherited.weights, inherited.nearness)
     found = transfer(initial_weights(spec, seed), source.weights)
     if not found.taken:
         raise InputError(

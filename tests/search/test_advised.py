@@ -19,7 +19,7 @@ from flaxyolo.search.objective import Objective
 from flaxyolo.search.results import results
 from flaxyolo.search.space import REFERENCE, Ranges, suggest_detector, with_ranges
 from flaxyolo.statistics.rules import Advice
-from tests.search.made import final, result
+from tests.search.made import COST, final, result
 from tests.tiny_data import write_coco
 
 
@@ -76,6 +76,37 @@ def test_the_opening_is_enqueued_once(study):
     suggest_detector(trial)
     assert trial.user_attrs["origin"] == BASELINE
     assert trial.params == REFERENCE
+
+
+def test_all_but_the_baseline_are_filled(study, tmp_path):
+    def wider(params):
+        return {**params, "width": 24}, COST
+
+    made = optuna.create_study()
+    enqueue_opening(made, suggest_detector, ADVICE, None, wider)
+    told = [trial.user_attrs["origin"] for trial in made.trials]
+    widths = [trial.system_attrs["fixed_params"]["width"] for trial in made.trials]
+    assert len(told) == len(study.trials)
+    assert dict(zip(told, widths, strict=True))[BASELINE] == 16
+    assert set(widths[1:]) == {24}
+    costs = [result.cost for result in results(made)]
+    assert costs == [None, *[COST] * (len(told) - 1)], "what was measured is not measured again"
+
+
+def test_advice_that_is_the_baseline_is_a_candidate_of_its_own_once_filled():
+    made, same = optuna.create_study(), (piece("plan", "P3-P5"),)
+    enqueue_opening(
+        made, suggest_detector, same, None, lambda params: ({**params, "width": 24}, COST)
+    )
+    told = {trial.user_attrs["origin"]: trial.system_attrs["fixed_params"]["width"]
+            for trial in made.trials}  # fmt: skip
+    assert told == {BASELINE: 16, "advised": 24, "advised with P2": 24}
+    alike = optuna.create_study()
+    enqueue_opening(alike, suggest_detector, same)
+    assert [trial.user_attrs["origin"] for trial in alike.trials] == [
+        "baseline = advised",
+        "advised with P2",
+    ]
 
 
 def finish(study, history, reason=None):

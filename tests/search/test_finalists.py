@@ -160,8 +160,8 @@ def test_a_lead_over_one_that_inherited_less_is_said_to_be_partly_its_start():
     found = [replace(run, inherited=shares.get(run.finalist)) for run in found]
     line = line_of(found)
     assert line.endswith(
-        "; 93% of it was taken or grown from the parent, of YOLOv8 scaled into the same budget "
-        "12%: part of that lead may be the start, and --from-scratch tells"
+        "; it began nearer to the parent (93%) than YOLOv8 scaled into the same budget (12%): part "
+        "of that lead may be the start, and --from-scratch tells"
     )
     alike = [replace(run, inherited=1.0) for run in found]
     assert line_of(alike).endswith("so the lead may be chance")

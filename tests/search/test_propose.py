@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flaxyolo.cost.table.file import Count, conditions
 from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate
+from flaxyolo.nn.detector import initial_weights
 from flaxyolo.search import propose
 from flaxyolo.search.features import features
 from flaxyolo.search.propose import Proposer, fullest
@@ -27,6 +29,7 @@ from flaxyolo.search.space import (
     with_ranges,
 )
 from flaxyolo.search.spending import Spending
+from flaxyolo.weights.transfer import Source
 from tests.cost.test_measure import MEASUREMENT
 from tests.search.made import result
 from tests.small import tiny_spec
@@ -36,7 +39,7 @@ from tests.tiny_data import SPACE, write_coco
 class Known(LatencyTable):
     """A device on which a network takes a millisecond for each eighth of a million pixels."""
 
-    def fill(self, specs, seconds, seed=0):
+    def fill(self, specs, seconds, seed=0, batch=0):
         self.filled = len(specs)
         return 0
 
@@ -226,3 +229,50 @@ def test_a_trial_without_a_cost_teaches_nothing(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, latency_ms=2.0)
     proposer.learn(result(0, "running", cost=None, spec=tiny_spec()))
     assert table.contents.networks == {}
+
+
+def with_parent(proposer, monkeypatch):
+    """The same, in a sweep whose networks begin with the baseline's weights."""
+    spec = proposer._finish(suggest_detector(FixedTrial(reference_params(suggest_detector))))
+    parent = Source(Path("parent"), initial_weights(spec, 0), spec, ("a", "b"))
+    proposer.sweep = replace(proposer.sweep, initial=parent)
+    monkeypatch.setattr(propose, "RELATIVES", 60)
+    return reference_params(suggest_detector)
+
+
+def test_with_a_parent_two_of_three_proposals_grow_from_it(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=1.4)
+    params = with_parent(proposer, monkeypatch)
+    baseline = result(0, origin="baseline", params=params)
+    for turn in range(1, 7):
+        found = [baseline, *(result(number) for number in range(1, turn))]
+        proposal = proposer.propose(found)
+        near = proposal.origin.endswith(propose.RELATIVE)
+        assert near == bool(turn % propose.WIDE_EACH)
+        if near:
+            other = [name for name, value in params.items() if isinstance(value, str)]
+            assert sum(proposal.params[name] != params[name] for name in other) <= 1
+            assert proposal.params["width"] >= params["width"]
+
+
+def test_where_no_relative_comes_near_the_budget_the_whole_space_is_asked(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=1.4)
+    with_parent(proposer, monkeypatch)
+    for near in ("relatives", "neighbours"):
+        monkeypatch.setattr(propose, near, lambda *given, **named: [])
+    assert proposer.propose([result(0)]).origin == "explore"
+
+
+def test_relatives_of_the_best_so_far_are_drawn_too(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=1.4)
+    params = with_parent(proposer, monkeypatch)
+    other = reference_params(suggest_detector, {"neck.kind": "pan", "late.block": "c2f"})
+    found = [
+        result(0, "complete", [(1, 0.4)], origin="baseline", params=params),
+        result(1, "complete", [(1, 0.5)], params=other),
+    ]
+    kin = proposer._kin(found, 0)
+    assert any(
+        each.params["neck.kind"] == "pan" and each.params["late.block"] == "c2f" for each in kin
+    )
+    assert any(each.params["neck.kind"] == "fpn" for each in kin)

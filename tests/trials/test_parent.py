@@ -1,4 +1,5 @@
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -6,13 +7,14 @@ import pytest
 from flaxyolo import sweep
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
+from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.trials import parent
-from flaxyolo.trials.parent import parent_spec, trained_parent
+from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
 
@@ -32,7 +34,7 @@ def setting(tmp_path, monkeypatch):
     )
 
 
-def test_the_parent_is_the_reference_as_the_data_advise_it(setting):
+def test_the_baseline_is_the_reference_as_the_data_advise_it(setting):
     advised = replace(
         setting,
         advice=(
@@ -41,11 +43,36 @@ def test_the_parent_is_the_reference_as_the_data_advise_it(setting):
             Advice("neck.kind", "pan", "why", 0.0, "source"),
         ),
     )
-    plain, told = (parent_spec(each, suggest_detector) for each in (setting, advised))
+    plain, told = (baseline_spec(each, suggest_detector) for each in (setting, advised))
     assert (plain.image_size, plain.neck.levels, plain.neck.kind) == (128, (3, 4, 5), "fpn")
     assert (told.image_size, told.neck.levels, told.neck.kind) == (192, (2, 3, 4, 5), "pan")
     assert told.num_classes == 2
     assert told.backbone.stages[0].width == plain.backbone.stages[0].width == 16
+
+
+def no_filling(params):
+    raise AssertionError("a study keeps the parent that it has")
+
+
+def test_the_parent_is_grown_into_the_budget_and_stays_what_it_is(setting):
+    baseline = baseline_spec(setting, suggest_detector)
+    study = open_study(setting.folder)
+    first = parent_spec(study, setting, baseline, lambda params: ({**params, "width": 32}, None))
+    assert (first.backbone.stages[0].width, first.num_classes) == (32, 2)
+    for again in (study, open_study(setting.folder)):
+        assert parent_spec(again, setting, baseline, no_filling) == first
+
+
+def test_an_earlier_study_keeps_the_baseline_as_its_parent(setting):
+    baseline = baseline_spec(setting, suggest_detector)
+    study = open_study(setting.folder)
+    (setting.folder / "parent" / "state").mkdir(parents=True)
+    assert parent_spec(study, setting, baseline, no_filling) == baseline, (
+        "it was interrupted in the parent"
+    )
+    study.ask()
+    shutil.rmtree(setting.folder / "parent")
+    assert parent_spec(study, setting, baseline, no_filling) == baseline
 
 
 @pytest.mark.slow
@@ -82,7 +109,8 @@ def test_a_parent_is_trained_once_and_goes_on_where_it_was_interrupted(
 
 
 def test_a_study_keeps_the_parent_that_it_has_or_has_not():
-    new = sweep.Flags(8.0)
+    assert sweep.parent_epochs_of(sweep.Flags(8.0), 6, {}) == sweep.FIRST_PARENT_EPOCHS
+    new = sweep.Flags(8.0, data="coco:x")
     assert sweep.parent_epochs_of(new, 6, {}) == sweep.EPOCHS
     assert sweep.parent_epochs_of(new, 100, {}) == 100
     assert sweep.parent_epochs_of(replace(new, parent_epochs=3), 100, {}) == 3

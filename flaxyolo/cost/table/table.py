@@ -55,12 +55,14 @@ class Prediction(NamedTuple):
     freedom: float
     """Of the Student's t that errors follow."""
 
+    def expected(self, stat: Stat = "p95") -> float:
+        """Milliseconds that the network is expected to take."""
+        return self.p50_ms if stat == "p50" else self.p95_ms
+
     def upper(self, stat: Stat = "p95", confidence: float = 0.9) -> float:
         """Milliseconds that the network stays below, with this confidence."""
-        middle, spread = (
-            (self.p50_ms, self.p50_spread) if stat == "p50" else (self.p95_ms, self.p95_spread)
-        )
-        return middle * float(np.exp(quantile(confidence, self.freedom) * spread))
+        spread = self.p50_spread if stat == "p50" else self.p95_spread
+        return self.expected(stat) * float(np.exp(quantile(confidence, self.freedom) * spread))
 
 
 class TableError(NamedTuple):

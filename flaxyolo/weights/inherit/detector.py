@@ -29,6 +29,8 @@ class Inherited(NamedTuple):
     """Every layer with parameters of its own; those of running statistics are not counted."""
     changes: tuple[Change, ...]
     """Why outputs differ from the parent's at the start; none where they do not."""
+    parent_params: int
+    """All of the parent's."""
 
     @property
     def params(self) -> int:
@@ -39,6 +41,16 @@ class Inherited(NamedTuple):
     def share(self) -> float:
         """Of the parameters, those that are the parent's."""
         return sum(part.taken for part in self.parts) / self.params
+
+    @property
+    def nearness(self) -> float:
+        """How near the start is to the parent's end, 0 to 1: the share of layers that are not
+        fresh, or that of the parent's parameters that are taken, whichever is less.
+
+        A smaller network may be all the parent's, and yet be little of it.
+        """
+        taken = sum(part.taken for part in self.parts) / self.parent_params
+        return min(1 - self.shares.get("fresh", 0.0), taken)
 
     @property
     def shares(self) -> dict[Kind, float]:
@@ -103,7 +115,8 @@ def inherit(
         if own_params(module)
     )
     taken = jax.tree.map(jnp.asarray, weights_of(child))
-    return Inherited(taken, parts, tuple(walk.changes))
+    old_params = sum(own_params(module) for _, module in modules(old))
+    return Inherited(taken, parts, tuple(walk.changes), old_params)
 
 
 def fused_unprojected(neck: nnx.Module) -> bool:

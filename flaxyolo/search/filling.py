@@ -1,0 +1,101 @@
+"""What the data advise, grown until it uses the budget, and measured."""
+
+import json
+import logging
+import random
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna.trial import FixedTrial
+
+from flaxyolo.cost.again import measure_for
+from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.crew.phases import MEASURED_IMAGES
+from flaxyolo.data.feeds import open_pixels
+from flaxyolo.machine.devices import device_key
+from flaxyolo.machine.gate import Gate
+from flaxyolo.search.relatives import relatives
+from flaxyolo.search.screen import Drawn, judge
+from flaxyolo.search.setting import Sweep
+from flaxyolo.spec import DetectorSpec
+
+log = logging.getLogger(__name__)
+
+POOL = 100
+"""Networks of the same parts that one is chosen from."""
+LOOKS = 3
+"""Networks that are measured at most: the table learns from each, and is young before."""
+AIM = 0.85
+"""Of the budget, what the one that is measured next is expected to take at most."""
+ENOUGH = 0.75
+"""Of the budget, from which no further one is looked for."""
+SIZE = "image_size"
+"""What the advice chooses by the data, and no filling changes."""
+
+
+class Filled(NamedTuple):
+    """Parameters of a network, and what it was measured to cost; None where it was not."""
+
+    params: dict[str, Any]
+    cost: Measurement | None = None
+
+
+def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
+    """The same parts, wider and deeper, at the same input size, as far as the latency allows.
+
+    As they are where no latency is limited, and where nothing that was measured keeps the limit.
+    """
+    budget = sweep.budget
+    if budget.latency_ms is None:
+        return Filled(params)
+    table, best, used = LatencyTable.open(), Filled(params), 0.0
+    pool = [Drawn(params, _finished(sweep, sweep.suggest(FixedTrial(params))))]
+    pool += relatives(
+        params, sweep.suggest, random.Random(sweep.seed), POOL, other_part=0.0,
+        fixed=frozenset([SIZE]), finish=lambda spec: _finished(sweep, spec),
+    )  # fmt: skip
+    for _ in range(LOOKS):
+        judged = judge(pool, table, counts=False)
+        ms = np.array([each.latency.expected(budget.latency_stat) for each in judged])
+        inside = ms <= AIM * budget.latency_ms
+        # Where none is expected to fit, the fastest is looked at.
+        place = int(np.where(inside, ms, -np.inf).argmax() if inside.any() else ms.argmin())
+        picked = pool.pop(place)
+        cost = _measured(sweep, picked.spec)
+        if table.add_network(picked.spec, cost):
+            table.save()
+        share = budget.latency_of(cost) / budget.latency_ms
+        log.info("grown into the budget: %.2f ms %s (%.2f expected)",
+                 budget.latency_of(cost), budget.latency_stat, ms[place])  # fmt: skip
+        if budget.allows(cost) and share > used:
+            best, used = Filled(picked.params, cost), share
+        if used >= ENOUGH or not pool:
+            break
+    return best
+
+
+def _measured(sweep: Sweep, spec: DetectorSpec) -> Measurement:
+    """The cost of a fresh network on the first validation images."""
+    pixels = open_pixels(sweep.data, "val", spec.image_size, keep=sweep.keep)
+    with Gate(device_key()).quiet():
+        return measure_for(sweep.budget, spec, np.asarray(pixels.images[:MEASURED_IMAGES]), None)
+
+
+def _finished(sweep: Sweep, spec: DetectorSpec) -> DetectorSpec:
+    return replace(spec, num_classes=len(sweep.data.class_names))
+
+
+class Filler:
+    """`filled`, which measures the same parameters once."""
+
+    def __init__(self, sweep: Sweep):
+        self.sweep = sweep
+        self.known: dict[str, Filled] = {}
+
+    def __call__(self, params: dict[str, Any]) -> Filled:
+        key = json.dumps(params, sort_keys=True)
+        if key not in self.known:
+            self.known[key] = filled(self.sweep, params)
+        return self.known[key]
