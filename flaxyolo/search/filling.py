@@ -51,6 +51,7 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
     if budget.latency_ms is None:
         return Filled(params)
     table, best, used = LatencyTable.open(), Filled(params), 0.0
+    aim = AIM * budget.latency_ms
     pool = [Drawn(params, _finished(sweep, sweep.suggest(FixedTrial(params))))]
     pool += relatives(
         params, sweep.suggest, random.Random(sweep.seed), POOL, other_part=0.0,
@@ -59,7 +60,7 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
     for _ in range(LOOKS):
         judged = judge(pool, table, counts=False)
         ms = np.array([each.latency.expected(budget.latency_stat) for each in judged])
-        inside = ms <= AIM * budget.latency_ms
+        inside = ms <= aim
         # Where none is expected to fit, the fastest is looked at.
         place = int(np.where(inside, ms, -np.inf).argmax() if inside.any() else ms.argmin())
         picked = pool.pop(place)
@@ -69,6 +70,8 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
         share = budget.latency_of(cost) / budget.latency_ms
         log.info("grown into the budget: %.2f ms %s (%.2f expected)",
                  budget.latency_of(cost), budget.latency_stat, ms[place])  # fmt: skip
+        # What the table has not learnt from this one yet is made up for.
+        aim *= min(1.0, AIM / share) if share > 1 else 1.0
         if budget.allows(cost) and share > used:
             best, used = Filled(picked.params, cost), share
         if used >= ENOUGH or not pool:
