@@ -90,7 +90,7 @@ class Flags:
     and map_large, less of those with under 100 validation boxes; a study that goes on keeps its
     own)."""
     data: str = "digits"
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     repair: bool = False
     """Leave out or mend faulty labels, in a copy under the study's folder, instead of stopping."""
     images: Keep = "auto"

@@ -52,7 +52,7 @@ class Flags:
     out: Path
     """Folder of the run; the same command goes on with what is there."""
     data: str = "digits"
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     repair: bool = False
     """Leave out or mend faulty labels, in a copy under --out, instead of stopping."""
     images: Keep = "auto"
