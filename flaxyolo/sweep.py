@@ -136,7 +136,7 @@ class Flags:
     no_preflight: bool = False
     """Leave out the check of data, transforms, gradients and memory before the first trial."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
-    """Begin every trial with the arrays of this detector that fit."""
+    """Begin every trial with what this detector has, whatever its network."""
 
     def budget(self) -> Budget:
         """The limits; InputError where there is none."""

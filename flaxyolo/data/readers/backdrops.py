@@ -94,7 +94,7 @@ def crop(rng: np.random.Generator, side: int, part: tuple[float, float]) -> Pict
     size = int(rng.integers(LEAST_CROP, min(height, end - first) + 1))
     y = int(rng.integers(height - size + 1))
     x = int(rng.integers(first, end - size + 1))
-    square = np.rot90(picture[y : y + size, x : x + size], rng.integers(4))
+    square = np.rot90(picture[y : y + size, x : x + size], int(rng.integers(4)))
     if rng.random() < 0.5:
         square = square[:, ::-1]
     tinted = np.minimum(square * rng.integers(160, 300, 3) // 256, 255)

@@ -261,7 +261,9 @@ def draw_scene(split: str, sources: Sources, index: int) -> Scene:
         name = CLASS_NAMES[wish.label]
         by_hand = name == "digit" and rng.random() < WRITTEN_SHARE
         outline = (
-            sources.written[rng.integers(len(sources.written))] if by_hand else OUTLINES[name](rng)
+            sources.written[int(rng.integers(len(sources.written)))]
+            if by_hand
+            else OUTLINES[name](rng)
         )
         cover = cover_of(rng, outline, wish.span, upright=name in UPRIGHT)
         placed = place(rng, cover, seen)
@@ -286,13 +288,14 @@ def draw_scene(split: str, sources: Sources, index: int) -> Scene:
 def wishes(rng: np.random.Generator) -> list[Wish]:
     """What a scene shall show, the largest first, as far as it has room."""
     if rng.random() < CROWD_SHARE:
-        count = rng.integers(*CROWD_COUNTS, endpoint=True)
+        count = int(rng.integers(*CROWD_COUNTS, endpoint=True))
         spans = np.exp(rng.uniform(*np.log(CROWD_SPANS))) * rng.uniform(*CROWD_SPREAD, count)
         kinds = rng.permutation(len(CLASS_NAMES))[: rng.integers(1, CROWD_CLASSES + 1)]
         labels = rng.choice(kinds, count)
     else:
-        count = rng.integers(*COUNTS, endpoint=True)
-        spans = np.exp(rng.uniform(*np.log(SPANS), count))
+        count = int(rng.integers(*COUNTS, endpoint=True))
+        low, high = np.log(SPANS)
+        spans = np.exp(rng.uniform(low, high, count))
         labels = rng.integers(len(CLASS_NAMES), size=count)
     order = np.argsort(-spans)
     fits = np.cumsum(spans[order] ** 2) <= FULL_AREA * SIDE**2
