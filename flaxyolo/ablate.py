@@ -51,7 +51,7 @@ class Flags:
     plan: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="PLAN")] = None
     """A file of configs/ablations/, or one of your own."""
     data: str | None = None
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME (digits; with --around the sweep's)."""
+    """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME (digits; --around: the sweep's)."""
     around: Annotated[Path | None, tyro.conf.arg(metavar="BEST")] = None
     """Instead of a plan: undo the choices of a sweep's winner, such as runs/digits-8ms/best."""
     seeds: Annotated[int, tyro.conf.arg(metavar="INT")] = SEEDS

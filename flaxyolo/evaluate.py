@@ -46,7 +46,7 @@ class Flags:
     ] = None
     """Folder of a detector, such as runs/<study>/best."""
     data: str | None = None
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME, instead of what it was trained on."""
+    """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME; else what it was trained on."""
     device: cli.DeviceName = None
     """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     split: Literal["train", "val"] = "val"

@@ -33,7 +33,7 @@ class Flags:
     config: Annotated[Path, tyro.conf.Positional]
     """A file of configs/, or the best.yaml of a sweep."""
     data: str = "digits"
-    """As for `train`, such as digits or coco:DIR."""
+    """As for `train`, such as digits, scenes or coco:DIR."""
     image_size: int | None = None
     """Side of the square input, in pixels, instead of the config's."""
     batch_size: int | None = None

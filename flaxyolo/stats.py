@@ -37,7 +37,7 @@ class Flags:
     """Flags of `stats`."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """As for training: digits, coco:DIR, ..."""
+    """As for training: digits, scenes, coco:DIR, ..."""
     image_size: int | None = None
     """Input size in pixels that the advice is for; without it the advice names one."""
     batch_size: int = 16

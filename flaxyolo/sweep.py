@@ -101,7 +101,7 @@ class Flags:
     and map_large, less of those with under 100 validation boxes; a study that goes on keeps its
     own)."""
     data: str = "digits"
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     repair: bool = False
     """Leave out or mend faulty labels, in a copy under the study's folder, instead of stopping."""
     images: Keep = "auto"
@@ -149,7 +149,7 @@ class Flags:
     no_preflight: bool = False
     """Leave out the check of data, transforms, gradients and memory before the first trial."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
-    """Begin every trial with the arrays of this detector that fit."""
+    """Begin every trial with what this detector has, whatever its network."""
 
     def budget(self) -> Budget:
         """The limits; InputError where there is none."""

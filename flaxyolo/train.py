@@ -52,7 +52,7 @@ class Flags:
     out: Path
     """Folder of the run; the same command goes on with what is there."""
     data: str = "digits"
-    """digits, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
+    """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME."""
     repair: bool = False
     """Leave out or mend faulty labels, in a copy under --out, instead of stopping."""
     images: Keep = "auto"
@@ -72,7 +72,7 @@ class Flags:
     no_preflight: bool = False
     """Leave out the check of data, transforms, gradients and memory before the first epoch."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
-    """Begin with every array of this detector that fits; a run that goes on does not again."""
+    """Begin with what this detector has, whatever its network; a run that goes on does not."""
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:

@@ -30,7 +30,7 @@ class Convert:
     """Write any source as a COCO folder or as a TFDS data set, which streams from the disk."""
 
     source: SourceName
-    """As for --data: digits, coco:DIR, yolo:data.yaml, voc:DIR, tfds:NAME."""
+    """As for --data: digits, scenes, coco:DIR, yolo:data.yaml, voc:DIR, tfds:NAME."""
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A new folder."""
     to: Form = "coco"
@@ -42,7 +42,7 @@ class Show:
     """Draw images with their boxes: the densest, one without boxes, the smallest box, others."""
 
     source: SourceName
-    """As for --data: digits, coco:DIR, yolo:data.yaml, voc:DIR, tfds:NAME."""
+    """As for --data: digits, scenes, coco:DIR, yolo:data.yaml, voc:DIR, tfds:NAME."""
     out: Path = Path("show.png")
     """The picture."""
     count: int = 12
@@ -58,7 +58,7 @@ class AuditFlags:
     """Look at every label and image once, and say what is wrong with them."""
 
     source: SourceName
-    """As for --data: digits, coco:DIR, yolo:data.yaml, voc:DIR, tfds:NAME."""
+    """As for --data: digits, scenes, coco:DIR, yolo:data.yaml, voc:DIR, tfds:NAME."""
     repair: Path | None = None
     """A new folder for repaired annotations; the source stays as it is."""
     json: bool = False

@@ -25,6 +25,7 @@ from flaxyolo.data.labels.splits import own_split
 from flaxyolo.data.readers.coco import read_coco
 from flaxyolo.data.readers.digits import read_digits
 from flaxyolo.data.readers.prepared import INFO
+from flaxyolo.data.readers.scenes import read_scenes
 from flaxyolo.data.readers.tfds import read_tfds
 from flaxyolo.data.readers.voc import read_voc
 from flaxyolo.data.readers.yolo import read_yolo
@@ -284,6 +285,7 @@ def _digest(*parts: str) -> str:
 
 SOURCES: dict[str, Callable[[str], Source]] = {
     "digits": read_digits,
+    "scenes": read_scenes,
     "coco": read_coco,
     "yolo": read_yolo,
     "voc": read_voc,

@@ -105,7 +105,7 @@ def test_show_draws_a_picture_and_says_what_is_in_it(tmp_path, capsys):
     [
         (["show", "coco:{root}", "--split", "test"], "--split: expected train or val, got 'test'"),
         (["show", "coco:{root}", "--count", "0"], "--count: expected at least 1, got 0"),
-        (["show", "nothing:x"], "--data: expected one of digits, coco, yolo, voc, tfds"),
+        (["show", "nothing:x"], "--data: expected one of digits, scenes, coco, yolo, voc, tfds"),
         (["convert", "coco:{root}", "{root}"], "expected a new folder, found something there"),
         (["audit", "coco:{root}/no"], "found nothing there"),
     ],

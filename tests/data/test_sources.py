@@ -53,7 +53,7 @@ def test_facts_are_aligned_with_the_examples(tmp_path):
 
 
 def test_an_unknown_source_is_told_which_there_are():
-    with pytest.raises(InputError, match=r"expected one of digits, coco.*got 'cocoa:x'"):
+    with pytest.raises(InputError, match=r"expected one of digits, scenes, coco.*got 'cocoa:x'"):
         read_dataset("cocoa:x")
     with pytest.raises(InputError, match="needs a folder"):
         read_dataset("coco")
@@ -151,7 +151,7 @@ def test_a_bare_file_is_recognised_by_its_suffix(tmp_path, monkeypatch):
     (tmp_path / "data.yaml").write_text("")
     assert prefixed("data.yaml") == "yolo:data.yaml"
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match=r"one of digits, coco, .* may be none of them"):
+    with pytest.raises(InputError, match=r"one of digits, scenes, coco, .* may be none of them"):
         prefixed("notes.txt")
 
 
@@ -159,7 +159,7 @@ def test_a_folder_of_two_forms_asks_for_the_word(tmp_path):
     (tmp_path / "data.yaml").write_text("")
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "a.xml").write_text("")
-    with pytest.raises(InputError, match=r"one of digits, coco, .* may be yolo and voc"):
+    with pytest.raises(InputError, match=r"one of digits, scenes, coco, .* may be yolo and voc"):
         prefixed(str(tmp_path))
 
 

@@ -314,6 +314,12 @@ GROWTHS = {
     "bins": ({"head": {"reg_max": 4}}, {"head": {"reg_max": 8}}),
     "a kernel": ({"block": "depthwise"}, {"block": "depthwise_k5"}),
     "the stem's kernel": ({}, {"backbone": {"stem": "conv6"}}),
+    "a stem that sees squares": ({}, {"backbone": {"stem": "focus"}}),
+    "a large kernel for a stem that sees squares": (
+        {"backbone": {"stem": "focus"}},
+        {"backbone": {"stem": "conv6"}},
+    ),
+    "a split for two paths": ({"block": "c3"}, {"block": "c2f", "depth": 2}),
     "a learned up-sampling": ({}, {"neck": {"upsample": "transpose"}}),
     "parallel branches": ({}, {"downsample": "rep", "backbone": {"stem": "rep"}}),
     "branches in a block": ({"block": "c2f"}, {"block": "c2f_rep"}),
@@ -355,6 +361,17 @@ CHANGES = {
         "one branch for all levels",
     ),
     "another stem": ({}, {"backbone": {"stem": "patchify"}}, "another stride"),
+    "a small kernel for a stem that sees squares": (
+        {"backbone": {"stem": "focus"}},
+        {},
+        "a smaller kernel",
+    ),
+    "one convolution for a separable one": (
+        {"downsample": "separable", "head": {"box_conv": "separable"}},
+        {},
+        "one convolution instead of two",
+    ),
+    "two paths for a split": ({"block": "c2f"}, {"block": "c3"}, "C3 instead of C2f"),
     "a smaller kernel": ({"block": "depthwise_k5"}, {"block": "depthwise"}, "a smaller kernel"),
 }
 

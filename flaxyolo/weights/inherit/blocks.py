@@ -29,16 +29,26 @@ from flaxyolo.nn.downsample import (
     RepDown,
     SeparableDown,
 )
+from flaxyolo.nn.norm import BatchNorm
 from flaxyolo.nn.stem import ConvStem, DeepStem, FocusStem, RepStem
 from flaxyolo.weights.inherit.channels import (
     LIVE,
     SILENT,
     Map,
+    Rank,
     channels_of_heads,
     chosen_heads,
     heard,
     joined,
     unknown,
+)
+from flaxyolo.weights.inherit.forms import (
+    FOCUS_STRIDE,
+    beside,
+    halves,
+    pixels_of_squares,
+    squares_of_pixels,
+    with_kernel,
 )
 from flaxyolo.weights.inherit.layers import (
     GATES,
@@ -50,6 +60,7 @@ from flaxyolo.weights.inherit.layers import (
     begin,
     carries,
     copy_channels,
+    follow,
     inherit_plain,
     pass_on,
     rank,
@@ -171,23 +182,72 @@ def inherit_c2f(walk: Walk, child: C2f, parent: C2f, inputs: Map, outputs: Map) 
     """Split, layers, and the merge of everything; nothing listens yet to new layers."""
     inner, old = width_of(child.split) // 2, width_of(parent.split) // 2
     past, through = np.split(rank(parent.split), 2)
+    parts = inherit_split(walk, child, parent, parent.split, (past, through), inputs)
+    if len(child.layers) < len(parent.layers):
+        walk.changed(child, f"{len(child.layers)} layers of {len(parent.layers)}")
+    parts += [unknown(inner)] * (len(child.layers) + 2 - len(parts))
+    merged = joined(parts, [old] * len(parts))
+    return inherit_layer(walk, child.merge, parent.merge, merged, outputs)
+
+
+def inherit_split(
+    walk: Walk, child: C2f, parent: C2f | C3, split: Any, matters: tuple[Rank, Rank], inputs: Map
+) -> list[Map]:
+    """The split and the layers that both have; the maps of its halves and of every layer.
+
+    `matters` is of the halves of the parent's `split`.
+    """
+    inner, (past, through) = width_of(child.split) // 2, matters
     pairs = list(zip(child.layers, parent.layers, strict=False))
     for layer, before in pairs:
         if not (carries(layer) and carries(before)):
             break
         through = through + rank(before)
-    parts = [walk.choose(child.split, inner, matters) for matters in (past, through)]
-    inherit_layer(walk, child.split, parent.split, inputs, joined(parts, [old, old]))
+    parts = [walk.choose(child.split, inner, half) for half in (past, through)]
+    old = [len(past), len(through)]
+    inherit_layer(walk, child.split, split, inputs, joined(parts, old))
     parts = [walk.renewed(part) for part in parts]
     for layer, before in pairs:
         both = carries(layer) and carries(before)
         wanted = parts[-1] if both else walk.choose(layer, inner, rank(before))
         parts.append(inherit_block(walk, layer, before, parts[-1], wanted))
+    return parts
+
+
+def c3_to_c2f(walk: Walk, child: C2f, parent: C3, inputs: Map, outputs: Map) -> Map:
+    """Bypass and main path as the halves of the split; nothing listens to what is between."""
+    if not isinstance(parent.main.norm, BatchNorm):
+        return begin(walk, child, parent, inputs, outputs)
+    inner, old = width_of(child.split) // 2, width_of(parent.main)
+    split = beside(walk, parent.bypass, parent.main)
+    matters = rank(parent.bypass), rank(parent.main)
+    past, *layers = inherit_split(walk, child, parent, split, matters, inputs)
     if len(child.layers) < len(parent.layers):
         walk.changed(child, f"{len(child.layers)} layers of {len(parent.layers)}")
-    parts += [unknown(inner)] * (len(child.layers) - len(pairs))
-    merged = joined(parts, [old] * len(parts))
+    if parent.gate is not None:
+        walk.changed(child, "no gate")
+    past = np.where(past >= 0, past + old, past)
+    between = [unknown(inner)] * (len(layers) - 1)
+    new = [unknown(inner)] * (len(child.layers) + 1 - len(layers))
+    merged = np.concatenate([past, *between, layers[-1], *new])
     return inherit_layer(walk, child.merge, parent.merge, merged, outputs)
+
+
+def c2f_to_c3(walk: Walk, child: C3, parent: C2f, inputs: Map, outputs: Map) -> Map:
+    """The halves of the split as bypass and main path, whose last layer alone is listened to."""
+    if not isinstance(parent.split.norm, BatchNorm):
+        return begin(walk, child, parent, inputs, outputs)
+    walk.changed(child, "C3 instead of C2f")
+    past, through = halves(walk, parent.split)
+    old, count = width_of(past), min(len(child.layers), len(parent.layers))
+    layers = [through, *parent.layers]
+    main = inherit_chain(walk, [child.main, *child.layers], layers, inputs)
+    bypass = walk.choose(child.bypass, width_of(child.bypass), rank(past))
+    bypass = inherit_layer(walk, child.bypass, past, inputs, bypass)
+    if child.gate is not None:
+        open_gate(child.gate.gate, HARD_OPEN)
+    main = np.where(main >= 0, main + (1 + count) * old, main)
+    return inherit_layer(walk, child.merge, parent.merge, np.concatenate([main, bypass]), outputs)
 
 
 def inherit_c3(walk: Walk, child: C3, parent: C3, inputs: Map, outputs: Map) -> Map:
@@ -504,6 +564,28 @@ def inherit_focus(
     return inherit_layer(walk, child.conv, parent.conv, np.arange(12), outputs)
 
 
+def focus_to_stem(walk: Walk, child: Any, parent: FocusStem, inputs: Map, outputs: Map) -> Map:
+    """One convolution of pixels from that of their squares, which is the same with a 6x6 kernel."""
+    if strides(child.conv) != FOCUS_STRIDE:
+        walk.changed(child, "another stride")
+        return heard(outputs)
+    conv = parent.conv.conv
+    kernel = pixels_of_squares(np.asarray(conv.kernel[...]))
+    before = with_kernel(walk, conv, parent.conv.norm, kernel, FOCUS_STRIDE)
+    return follow(walk, child.conv, before, inputs, outputs)
+
+
+def stem_to_focus(walk: Walk, child: FocusStem, parent: ConvStem, inputs: Map, outputs: Map) -> Map:
+    """The convolution of squares from one of pixels, where its kernel has room in theirs."""
+    conv, size = parent.conv.conv, len(child.conv.conv.kernel[...])
+    if conv.stride != FOCUS_STRIDE or len(conv.kernel[...]) > 2 * size:
+        walk.changed(child, "another stride")
+        return heard(outputs)
+    kernel = squares_of_pixels(np.asarray(conv.kernel[...]), size)
+    before = with_kernel(walk, conv, parent.conv.norm, kernel, 1)
+    return inherit_layer(walk, child.conv, before, np.arange(12), outputs)
+
+
 def inherit_deep(walk: Walk, child: DeepStem, parent: DeepStem, inputs: Map, outputs: Map) -> Map:
     """Three convolutions."""
     old = [parent.first, parent.second, parent.third]
@@ -515,6 +597,8 @@ HANDLERS: dict[tuple[type, type], Handler] = {
     (Repeat, Repeat): inherit_repeat,
     (C2f, C2f): inherit_c2f,
     (C3, C3): inherit_c3,
+    (C2f, C3): c3_to_c2f,
+    (C3, C2f): c2f_to_c3,
     (SqueezeExcite, SqueezeExcite): inherit_squeeze,
     (ConvBlockAttention, ConvBlockAttention): inherit_cbam,
     (EfficientChannel, EfficientChannel): inherit_eca,
@@ -527,11 +611,13 @@ HANDLERS: dict[tuple[type, type], Handler] = {
     (PooledAttention, SPPF): attend_to_pool,
     (SPPF, PooledAttention): pool_alone,
     **{(one, other): inherit_plain for one in (ConvDown, RepDown) for other in (ConvDown, RepDown)},
-    (SeparableDown, SeparableDown): inherit_plain,
+    **{(one, SeparableDown): inherit_plain for one in (ConvDown, RepDown, SeparableDown)},
     (PointwiseDepthwise, PointwiseDepthwise): inherit_pointwise,
     (PoolDown, PoolDown): inherit_pool_down,
     (PatchDown, PatchDown): inherit_patch,
     **{(one, other): inherit_stem for one in (ConvStem, RepStem) for other in (ConvStem, RepStem)},
     (FocusStem, FocusStem): inherit_focus,
+    **{(one, FocusStem): focus_to_stem for one in (ConvStem, RepStem)},
+    (FocusStem, ConvStem): stem_to_focus,
     (DeepStem, DeepStem): inherit_deep,
 }

@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxyolo.nn.conv import Conv
 from flaxyolo.nn.head import Branch, Head, SharedBranch
+from flaxyolo.nn.norm import BatchNorm
 from flaxyolo.spec import HeadSpec
 from flaxyolo.weights.inherit.blocks import inherit_block, inherit_chain
 from flaxyolo.weights.inherit.channels import (
@@ -17,6 +18,7 @@ from flaxyolo.weights.inherit.channels import (
     unknown,
     within,
 )
+from flaxyolo.weights.inherit.forms import merged
 from flaxyolo.weights.inherit.layers import copy_channels, rank, width_of
 from flaxyolo.weights.inherit.walk import Walk, inherit_conv, inherit_norm, scales
 
@@ -125,6 +127,10 @@ def inherit_branches(
     common = [level for level in ours if level in theirs]
     shared = isinstance(child, SharedBranch)
     all_steps = [steps_of(parent, i) for i in range(len(theirs))]
+    first = steps_of(child, 0)
+    if first and not any(step.depthwise for step in first) and all(map(separable, all_steps)):
+        walk.changed(first[0].conv, "one convolution instead of two")
+        all_steps = [merged_steps(walk, steps) for steps in all_steps]
     if shared and not isinstance(parent, SharedBranch) and len(theirs) > 1 and all_steps[0]:
         walk.changed(child, "one branch for all levels")
     for level in common:
@@ -185,6 +191,22 @@ def inherit_steps(
     for mine in child[len(parent) :]:
         inputs = copy_channels(walk, mine, inputs, carried(inputs, scales(mine.norm).size))
     return inputs
+
+
+def separable(steps: Sequence[Step]) -> bool:
+    """Whether the convolutions are depthwise and 1x1 in turn, with batch norms."""
+    norms = all(isinstance(step.norm, BatchNorm) for step in steps)
+    return bool(steps) and norms and all(step.depthwise for step in steps[::2])
+
+
+def merged_steps(walk: Walk, steps: Sequence[Step]) -> list[Step]:
+    """Each depthwise convolution and the 1x1 one behind it as one."""
+    dense = []
+    for first, second in zip(steps[::2], steps[1::2], strict=True):
+        pair = (first.conv, first.norm), first.activation, (second.conv, second.norm)
+        layer = merged(walk, *pair)
+        dense.append(Step(layer.conv, layer.norm, second.activation))
+    return dense
 
 
 def inherit_prediction(

@@ -47,6 +47,7 @@ from flaxyolo.nn.downsample import (
 )
 from flaxyolo.nn.layers import ConvNormAct
 from flaxyolo.nn.neck import Fusion, Same
+from flaxyolo.nn.norm import BatchNorm
 from flaxyolo.nn.rep import RepConv
 from flaxyolo.nn.stem import ConvStem, DeepStem, FocusStem, RepStem
 from flaxyolo.weights.inherit.channels import (
@@ -58,6 +59,7 @@ from flaxyolo.weights.inherit.channels import (
     heard,
     summed,
 )
+from flaxyolo.weights.inherit.forms import merged
 from flaxyolo.weights.inherit.walk import (
     Walk,
     fold_to_layer,
@@ -229,6 +231,18 @@ def inherit_separable(
     return added(walk, child, parent, inputs, branch)
 
 
+def merge_separable(
+    walk: Walk, child: Any, parent: DepthwisePointwise, inputs: Map, outputs: Map
+) -> Map:
+    """One convolution from a depthwise and a 1x1 one, nearly; as drawn behind other norms."""
+    first, second = parent.depthwise, parent.pointwise
+    if not (isinstance(first.norm, BatchNorm) and isinstance(second.norm, BatchNorm)):
+        return begin(walk, child, parent, inputs, outputs)
+    walk.changed(child, "one convolution instead of two")
+    pair = (first.conv, first.norm), first.activation, (second.conv, second.norm)
+    return follow(walk, child, merged(walk, *pair), inputs, outputs)
+
+
 def inherit_inverted(
     walk: Walk, child: InvertedResidual, parent: InvertedResidual, inputs: Map, outputs: Map
 ) -> Map:
@@ -395,6 +409,7 @@ LAYERS: dict[tuple[type, type], Handler] = {
     (Bottleneck, Bottleneck): inherit_bottleneck,
     (Narrowing, Narrowing): inherit_narrowing,
     (DepthwisePointwise, DepthwisePointwise): inherit_separable,
+    **{(one, DepthwisePointwise): merge_separable for one in (ConvNormAct, RepConv)},
     (InvertedResidual, InvertedResidual): inherit_inverted,
     (ConvNeXt, ConvNeXt): inherit_convnext,
     (CompactInverted, CompactInverted): inherit_compact,
