@@ -29,6 +29,8 @@ class Spending:
     """Of the finalists' runs, at most: further ones are for those that are not told apart."""
     controls: bool = False
     """Whether the baseline and a YOLOv8 scaled into the budget are trained like finalists."""
+    taught: float | None = None
+    """How many times as long a step of a full run takes with its teacher; None without one."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -50,10 +52,20 @@ class Spending:
         return min(self.finalists, self.trials) + CONTROLS * self.controls
 
     @property
+    def goes_on(self) -> bool:
+        """Whether a full run goes on from the candidate's, as they have the same training."""
+        return self.epochs == self.short_epochs and self.taught is None
+
+    @property
+    def seconds_each(self) -> float:
+        """Times the seconds of a candidate's epoch that an epoch of its full run takes."""
+        return 1.0 if self.taught is None else self.taught
+
+    @property
     def epochs_of_finals(self) -> int:
         """Epochs of full runs that the candidates' runs have not trained already, one seed each."""
         first = self.rungs[0]
-        if self.epochs != self.short_epochs:
+        if not self.goes_on:
             return self.entrants * self.epochs + first * self.controls
         # These runs go on from the candidates', the first of which are whole.
         few = min(self.finalists, self.trials)
