@@ -20,8 +20,8 @@ from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
-from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.gpu import read_target, require_packages
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.leases import take_up
@@ -298,12 +298,12 @@ def run_sweep(flags: Flags) -> None:
             parent_epochs=parent_epochs,
             later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
         )
-        claim(study, facts(sweep, flags), str(folder))
-        study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
-        new = not study.get_trials(deepcopy=False)
         baseline = parent_spec(sweep, usual) if parent_epochs else None
         if teacher is not None:
             sweep = with_teaching(sweep, baseline or reference_spec(sweep))
+        claim(study, facts(sweep, flags), str(folder))
+        study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
+        new = not study.get_trials(deepcopy=False)
         step = clear(sweep, baseline) if new and not flags.no_preflight else None
         if ranges.why:
             log.info("plan: %s", ranges.why)

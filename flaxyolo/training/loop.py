@@ -421,7 +421,7 @@ def run_epoch(
             ready, terms, lost = pending.pop(0)
             values = np.array([float(term) for term in terms])
             if not np.isfinite(values).all():
-                told = ", ".join(f"{name} {v}" for name, v in zip(kind._fields, values, strict=True))
+                told = ", ".join(map("{} {}".format, kind._fields, values))
                 raise DivergedError(
                     f"epoch {epoch + 1}, step {ready} of {steps}: the loss is not finite ({told})"
                 )

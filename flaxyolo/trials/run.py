@@ -45,8 +45,8 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hou
         log.info("plan: a small parent is trained first (epochs: %d), and every network begins "
                  "with its weights (--from-scratch does without)", sweep.parent_epochs)  # fmt: skip
     if sweep.teacher is not None:
-        log.info("plan: full runs, the controls' like the finalists', learn from %s too, which makes "
-                 "a step take about %.1f times as long; candidates do without",
+        log.info("plan: full runs, the controls' like the finalists', learn from %s too, so a step "
+                 "takes about %.1f times as long; candidates do without",
                  sweep.teacher.path, sweep.spending.seconds_each)  # fmt: skip
     log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
              sweep.final_epochs)  # fmt: skip
