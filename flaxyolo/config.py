@@ -35,6 +35,22 @@ class Augmentation:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Distillation:
+    """How much is learnt of a teacher, where there is one; 0 turns a part off."""
+
+    class_gain: Annotated[float, Field(ge=0)] = 1.0
+    box_gain: Annotated[float, Field(ge=0)] = 1.5
+    """Of the distributions, or of the overlaps where those do not match."""
+    feature_gain: Annotated[float, Field(ge=0)] = 2.0
+    temperature: Annotated[float, Field(gt=0)] = 10.0
+    """Of the distributions of boxes (arXiv 2102.12252)."""
+
+
+def _usual(distillation: Distillation) -> bool:
+    return distillation == Distillation()
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """Everything that decides a training run beside the detector and the data."""
 
@@ -63,6 +79,8 @@ class TrainConfig:
     tal_alpha: Annotated[float, Field(ge=0)] = 0.5
     tal_beta: Annotated[float, Field(ge=0)] = 6.0
     augmentation: Augmentation = Augmentation()
+    distillation: Annotated[Distillation, Field(exclude_if=_usual)] = Distillation()
+    """Written where it is not the usual one, so that runs of before keep their names."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -21,6 +21,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
+from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import device_name
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.leases import take_up
@@ -55,6 +56,7 @@ from flaxyolo.search.space import (
 from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
+from flaxyolo.training.distill import lesson_of
 from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
@@ -150,6 +152,9 @@ class Flags:
     """Leave out the check of data, transforms, gradients and memory before the first trial."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin every trial with what this detector has, whatever its network."""
+    teacher: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
+    """Let the full runs, the controls' like the finalists', learn from this larger detector too;
+    candidates do without."""
 
     def budget(self) -> Budget:
         """The limits; InputError where there is none."""
@@ -262,6 +267,7 @@ def run_sweep(flags: Flags) -> None:
     spending = spending_of(flags)
     suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
+    teacher = None if flags.teacher is None else read_source(flags.teacher)
     flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
     if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
@@ -279,6 +285,9 @@ def run_sweep(flags: Flags) -> None:
         move_runs(folder, flags.storage)
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         before = study.user_attrs.get("facts", {})
+        if teacher is None and before.get("teacher"):
+            raise InputError("--teacher: this study was begun with one, which its full runs need "
+                             "again; name another with --study")  # fmt: skip
         short, epochs = schedules(flags, before.get("schedule", {}))
         ranges = ranges_of(study, suggest, longest, budget, data, flags.seed)
         sizes = ranges.image_sizes
@@ -306,16 +315,19 @@ def run_sweep(flags: Flags) -> None:
             advice=advice,
             keep=flags.images,
             initial=initial,
+            teacher=teacher,
             target=target,
             known_as=known_as(study, data.fingerprint, data.formerly),
             parent_epochs=parent_epochs,
             later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
         )
+        baseline = baseline_spec(sweep, usual) if parent_epochs else None
+        if teacher is not None:
+            sweep = with_teaching(sweep, baseline or reference_spec(sweep))
         claim(study, facts(sweep, flags), str(folder))
         study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
         new = not study.get_trials(deepcopy=False)
         fill = Filler(sweep)
-        baseline = baseline_spec(sweep, usual) if parent_epochs else None
         parent = None if baseline is None else parent_spec(study, sweep, baseline, fill)
         step = clear(sweep, parent) if new and not flags.no_preflight else None
         if ranges.why:
@@ -418,8 +430,9 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         "training": to_dict(sweep.short),
         "init": None if sweep.initial is None else sweep.initial.fingerprint,
         "device": device_name(),
-        # Studies begun before there were parents have no such entry.
+        # Studies begun before there were parents, or teachers, have no such entry.
         **({"parent_epochs": sweep.parent_epochs} if sweep.parent_epochs else {}),
+        **({"teacher": sweep.teacher.fingerprint} if sweep.teacher else {}),
     }
 
 
@@ -432,12 +445,29 @@ def check_space(suggest: Suggest, path: Path | None) -> None:
         raise InputError(f"{where}: {describe(error)}") from None
 
 
+def reference_spec(sweep: Sweep) -> DetectorSpec:
+    """The baseline of the study's space, for its data."""
+    baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
+    return replace(baseline, num_classes=len(sweep.data.class_names))
+
+
+def with_teaching(sweep: Sweep, student: DetectorSpec) -> Sweep:
+    """The sweep with what its teacher adds to a step, as it is for a `student`.
+
+    By products: a step takes three times as many as the student's forward pass. InputError where
+    the teacher cannot teach it.
+    """
+    assert sweep.teacher is not None, "it has a teacher"
+    lesson = lesson_of(sweep.teacher, student, sweep.data.class_names)
+    share = count_gflops(lesson.spec) / (3 * count_gflops(student))
+    return replace(sweep, spending=replace(sweep.spending, taught=1 + share))
+
+
 def clear(sweep: Sweep, parent: DetectorSpec | None = None) -> float | None:
     """Pre-flight, on the parent or the baseline; InputError where a check fails. Seconds of a
     training step."""
     began, config = time.monotonic(), sweep.short
-    baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
-    spec = replace(baseline, num_classes=len(sweep.data.class_names))
+    spec = reference_spec(sweep)
     if parent is not None:
         # Its step is then compiled already.
         spec, config = parent, sweep.parent_training

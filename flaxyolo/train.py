@@ -30,6 +30,7 @@ from flaxyolo.scoring.pictures import draw_confusion, draw_precision_recall, dra
 from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.spec import describe
+from flaxyolo.training.distill import teacher_for
 from flaxyolo.training.history import Record, draw_curve, write_csv
 from flaxyolo.training.loop import DivergedError, StepReport, train
 from flaxyolo.training.state import has_state
@@ -73,6 +74,9 @@ class Flags:
     """Leave out the check of data, transforms, gradients and memory before the first epoch."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Begin with what this detector has, whatever its network; a run that goes on does not."""
+    teacher: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
+    """Learn from this larger detector too: its class scores, boxes and features, with the gains of
+    training.distillation; its share of a step's time is told. A run that goes on needs it again."""
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:
@@ -126,6 +130,11 @@ def run_training(flags: Flags) -> None:
     dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
     named = {"data": dataset.name, SOURCE: absolute(dataset.name)}
     config = configure(flags, dataset)
+    teacher = None
+    if flags.teacher is not None:
+        source = read_source(flags.teacher)
+        teacher = teacher_for(source, config.detector, dataset.class_names)
+        named["teacher"] = teacher.fingerprint
     initial, begun = None, has_state(flags.out / "state")
     if flags.init is not None and not begun:
         source, names = read_source(flags.init), dataset.class_names
@@ -144,6 +153,7 @@ def run_training(flags: Flags) -> None:
                 dataset.class_names,
                 config.training,
                 fingerprint=dataset.fingerprint,
+                teacher=teacher,
             )
         )
     record = Record(flags.out / "metrics.jsonl")
@@ -171,6 +181,7 @@ def run_training(flags: Flags) -> None:
             run_dir=flags.out,
             report=report,
             initial=initial,
+            teacher=teacher,
         )
         for epoch in epochs:
             # A run that goes on begins with the epoch that was saved last.

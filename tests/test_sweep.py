@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL
 from flaxyolo.crew.storage import read_runs, read_study
 from flaxyolo.data.sources import read_dataset
+from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.family import scaled
 from flaxyolo.search.results import results
@@ -23,8 +25,10 @@ from flaxyolo.spec import to_dict
 from flaxyolo.trials import run as trials_run
 from flaxyolo.trials import standings
 from flaxyolo.trials.run import nothing_learnt, tell_objective
-from flaxyolo.weights.checkpoint import source_of
+from flaxyolo.weights.checkpoint import save_detector, source_of
+from flaxyolo.weights.transfer import read_source
 from tests.search.made import result
+from tests.small import tiny_spec
 from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
 
 
@@ -134,6 +138,34 @@ def test_the_baseline_and_a_yolov8_are_trained_whole_and_compared_with(
     told = shown.out.splitlines()
     assert told[0].startswith("Best: trial ")
     assert told.index(line) == 2, "with the answer, before the table"
+
+
+@pytest.mark.slow
+def test_full_runs_learn_from_the_teacher_and_candidates_do_not(tmp_path, capsys):
+    write_coco(tmp_path / "data")
+    spec = tiny_spec()
+    detector = TrainedDetector(spec, initial_weights(spec, 7), ("red", "green", "blue"))
+    save_detector(tmp_path / "big", detector, {})
+    command = [*flags(tmp_path, "--trials", "2"), "--from-scratch"]
+    taught = [*command, "--teacher", str(tmp_path / "big")]
+    assert sweep.main(taught) == 0
+    shown = capsys.readouterr()
+    assert "plan: full runs, the controls' like the finalists', learn from" in shown.err
+    found = results(read_runs(tmp_path / "runs" / "tiny"))
+    assert {each.stage for each in found if each.history} == {CHEAP, FINAL}
+    for each in found:
+        for point in each.history:
+            assert ("taught_cls" in point.loss) == (each.stage == FINAL)
+    (run,) = (each.run for each in found if each.stage == FINAL)
+    assert run not in {each.run for each in found if each.stage == CHEAP}
+    told = read_runs(tmp_path / "runs" / "tiny").user_attrs["facts"]["teacher"]
+    assert told == read_source(tmp_path / "big").fingerprint
+    assert sweep.main(command) == 2
+    assert "--teacher: this study was begun with one" in capsys.readouterr().err
+    save_detector(tmp_path / "cat", replace(detector, class_names=("cat", "cow", "dog")), {})
+    other = ["--study", "other", "--teacher", str(tmp_path / "cat")]
+    assert sweep.main([*command, *other]) == 2
+    assert "some of the classes blue, red, got one of cat, cow, dog" in capsys.readouterr().err
 
 
 def test_only_the_first_command_has_a_limit_of_its_own():

@@ -18,10 +18,12 @@ from flaxyolo.checks.steps import compilations
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
 from flaxyolo.data.batches import to_device
 from flaxyolo.data.feeds import Resident
+from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.train import Record, main
 from flaxyolo.training.loop import DivergedError, compile_step, start, train
 from flaxyolo.training.plan import plan_run
-from flaxyolo.weights.checkpoint import load_detector
+from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
+from flaxyolo.weights.transfer import read_source
 from tests.small import tiny_feed, tiny_pixels, tiny_spec
 from tests.tiny_data import write_coco
 
@@ -192,6 +194,33 @@ def test_a_run_leaves_tables_and_pictures_and_prints_a_command_that_works(tmp_pa
     assert evaluate.main([str(out)]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == of_given.splitlines()[1:]
     assert "precision" in of_given
+
+
+@pytest.mark.slow
+def test_a_run_is_taught_and_knows_its_teacher(tmp_path, capsys):
+    write_coco(tmp_path / "data")
+    write_config(tmp_path / "tiny.yaml", Config(tiny_spec(), replace(CONFIG, epochs=1)))
+    spec = tiny_spec(num_classes=2)
+    for name, classes in (("big", ("red", "cat")), ("other", ("cat", "dog"))):
+        detector = TrainedDetector(spec, initial_weights(spec, 3), classes)
+        save_detector(tmp_path / name, detector, {})
+    command = [str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "data"), "--no-preflight"]
+    command += ["--out", str(tmp_path / "run")]
+    assert main([*command, "--teacher", str(tmp_path / "other")]) == 2
+    assert "some of the classes blue, red, got one of cat, dog" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    taught = [*command, "--teacher", str(tmp_path / "big")]
+    assert main(taught) == 0
+    shown = capsys.readouterr().err
+    assert "scores of 1 of 2 classes, not of blue; distributions of boxes; features of P3" in shown
+    assert "teacher: its forward pass takes" in shown
+    (row,) = Record(tmp_path / "run" / "metrics.jsonl").rows()
+    assert row["taught_cls"] > 0
+    fingerprint = read_source(tmp_path / "big").fingerprint
+    assert read_metadata(tmp_path / "run" / "best")["facts"]["teacher"] == fingerprint
+    assert main(taught) == 0
+    assert main(command) == 2
+    assert f"expected the teacher {fingerprint}, with which" in capsys.readouterr().err
 
 
 def test_a_run_that_begins_anew_forgets_the_epochs_before_it(tmp_path):

@@ -31,8 +31,10 @@ def place_of(
     class_names: Sequence[str],
     config: TrainConfig,
     fingerprint: str,
+    teacher: str | None = None,
 ) -> Path:
-    """The file of the checks that have passed on just this; `fingerprint` is that of the data.
+    """The file of the checks that have passed on just this; `fingerprint` is that of the data,
+    `teacher` that of a teacher.
 
     Another network, schedule, device or memory, another version of a library, or any other line of
     this package is another file.
@@ -41,6 +43,7 @@ def place_of(
         "spec": to_dict(spec),
         "config": to_dict(config),
         "data": fingerprint,
+        "teacher": teacher,
         "images": [type(feed).__name__, *feed.pixels.images.shape],
         "class_names": list(class_names),
         "device": [device_name(), jax.device_count(), installed_mib()],

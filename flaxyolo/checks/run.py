@@ -20,6 +20,7 @@ from flaxyolo.data.feeds import Feed
 from flaxyolo.data.sources import Example
 from flaxyolo.machine.memory import available_mib
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.distill import Teacher
 from flaxyolo.training.loop import Run
 from flaxyolo.training.plan import plan_run
 
@@ -43,18 +44,23 @@ def preflight(
     skip: Collection[str] = (),
     report: Report = log_check,
     fingerprint: str | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[Check, ...]:
     """Run the checks, cheap ones first, up to the first that fails, which is the last returned.
 
     `feed` has the training images of `examples`. `skip` names checks that are left out; their
     programs are not compiled either. With the `fingerprint` of the data, checks that have passed
-    before on all the same are returned as they were, and not run or reported again.
+    before on all the same are returned as they were, and not run or reported again. The memory of a
+    step and its program are those with the `teacher`.
     """
     unknown = set(skip) - set(CHECKS)
     if unknown:
         raise ValueError(f"no such check: {', '.join(sorted(unknown))}; there are {CHECKS}")
     done: list[Check] = []
-    place = None if fingerprint is None else place_of(spec, feed, class_names, config, fingerprint)
+    place = None
+    if fingerprint is not None:
+        taught_by = None if teacher is None else teacher.fingerprint
+        place = place_of(spec, feed, class_names, config, fingerprint, taught_by)
     known = {} if place is None else read_passed(place)
     if again := [name for name in CHECKS if name in known and name not in skip]:
         log.info("pre-flight: passed before on the same data, network and code, not run again: "
@@ -76,7 +82,8 @@ def preflight(
         return made.passed
 
     available, pixels = available_mib(), feed.pixels
-    plan, quick = plan_run(spec, config, pixels), probe_plan(spec, config, pixels)
+    lesson, weights = (None, None) if teacher is None else teacher[:2]
+    plan, quick = plan_run(spec, config, pixels, lesson), probe_plan(spec, config, pixels)
     cheap: dict[str, Callable[[], Check]] = {
         "labels": lambda: check_labels(pixels, examples, class_names, spec.num_classes),
         "objects": lambda: check_objects(pixels),
@@ -98,7 +105,7 @@ def preflight(
         if wanted & {"gradients", "overfit"}:
             programs = pool.submit(compile_probe, quick)
         if wanted & {"memory", "recompilation"}:
-            run = pool.submit(compile_run, plan, feed)
+            run = pool.submit(compile_run, plan, feed, weights)
         costly: dict[str, Callable[[], Check]] = {
             "gradients": lambda: check_gradients(pixels, quick, programs.result()),
             "memory": lambda: check_memory(run.result().step, config.batch_size, available),

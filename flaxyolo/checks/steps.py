@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxyolo.checks.check import Check
 from flaxyolo.cost.measure import memory_mib
 from flaxyolo.data.feeds import Feed, Streamed
+from flaxyolo.nn.detector import Fused
 from flaxyolo.training.loop import Run, prepare, start
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.training.plan import Plan
@@ -22,9 +23,9 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 """The event that JAX reports for every program it compiles."""
 
 
-def compile_run(plan: Plan, feed: Feed) -> Run:
+def compile_run(plan: Plan, feed: Feed, teacher: Fused | None = None) -> Run:
     """Compile the step of a run that begins, as `train` does."""
-    return prepare(plan, start(plan), feed, 0)
+    return prepare(plan, start(plan), feed, 0, teacher)
 
 
 def check_memory(step: Any, batch_size: int, available: tuple[float, str]) -> Check:

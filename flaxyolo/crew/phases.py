@@ -30,6 +30,7 @@ from flaxyolo.scoring.detect import run_detector
 from flaxyolo.scoring.resamples import Matched, matched_by_size
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.distill import Teacher, teacher_for
 from flaxyolo.training.loop import Epoch, StepReport, train
 from flaxyolo.training.state import has_state
 from flaxyolo.training.validation import validation_loss
@@ -102,6 +103,7 @@ def trained(
     entry: Entry,
     around: Surroundings,
     initial: Source | None = None,
+    teacher: Source | None = None,
 ) -> Iterator[Epoch]:
     """The epochs of a run; one that goes on begins with the epoch that was saved last."""
 
@@ -120,10 +122,21 @@ def trained(
             log.warning("%s; this trial begins with fresh weights", error)
     names = ready.data.class_names
     epochs = train(ready.spec, ready.feed, names, config, run_dir=run_dir, report=on_step,
-                   initial=weights)  # fmt: skip
+                   initial=weights, teacher=taught_by(teacher, ready))  # fmt: skip
     for epoch in entry.timed_each("train", epochs):
         around.saved()
         yield epoch
+
+
+def taught_by(source: Source | None, ready: Prepared) -> Teacher | None:
+    """The teacher of a network; None without a source, or where it cannot teach this one."""
+    if source is None:
+        return None
+    try:
+        return teacher_for(source, ready.spec, ready.data.class_names)
+    except InputError as error:
+        log.warning("%s; this trial is trained without a teacher", error)
+        return None
 
 
 def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:

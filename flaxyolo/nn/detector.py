@@ -67,8 +67,12 @@ class Detector(nnx.Module):
         self.head = Head(spec, conv=conv, rng=rng)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Predictions:
+        return self.head(self.pyramid(images))
+
+    def pyramid(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
+        """The P features, finest first, as the head receives them."""
         features = self.backbone(images)
-        return self.head(self.neck([features[level] for level in self.spec.neck.levels]))
+        return self.neck([features[level] for level in self.spec.neck.levels])
 
 
 def compute_dtype() -> DTypeLike:

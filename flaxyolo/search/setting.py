@@ -53,6 +53,8 @@ class Sweep:
     """Fingerprint by which its study knows the data, where that is not their own of today."""
     parent_epochs: int = 0
     """Of the parent that is trained first; 0 where there is none of the sweep's own."""
+    teacher: Source | None = None
+    """A detector that the full runs, of finalists and controls alike, learn from."""
     later_epochs: int | None = None
     """Of the schedule that the user will train the best with; None is `LATER` times the full."""
 

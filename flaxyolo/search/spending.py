@@ -32,6 +32,8 @@ class Spending:
     """Whether the baseline and a YOLOv8 scaled into the budget are trained like finalists."""
     inherited: bool = False
     """Whether networks begin with the weights of another, so that the first epoch tells."""
+    taught: float | None = None
+    """How many times as long a step of a full run takes with its teacher; None without one."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -53,10 +55,20 @@ class Spending:
         return min(self.finalists, self.trials) + CONTROLS * self.controls
 
     @property
+    def goes_on(self) -> bool:
+        """Whether a full run goes on from the candidate's, as they have the same training."""
+        return self.epochs == self.short_epochs and self.taught is None
+
+    @property
+    def seconds_each(self) -> float:
+        """Times the seconds of a candidate's epoch that an epoch of its full run takes."""
+        return 1.0 if self.taught is None else self.taught
+
+    @property
     def epochs_of_finals(self) -> int:
         """Epochs of full runs that the candidates' runs have not trained already, one seed each."""
         first = self.rungs[0]
-        if self.epochs != self.short_epochs:
+        if not self.goes_on:
             return self.entrants * self.epochs + first * self.controls
         # These runs go on from the candidates', the first of which are whole.
         few = min(self.finalists, self.trials)

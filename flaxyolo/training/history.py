@@ -15,6 +15,8 @@ from flaxyolo.base.charts import DPI, save_figure
 from flaxyolo.base.files import replace_file
 
 LOSSES = ("box", "cls", "dfl")
+TAUGHT = ("taught_cls", "taught_box", "taught_features")
+"""Of a run with a teacher."""
 SCORES = {"map": "mAP50-95", "map_50": "mAP50"}
 
 
@@ -54,7 +56,8 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> N
     figure = Figure(figsize=(9, 3.8), dpi=DPI, layout="constrained")
     parts: Any = figure.subplots(1, 2)
     left, right = parts
-    for name in LOSSES:
+    taught = any(TAUGHT[0] in row for row in rows)
+    for name in LOSSES + TAUGHT * taught:
         left.plot([r["epoch"] for r in rows], [r[name] for r in rows], ".-", label=name)
     left.set(xlabel="epoch", ylabel="mean loss, before gains")
     # None where there was nothing to score.

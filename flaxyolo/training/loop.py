@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,11 +19,13 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from flaxyolo.base.boxes import anchor_points
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
-from flaxyolo.data.batches import Batch, DevicePixels, Picked, make_batch
+from flaxyolo.data.batches import Batch, DevicePixels, make_batch
 from flaxyolo.data.feeds import Feed, Resident
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import (
+    Fused,
     TrainedDetector,
     Weights,
     abstract_weights,
@@ -34,12 +36,22 @@ from flaxyolo.nn.mesh import averaged_over_devices, devices_along, own_key, summ
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.assign import AssignConfig, Objects
+from flaxyolo.training.distill import (
+    TaughtTerms,
+    Teacher,
+    ask,
+    new_projections,
+    seen,
+    teaching_loss,
+    weighted,
+)
 from flaxyolo.training.loss import LossTerms, detection_loss
 from flaxyolo.training.plan import Plan, make_optimizer, plan_run
-from flaxyolo.training.state import has_state, load_state, save_state
+from flaxyolo.training.state import has_state, load_state, read_facts, save_state
 from flaxyolo.training.vectors import as_arrays, as_vector
 
 T = TypeVar("T")
+Terms = LossTerms | TaughtTerms
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +67,8 @@ class TrainState(NamedTuple):
     optimizer: Any
     ema: Weights
     """Parameters and statistics as one vector each."""
+    projections: dict[str, Any]
+    """From its features to a teacher's; empty without one."""
 
 
 class StepReport(NamedTuple):
@@ -63,7 +77,7 @@ class StepReport(NamedTuple):
     epoch: int
     step: int
     steps: int
-    loss: LossTerms
+    loss: Terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +86,7 @@ class Epoch:
 
     number: int
     detector: TrainedDetector
-    loss: LossTerms
+    loss: Terms
     seconds: float
 
 
@@ -82,7 +96,8 @@ class Run(NamedTuple):
     step: Callable[..., Any]
     """Compiled: `state, terms, dropped = step(state, *batch)`."""
     state: TrainState
-    batches: Iterator[Picked]
+    batches: Iterator[tuple[Any, ...]]
+    """Each a `Picked`, after which come the arrays of a teacher where there is one."""
 
 
 class DivergedError(RuntimeError):
@@ -96,8 +111,9 @@ def start(plan: Plan, initial: Weights | None = None) -> TrainState:
     else:
         # Copies: donated buffers must not be shared.
         weights = jax.tree.map(jnp.copy, initial)
-    optimizer, ema = _begun(_of_any_seed(plan), weights)
-    return TrainState(jnp.int32(0), weights, optimizer, ema)
+    projections = new_projections(plan.lesson, plan.spec, plan.config.seed)
+    optimizer, ema = _begun(_of_any_seed(plan), weights, projections)
+    return TrainState(jnp.int32(0), weights, optimizer, ema, projections)
 
 
 def _of_any_seed(plan: Plan) -> Plan:
@@ -106,23 +122,32 @@ def _of_any_seed(plan: Plan) -> Plan:
 
 
 @partial(jax.jit, static_argnames="plan")
-def _begun(plan: Plan, weights: Weights) -> tuple[Any, Weights]:
+def _begun(plan: Plan, weights: Weights, projections: dict[str, Any]) -> tuple[Any, Weights]:
     """The state of the optimizer and the average before the first step."""
-    return make_optimizer(plan).init(weights.params), Weights(*map(as_vector, weights))
+    learnt = weights.params, projections
+    return make_optimizer(plan).init(learnt), Weights(*map(as_vector, weights))
 
 
 def total_loss(
-    params: Any, stats: Any, batch: Batch, plan: Plan, key: Key[Array, ""]
-) -> tuple[Float[Array, ""], tuple[LossTerms, Any]]:
+    params: Any,
+    stats: Any,
+    batch: Batch,
+    plan: Plan,
+    key: Key[Array, ""],
+    projections: dict[str, Any] | None = None,
+    teacher: Fused | None = None,
+) -> tuple[Float[Array, ""], tuple[Terms, Any]]:
     """The loss of a batch, times the batch size, with its terms and the new batch statistics.
 
-    `key` is for the layers that drop something. Where devices share the step, `batch` is this
-    one's part: their losses and terms sum to the whole batch's, the statistics are the mean.
+    `key` is for the layers that drop something; a plan with a lesson needs the `teacher` that gives
+    it, and the student's `projections`. Where devices share the step, `batch` is this one's part:
+    their losses and terms sum to the whole batch's, the statistics are the mean.
     """
     config, spec = plan.config, plan.spec
     network = nnx.merge(graph(spec, train=True, dtype=plan.dtype), params, stats)
     with randomness(own_key(key)):
-        predictions = network(batch.images)
+        features = network.pyramid(batch.images)
+        predictions = network.head(features)
     points, strides = anchor_points(spec.image_size, spec.strides)
     terms = detection_loss(
         predictions,
@@ -132,6 +157,14 @@ def total_loss(
         AssignConfig(config.tal_topk, config.tal_alpha, config.tal_beta),
     )
     mean = config.box_gain * terms.box + config.class_gain * terms.cls + config.dfl_gain * terms.dfl
+    if plan.lesson is not None:
+        assert teacher is not None, "who has a lesson has a teacher"
+        lesson, gains = plan.lesson, config.distillation
+        ours = seen(lesson, spec, [own for own, _ in lesson.classes], predictions, features)
+        theirs = ask(lesson, teacher, batch.images, plan.dtype)
+        taught = teaching_loss(lesson, ours, theirs, projections or {}, gains.temperature)
+        mean += weighted(taught, gains)
+        terms = TaughtTerms(*terms, *taught)
     stats = averaged_over_devices(nnx.as_pure(nnx.state(network, nnx.BatchStat)))
     return mean * config.batch_size, (terms, stats)
 
@@ -145,27 +178,29 @@ def train_step(
     seed: Int[Array, ""],
     mesh: Mesh | None = None,
     kind: type[Feed] = Resident,
-) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
+    teacher: Fused | None = None,
+) -> tuple[TrainState, Terms, Int[Array, ""]]:
     """One step: batch and augmentation, loss, gradients, optimizer, EMA.
 
     Returns the new state, the loss terms and the number of boxes that found no slot. With `mesh`
     its devices share the batch, each has the state, and all come to the same state. `kind` is that
     of the feed which the pixels are of: it says whether devices share them too. The seed is `seed`,
-    whatever the plan's.
+    whatever the plan's. A plan with a lesson needs its `teacher`, which each device has.
     """
     if mesh is None:
-        return _step(plan, kind, state, pixels, indices, seed)
+        return _step(plan, kind, state, pixels, indices, seed, teacher)
     whole, split = P(), P(DEVICES)
+    given = () if teacher is None else (teacher,)
     # Unchecked: the gradients are summed by hand, and those of `conv2d` know of no mesh.
     step = jax.shard_map(
         partial(_step, plan, kind),
         mesh=mesh,
-        in_specs=(whole, split if kind.parted else whole, split, whole),
+        in_specs=(whole, split if kind.parted else whole, split, whole, *(whole for _ in given)),
         out_specs=whole,
         check_vma=False,
     )
     with devices_along(DEVICES):
-        return step(state, pixels, indices, seed)
+        return step(state, pixels, indices, seed, *given)
 
 
 def _step(
@@ -175,7 +210,8 @@ def _step(
     pixels: DevicePixels,
     indices: Int[Array, " b"],
     seed: Int[Array, ""],
-) -> tuple[TrainState, LossTerms, Int[Array, ""]]:
+    teacher: Fused | None = None,
+) -> tuple[TrainState, Terms, Int[Array, ""]]:
     config = plan.config
     epoch = state.step // plan.steps_per_epoch
     mosaic = epoch < config.epochs - config.augmentation.close_mosaic_epochs
@@ -189,17 +225,24 @@ def _step(
         slots=plan.slots,
         sources=kind.sources(len(indices)),
     )
-    gradient = jax.value_and_grad(total_loss, has_aux=True)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (_, (terms, stats)), grads = gradient(*state.weights, batch, plan, key)
+
+    def loss(learnt: tuple[Any, dict[str, Any]]) -> tuple[Float[Array, ""], tuple[Terms, Any]]:
+        params, projections = learnt
+        return total_loss(params, state.weights.stats, batch, plan, key, projections, teacher)
+
+    learnt = state.weights.params, state.projections
+    (_, (terms, stats)), grads = jax.value_and_grad(loss, has_aux=True)(learnt)
     terms, grads = summed_over_devices((terms, grads))
-    updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, state.weights.params)
-    weights = Weights(optax.apply_updates(state.weights.params, updates), stats)
+    updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, learnt)
+    changed: Any = optax.apply_updates(learnt, updates)
+    params, projections = changed
+    weights = Weights(params, stats)
     ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
     vectors = Weights(*map(as_vector, weights))
     ema: Any = optax.incremental_update(vectors, state.ema, 1 - config.ema_decay * ramp)
     dropped = summed_over_devices(batch.dropped)
-    return TrainState(state.step + 1, weights, optimizer, ema), terms, dropped
+    return TrainState(state.step + 1, weights, optimizer, ema, projections), terms, dropped
 
 
 def train(
@@ -211,50 +254,97 @@ def train(
     run_dir: Path | None = None,
     report: Callable[[StepReport], None] | None = None,
     initial: Weights | None = None,
+    teacher: Teacher | None = None,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
 
     A run that goes on yields first the epoch that was saved last, in 0 seconds, and if that was its
     last one nothing else; any other run begins with `initial`, or with fresh weights. The state is
     saved under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch
-    may be done again after a crash, but is never lost.
+    may be done again after a crash, but is never lost. With a `teacher` its share of a step is told
+    in the log. InputError where an earlier run here had another teacher.
     """
-    plan = plan_run(spec, config, feed.pixels)
+    plan = plan_run(spec, config, feed.pixels, None if teacher is None else teacher.lesson)
+    known_as = {} if teacher is None else {"teacher": teacher.fingerprint}
     state, first = start(plan, initial), 0
     state_path = run_dir / "state" if run_dir else None
 
-    def epoch_of(number: int, state: TrainState, loss: LossTerms, seconds: float) -> Epoch:
+    def epoch_of(number: int, state: TrainState, loss: Terms, seconds: float) -> Epoch:
         ema = jax.device_get(_on_one(state.ema))
         # Copies: the state's own buffers are donated to the next step.
         arrays = jax.tree.map(jnp.array, Weights(*map(as_arrays, ema, abstract_weights(spec))))
         return Epoch(number, TrainedDetector(spec, arrays, class_names), loss, seconds)
 
     if state_path and has_state(state_path):
+        require_teacher(state_path, teacher)
         state, facts = load_state(state_path, jax.eval_shape(lambda: state))
         first = int(state.step) // plan.steps_per_epoch
         log.info("going on after epoch %d of %d", first, config.epochs)
-        yield epoch_of(first, state, LossTerms(**facts["loss"]), 0.0)
+        kind = LossTerms if teacher is None else TaughtTerms
+        yield epoch_of(first, state, kind(**facts["loss"]), 0.0)
         if first >= config.epochs:
             return
-    step, state, batches = prepare(plan, state, feed, first)
+    run = prepare(plan, state, feed, first, None if teacher is None else teacher.weights)
+    step, state, batches = run if teacher is None else timed(run, plan, teacher.weights)
     for epoch in range(first, config.epochs):
         began = time.perf_counter()
         state, loss, dropped = run_epoch(step, plan, state, batches, epoch, report)
         if dropped:
             log.warning("epoch %d: %d boxes found no slot of %d", epoch + 1, dropped, plan.slots)
         if state_path:
-            save_state(state_path, _on_one(state), {"epoch": epoch + 1, "loss": loss._asdict()})
+            facts = {"epoch": epoch + 1, "loss": loss._asdict(), **known_as}
+            save_state(state_path, _on_one(state), facts)
         yield epoch_of(epoch + 1, state, loss, time.perf_counter() - began)
 
 
-def prepare(plan: Plan, state: TrainState, feed: Feed, first_epoch: int) -> Run:
-    """Bring state and data to all devices that share the step, and compile it."""
+def require_teacher(state_path: Path, teacher: Teacher | None) -> None:
+    """InputError where the run that was saved there had another teacher, or one and now none."""
+    had = read_facts(state_path).get("teacher")
+    now = None if teacher is None else teacher.fingerprint
+    if had != now:
+        was = "no teacher" if had is None else f"the teacher {had}"
+        raise InputError(
+            f"{state_path}: expected {was}, with which this run was begun, got {now or 'none'}; "
+            "go on with the same --teacher, or train into another folder"
+        )
+
+
+def prepare(
+    plan: Plan, state: TrainState, feed: Feed, first_epoch: int, teacher: Fused | None = None
+) -> Run:
+    """Bring state, data and a teacher to all devices that share the step, and compile it."""
     mesh = training_mesh(plan.config.batch_size)
     whole = None if mesh is None else NamedSharding(mesh, P())
     if whole is not None:
         state = jax.device_put(state, whole)
-    batches = feed.batches(plan.config, first_epoch, whole)
-    return Run(compile_step(plan, state, feed, mesh), state, batches)
+    batches: Iterator[tuple[Any, ...]] = feed.batches(plan.config, first_epoch, whole)
+    if teacher is not None:
+        there = teacher if whole is None else jax.device_put(teacher, whole)
+        batches = ((*picked, there) for picked in batches)
+    return Run(compile_step(plan, state, feed, mesh, teacher), state, batches)
+
+
+def timed(run: Run, plan: Plan, teacher: Fused) -> Run:
+    """The run as it was, after the log has told what its teacher takes of a step."""
+    first = next(run.batches)
+    devices = len(run.state.step.devices())
+    size = plan.spec.image_size
+    images = jnp.zeros((plan.config.batch_size // devices, size, size, 3))
+    asked = compile_ahead(ask, plan.lesson, teacher, images, plan.dtype)
+    alone = _seconds(lambda: asked(teacher, images))
+    # Of a copy: a step's state is donated.
+    whole = _seconds(lambda: run.step(jax.tree.map(jnp.copy, run.state), *first)[1])
+    log.info("teacher: its forward pass takes %.2g s of a step's %.2g s (%.0f %%)",
+             alone, whole, 100 * min(alone / whole, 1.0))  # fmt: skip
+    return run._replace(batches=chain([first], run.batches))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """The second of two calls: the first may load or allocate."""
+    jax.block_until_ready(call())
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
 
 
 def training_mesh(batch_size: int) -> Mesh | None:
@@ -278,9 +368,17 @@ def _on_one(tree: T) -> T:
 
 
 def compile_step(
-    plan: Plan, state: Any, feed: Feed, mesh: Mesh | None = None
+    plan: Plan,
+    state: Any,
+    feed: Feed,
+    mesh: Mesh | None = None,
+    teacher: Fused | None = None,
 ) -> jax.stages.Compiled:
-    """The one compiled step of a run, from a state or its shapes; with a mesh it lies there."""
+    """The one compiled step of a run, from a state or its shapes; with a mesh it lies there.
+
+    With a `teacher`, its arrays are the step's last argument.
+    """
+    taught = () if teacher is None else (jax.eval_shape(lambda: teacher),)
     pixels = feed.shapes(plan.config.batch_size)
     indices = jax.ShapeDtypeStruct((plan.config.batch_size,), jnp.int32)
     if mesh is None:
@@ -290,10 +388,11 @@ def compile_step(
     else:
         whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(DEVICES))
         pixels = _placed(pixels, split if feed.parted else whole)
-        indices = _placed(indices, split)
+        indices, taught = _placed(indices, split), _placed(taught, whole)
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     plan = _of_any_seed(plan)
-    return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, type(feed))
+    kind = type(feed)
+    return compile_ahead(train_step, plan, state, pixels, indices, seed, mesh, kind, *taught)
 
 
 def _placed(shapes: T, sharding: NamedSharding) -> T:
@@ -305,13 +404,14 @@ def run_epoch(
     step: Callable[..., Any],
     plan: Plan,
     state: TrainState,
-    batches: Iterator[Picked],
+    batches: Iterator[tuple[Any, ...]],
     epoch: int,
     report: Callable[[StepReport], None] | None,
-) -> tuple[TrainState, LossTerms, int]:
+) -> tuple[TrainState, Terms, int]:
     """The next epoch of `batches`; the new state, mean losses, and boxes without a slot."""
     steps = plan.steps_per_epoch
-    total, dropped, counted = np.zeros(3), 0, 0
+    kind = LossTerms if plan.lesson is None else TaughtTerms
+    total, dropped, counted = np.zeros(len(kind._fields)), 0, 0
     pending = []
     for number, batch in enumerate(islice(batches, steps), 1):
         state, terms, lost = step(state, *batch)
@@ -321,11 +421,11 @@ def run_epoch(
             ready, terms, lost = pending.pop(0)
             values = np.array([float(term) for term in terms])
             if not np.isfinite(values).all():
+                told = ", ".join(map("{} {}".format, kind._fields, values))
                 raise DivergedError(
-                    f"epoch {epoch + 1}, step {ready} of {steps}: the loss is not finite "
-                    f"(box {values[0]}, cls {values[1]}, dfl {values[2]})"
+                    f"epoch {epoch + 1}, step {ready} of {steps}: the loss is not finite ({told})"
                 )
             total, dropped, counted = total + values, dropped + int(lost), ready
         if report and counted:
-            report(StepReport(epoch + 1, number, steps, LossTerms(*(total / counted))))
-    return state, LossTerms(*(total / steps)), dropped
+            report(StepReport(epoch + 1, number, steps, kind(*(total / counted))))
+    return state, kind(*(total / steps)), dropped

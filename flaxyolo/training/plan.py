@@ -13,6 +13,7 @@ from flaxyolo.data.batches import box_slots
 from flaxyolo.data.cache import Pixels
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.distill import Lesson
 from flaxyolo.training.vectors import scale_by_adam
 
 SHORT_RUN_STEPS = 10_000
@@ -28,6 +29,8 @@ class Plan:
     steps_per_epoch: int
     slots: int
     dtype: Any
+    lesson: Lesson | None = None
+    """What is learnt of a teacher; None without one."""
 
     @property
     def total_steps(self) -> int:
@@ -35,11 +38,13 @@ class Plan:
         return self.steps_per_epoch * self.config.epochs
 
 
-def plan_run(spec: DetectorSpec, config: TrainConfig, pixels: Pixels) -> Plan:
+def plan_run(
+    spec: DetectorSpec, config: TrainConfig, pixels: Pixels, lesson: Lesson | None = None
+) -> Plan:
     """The plan of a run on these images."""
     steps = math.ceil(len(pixels.images) / config.batch_size)
     slots = box_slots(pixels, config.augmentation.mosaic > 0)
-    return Plan(spec, config, steps, slots, compute_dtype())
+    return Plan(spec, config, steps, slots, compute_dtype(), lesson)
 
 
 def learning_rate(plan: Plan) -> optax.Schedule:

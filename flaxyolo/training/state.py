@@ -38,12 +38,7 @@ def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
 
     InputError where it was written for other shapes, or by another version.
     """
-    metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
-    if metadata.get("format") != STATE_FORMAT:
-        raise InputError(
-            f"{path}: expected a training state of format {STATE_FORMAT}, found "
-            f"{metadata.get('format')}; remove {path} to train from the beginning"
-        )
+    facts = read_facts(path)
     leaves, structure = jax.tree.flatten(abstract)
     sizes: dict[str, int] = {}
     for leaf in leaves:
@@ -61,7 +56,18 @@ def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
         begin, taken[name] = taken[name], taken[name] + math.prod(leaf.shape)
         arrays.append(np.asarray(packed[name][begin : taken[name]]).reshape(leaf.shape))
     device = jax.local_devices()[0]
-    return jax.device_put(jax.tree.unflatten(structure, arrays), device), dict(metadata["facts"])
+    return jax.device_put(jax.tree.unflatten(structure, arrays), device), facts
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts that `save_state` wrote; InputError where another version did."""
+    metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
+    if metadata.get("format") != STATE_FORMAT:
+        raise InputError(
+            f"{path}: expected a training state of format {STATE_FORMAT}, found "
+            f"{metadata.get('format')}; remove {path} to train from the beginning"
+        )
+    return dict(metadata["facts"])
 
 
 def has_state(path: Path) -> bool:

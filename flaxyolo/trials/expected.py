@@ -45,8 +45,8 @@ def finals_seconds(
         known = begun.get((number, seed))
         if known is None or not known.is_over:
             # The first seed's run goes on from the candidate's, if the schedule is the same.
-            same = spending.epochs == spending.short_epochs
-            done = candidate.epochs * (epoch_seconds(candidate) or 0.0) if same else 0.0
+            pace = epoch_seconds(candidate) or 0.0
+            done = candidate.epochs * pace if spending.goes_on else 0.0
             left.append(seconds - done)
     if not whole:
         return 0.0
@@ -58,7 +58,9 @@ def finals_seconds(
 def full_run_seconds(candidate: Record, spending: Spending) -> float | None:
     """Seconds of a whole full run of a candidate; None before it was trained at all."""
     pace = epoch_seconds(candidate)
-    return None if pace is None else spending.epochs * pace + beside_seconds(candidate)
+    if pace is None:
+        return None
+    return spending.epochs * spending.seconds_each * pace + beside_seconds(candidate)
 
 
 def affordable(found: Sequence[Record], spending: Spending, seconds: float) -> float:
@@ -88,6 +90,7 @@ def seconds_left(found: Sequence[Record], spending: Spending) -> float | None:
     finals = [each for each in found if each.stage == FINAL]
     candidates_left = any(each.state in ("waiting", "running") for each in cheap)
     if to_try or (candidates_left and not finals):
-        return left + spending.epochs_of_finals * pace
+        return left + spending.epochs_of_finals * spending.seconds_each * pace
     done = sum(each.is_over for each in finals)
-    return max(0, max(spending.entrants, len(finals)) - done) * spending.epochs * pace
+    whole = spending.epochs * spending.seconds_each * pace
+    return max(0, max(spending.entrants, len(finals)) - done) * whole

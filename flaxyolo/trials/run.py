@@ -45,11 +45,17 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hou
         log.info("plan: the parent, which is the network that the data advise, is trained first "
                  "(epochs: %d), and every network begins with its weights (--from-scratch does "
                  "without)", sweep.parent_epochs)  # fmt: skip
+    if sweep.teacher is not None:
+        log.info("plan: full runs, the controls' like the finalists', learn from %s too, so a step "
+                 "takes about %.1f times as long; candidates do without",
+                 sweep.teacher.path, sweep.spending.seconds_each)  # fmt: skip
     log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
              sweep.final_epochs)  # fmt: skip
     if step_seconds is not None:
         steps = -(-len(sweep.data.train) // BATCH_SIZE)
-        epochs = sweep.spending.training_epochs * (USED / share if share else 1.0)
+        spending = sweep.spending
+        longer = (spending.seconds_each - 1) * spending.epochs_of_finals
+        epochs = (spending.training_epochs + longer) * (USED / share if share else 1.0)
         told = cli.duration(steps * (epochs + sweep.parent_epochs) * step_seconds)
         pace = f"if all use {USED:.0%} of the budget" if share else "at the baseline's pace"
         log.info("plan: about %s of training %s, with one seed each; compiling and measuring come "
@@ -168,7 +174,9 @@ def where_lines(sweep: Sweep) -> list[str]:
     ]
     if (folder / STUDY_FILE).exists():
         lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
-    longer = ("--epochs", sweep.final_epochs, "--out", f"{folder}-trained")
+    longer: list[object] = ["--epochs", sweep.final_epochs, "--out", f"{folder}-trained"]
+    if sweep.teacher is not None:
+        longer += ["--teacher", sweep.teacher.path]
     train = cli.command_line("train", folder / "best.yaml", "--data", sweep.source, *longer)
     lines.append(f"Next, train it for longer: {train}")
     return [line for line in lines if line]

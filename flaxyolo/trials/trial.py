@@ -57,8 +57,11 @@ def run_trial(
     rungs = (config.epochs,) if final else sweep.spending.rungs
     ready = prepared(drawn(entry, sweep), sweep.data, sweep.keep)
     afforded(entry, ready, config, sweep, around)
-    run_dir = sweep.runs / run_name(ready.spec, config, sweep.fingerprint, sweep.initial)
-    entry.keep(run=run_dir.name)
+    # Candidates go without, so that many are tried; finalists and controls are alike.
+    teacher = sweep.teacher if final else None
+    name = run_name(ready.spec, config, sweep.fingerprint, sweep.initial, teacher)
+    run_dir = sweep.runs / name
+    entry.keep(run=name)
     with around.busy():
         detector, result = trained_until(until, rungs, entry, ready, config, sweep, around)
     afforded_trained(entry, ready, detector, sweep, around)
@@ -127,7 +130,8 @@ def trained_until(
 ) -> tuple[TrainedDetector, Scored]:
     """Train to the end, scored at every rung; PausedError at `until`, where that is not the end."""
     run_dir = sweep.runs / (entry.record.run or "")
-    for epoch in trained(ready, config, run_dir, entry, around, sweep.initial):
+    teacher = sweep.teacher if entry.record.stage == FINAL else None
+    for epoch in trained(ready, config, run_dir, entry, around, sweep.initial, teacher):
         last = epoch.number == config.epochs
         if epoch.number not in rungs:
             following = min(rung for rung in rungs if rung > epoch.number)
@@ -216,12 +220,19 @@ def keep_cost(entry: Entry, cost: Measurement) -> None:
 
 
 def run_name(
-    spec: DetectorSpec, config: TrainConfig, fingerprint: str, source: Source | None = None
+    spec: DetectorSpec,
+    config: TrainConfig,
+    fingerprint: str,
+    source: Source | None = None,
+    teacher: Source | None = None,
 ) -> str:
-    """Name of a run's folder: the same detector, training, data and first weights have the same."""
+    """Name of a run's folder: the same detector, training, data, first weights and teacher have the
+    same."""
     facts = [to_dict(spec), to_dict(config), fingerprint]
     if source is not None:
         facts.append(source.fingerprint)
+    if teacher is not None:
+        facts.append({"teacher": teacher.fingerprint})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

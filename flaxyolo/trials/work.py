@@ -208,7 +208,8 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         inherited=candidate.inherited,
         looks=candidate.looks,
     )
-    if candidate.state != "complete" or sweep.full(seed) != sweep.short:
+    same = sweep.full(seed) == sweep.short and sweep.teacher is None
+    if candidate.state != "complete" or not same:
         add(study, run)
         return
     run = replace(

@@ -46,6 +46,7 @@ def test_what_was_written_is_read():
         {"config": replace(CONFIG, batch_size=5)},
         {"config": replace(CONFIG, class_gain=0.0)},
         {"fingerprint": "other"},
+        {"teacher": "big"},
     ],
 )
 def test_nothing_is_known_of_another_run(changes):

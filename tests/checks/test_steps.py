@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,14 @@ from flaxyolo.checks.steps import (
     compilations,
     compile_run,
 )
+from flaxyolo.cost.measure import memory_mib
 from flaxyolo.data.feeds import Streamed
 from flaxyolo.machine.memory import available_mib
+from flaxyolo.nn.detector import initial_weights
+from flaxyolo.training.distill import teacher_for
 from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
+from flaxyolo.weights.transfer import Source
 from tests.checks.scenes import CONFIG
 from tests.small import tiny_feed, tiny_pixels, tiny_spec
 
@@ -65,6 +70,16 @@ def test_the_step_of_a_stream_is_compiled_once():
     plan = plan_run(tiny_spec(), CONFIG, feed.pixels)
     check = check_recompilation(compile_run(plan, feed), plan, feed)
     assert check.passed, check.line()
+
+
+def test_the_step_with_a_teacher_is_compiled_once_and_needs_more_memory(run):
+    spec, names = tiny_spec(), ("red", "green", "blue")
+    teacher = teacher_for(Source(Path("big"), initial_weights(spec, 3), spec, names), spec, names)
+    plan = plan_run(spec, CONFIG, FEED.pixels, teacher.lesson)
+    taught = compile_run(plan, FEED, teacher.weights)
+    check = check_recompilation(taught, plan, FEED)
+    assert check.passed, check.line()
+    assert memory_mib(taught.step) > memory_mib(run[1].step)
 
 
 def test_a_state_that_changes_its_dtype_is_found(run):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from flaxyolo.search.spending import Spending, rungs, short_schedule
@@ -27,6 +29,9 @@ def test_the_plan_counts_every_epoch_once():
     # 8 to epoch 3, 3 to epoch 8, 1 to epoch 24; the other two finalists go on from epoch 8.
     assert same.training_epochs == 8 * 3 + 3 * 5 + 16 + 2 * 16
     assert same.describe().endswith("; then 3 finalists, 24 epochs, 1 seed")
+    # With a teacher no finalist goes on.
+    taught = replace(same, taught=1.2)
+    assert taught.training_epochs == 8 * 3 + 3 * 5 + 16 + 3 * 24
 
 
 def test_the_controls_are_counted_with_their_full_runs():

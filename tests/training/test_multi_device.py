@@ -21,9 +21,12 @@ import numpy as np
 
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.data.batches import to_device
-from flaxyolo.spec import BackboneSpec, StageSpec
+from flaxyolo.nn.detector import initial_weights
+from flaxyolo.spec import BackboneSpec, NeckSpec, StageSpec
+from flaxyolo.training.distill import teacher_for
 from flaxyolo.training.loop import compile_step, start, train, training_mesh
 from flaxyolo.training.plan import plan_run
+from flaxyolo.weights.transfer import Source
 from tests.small import tiny_feed, tiny_spec
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
@@ -35,17 +38,18 @@ CONFIG = TrainConfig(
 FEED = tiny_feed()
 
 
-def two_steps(norm, mesh):
-    plan = plan_run(tiny_spec(norm=norm), CONFIG, FEED.pixels)
+def two_steps(norm, mesh, teacher=None):
+    lesson, given = (None, ()) if teacher is None else (teacher.lesson, (teacher.weights,))
+    plan = plan_run(tiny_spec(norm=norm), CONFIG, FEED.pixels, lesson)
     state, pixels = start(plan), to_device(FEED.pixels)
     if mesh is not None:
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        state, pixels = jax.device_put((state, pixels), sharding)
-    step = compile_step(plan, state, FEED, mesh)
+        state, pixels, given = jax.device_put((state, pixels, given), sharding)
+    step = compile_step(plan, state, FEED, mesh, *given)
     losses = []
     for first in (0, 4):
         indices = np.arange(first, first + 4, dtype=np.int32)
-        state, terms, _ = step(state, pixels, indices, np.int32(0))
+        state, terms, _ = step(state, pixels, indices, np.int32(0), *given)
         losses.append([float(term) for term in terms])
     text = step.as_text()
     return np.array(losses), [np.asarray(x) for x in jax.tree.leaves(state.weights)], text
@@ -66,6 +70,13 @@ plain_loss, plain_weights, _ = two_steps("batch", mesh)
 moved = difference(weights, [np.asarray(x) for x in jax.tree.leaves(
     start(plan_run(tiny_spec(), CONFIG, FEED.pixels)).weights)])
 
+wide = tiny_spec(neck=NeckSpec(kind="fpn", levels=(3, 4), block="plain", widths=24))
+source = Source(Path("big"), initial_weights(wide, 3), wide, ("a", "b", "c"))
+teacher = teacher_for(source, tiny_spec(), ("a", "b", "c"))
+taught_loss, taught_weights, _ = two_steps("batch", None, teacher)
+shared_loss, shared_weights, _ = two_steps("sync_batch", mesh, teacher)
+taught = next(train(tiny_spec(), FEED, ("a", "b", "c"), CONFIG, teacher=teacher))
+
 stages = tuple(StageSpec(block="residual", width=w, depth=1) for w in (8, 16, 16))
 noisy = tiny_spec(backbone=BackboneSpec(
     stem_width=8, stages=stages, drop_path=0.5, drop_block=0.2, spatial_dropout=0.2))
@@ -81,6 +92,9 @@ odd = next(train(tiny_spec(), FEED, ("a", "b", "c"), replace(CONFIG, batch_size=
 print(json.dumps({
     "moved": moved,
     "sync_loss": relative(sync_loss, loss), "sync_weights": difference(sync_weights, weights),
+    "taught_loss": relative(shared_loss, taught_loss),
+    "taught_weights": difference(shared_weights, taught_weights),
+    "taught": [float(x) for x in taught.loss],
     "plain_loss": relative(plain_loss, loss), "plain_weights": difference(plain_weights, weights),
     "collectives": ["all-reduce" in text, "all-reduce" in sync_text, "all-gather" in sync_text],
     "resumed": difference(*ends), "epochs": [e.number for e in resumed],
@@ -120,6 +134,15 @@ def test_two_devices_with_synchronised_norm_train_as_one_with_the_whole_batch(tw
     assert found["moved"] > 0.01
     assert found["sync_loss"] < 1e-5
     assert found["sync_weights"] < 1e-4
+
+
+@pytest.mark.slow
+def test_two_devices_learn_from_a_teacher_as_one_does(two):
+    found, log = two
+    assert found["taught_loss"] < 1e-4
+    assert found["taught_weights"] < 1e-4
+    assert len(found["taught"]) == 6
+    assert "teacher: its forward pass takes" in log
 
 
 @pytest.mark.slow

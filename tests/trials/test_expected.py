@@ -27,6 +27,9 @@ def test_one_seed_of_each_finalist_is_held_back():
     assert finals_seconds(found, replace(LONG, finalists=2)) == pytest.approx(SPARE * 2 * (27 + 10))
     assert finals_seconds(found, SAME) == pytest.approx(SPARE * (27 - 3 + 10))
     assert finals_seconds([], LONG) == 0
+    # With a teacher that adds half of a step, and from the beginning.
+    taught = replace(SAME, taught=1.5)
+    assert finals_seconds(found, taught) == pytest.approx(SPARE * (1.5 * 27 + 10))
     done = [*found, final(2, 0, 0, 0.6)]
     assert finals_seconds(done, LONG) == 0, "the second is for the time that is left"
 
@@ -53,6 +56,7 @@ def test_what_is_left_is_one_seed_each_and_what_was_begun_besides():
     ended = [replace(trained(number, 0.5), state="pruned", paused=None) for number in range(3)]
     first = final(3, 0, 0, 0.6, "running")
     assert seconds_left([*ended, first], LONG) == 27
+    assert seconds_left([*ended, first], replace(LONG, taught=2.0)) == 54
     more = [replace(first, state="complete"), final(4, 0, 1, 0.6, "waiting")]
     assert seconds_left([*ended, *more], LONG) == 27
     assert seconds_left([*ended, *more, final(5, 1, 1, 0.6, "waiting")], LONG) == 54

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from flaxyolo.training.loop import DivergedError, Epoch
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.trials import work
 from flaxyolo.trials.trial import drawn, prune_duplicate
+from flaxyolo.weights.transfer import Source
 from tests.search.made import COST
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
@@ -206,6 +208,19 @@ def test_a_finalist_whose_schedule_is_the_short_one_is_not_trained_again(study, 
     assert (first.stage, first.finalist, first.seed) == ("final", 0, 0)
     assert (second.state, second.seed, second.cost) == ("waiting", 1, COST)
     assert second.params == results(study)[0].params
+
+
+def test_a_finalist_with_a_teacher_is_trained_again_whatever_its_schedule(study, sweep):
+    trial = study.ask()
+    entry = Entry(trial)
+    entry.keep(spec=tiny_spec(), cost=COST, features={"x": 1.0}, run="r")
+    entry.keep_score(CurvePoint(24, 0.5), SCORES)
+    study.tell(trial, 0.5)
+    teacher = Source(
+        Path("big"), initial_weights(tiny_spec(), 1), tiny_spec(), ("blue", "red", "x")
+    )
+    work.add_final(study, results(study)[0], 0, replace(sweep, teacher=teacher))
+    assert [(run.stage, run.state) for run in results(study)[1:]] == [("final", "waiting")]
 
 
 def test_a_control_is_the_network_that_its_record_holds(study, sweep):

@@ -95,6 +95,9 @@ def test_the_first_weights_are_part_of_what_a_run_is():
     assert names[1] == names[2]
     assert len(set(names)) == 3
     assert names[0] == run_name(spec, config, "data")
+    taught = [run_name(spec, config, "data", None, teacher) for teacher in (one, again, other)]
+    assert taught[0] == taught[1]
+    assert len({*names, *taught}) == 5
 
 
 @pytest.mark.slow
@@ -135,11 +138,12 @@ def test_every_trial_of_a_sweep_takes_what_fits(tmp_path_factory, capsys):
     assert "init was" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--init", "--teacher"])
 @pytest.mark.parametrize("command", [train, sweep])
-def test_a_wrong_checkpoint_is_one_line(tmp_path, capsys, command):
+def test_a_wrong_checkpoint_is_one_line(tmp_path, capsys, command, flag):
     write_coco(tmp_path / "data")
     write_config(tmp_path / "tiny.yaml", Config(tiny_spec()))
-    given = ["--data", f"coco:{tmp_path / 'data'}", "--init", str(tmp_path / "nowhere")]
+    given = ["--data", f"coco:{tmp_path / 'data'}", flag, str(tmp_path / "nowhere")]
     given += ["--out", str(tmp_path / "out")]
     more = [str(tmp_path / "tiny.yaml")] if command is train else ["--budget-ms", "10"]
     assert command.main([*more, *given]) == 2
