@@ -40,6 +40,8 @@ MEASURE_S = 20.0
 
 BASELINE = "baseline"
 ADVISED = "advised"
+SIZE = "image_size"
+"""Parameter of a space."""
 
 Predict = Callable[[Sequence[DetectorSpec]], Sequence[float]]
 """Milliseconds that each network is expected to take."""
@@ -138,7 +140,8 @@ def enqueue_opening(
     """Make them the first trials of a new study; a `baseline` may be no point of the space.
 
     All but the baseline are filled: one that leaves half of the budget unused would be compared
-    with proposals that use it whole.
+    with proposals that use it whole. What differs from the advised in a smaller input alone is what
+    that has become.
     """
     if study.get_trials(deepcopy=False):
         return
@@ -148,15 +151,28 @@ def enqueue_opening(
         study.enqueue_trial(params, user_attrs=attributes(known))
 
     ordered = opening(suggest, advice)
+    advised = next((ordered[name] for name in ordered if ADVISED in name.split(" = ")), {})
     for name in sorted(ordered, key=lambda name: BASELINE not in name.split(" = ")):
         params, (first, *others) = ordered[name], name.split(" = ")
-        grown, cost = (params, None) if name == BASELINE else fill(params)
+        if name == BASELINE:
+            grown, cost = params, None
+        elif _smaller(params, advised):
+            grown, cost = fill(advised)[0] | {SIZE: params[SIZE]}, None
+        else:
+            grown, cost = fill(params)
         if first != BASELINE or (baseline is None and grown == params):
             enqueue(grown, name, cost=cost)
             continue
         enqueue(params, BASELINE, spec=baseline)
         if others:
             enqueue(grown, " = ".join(others), cost=cost)
+
+
+def _smaller(params: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether all that differs is a smaller input."""
+    if SIZE not in params or SIZE not in other or params[SIZE] >= other[SIZE]:
+        return False
+    return {**params, SIZE: None} == {**other, SIZE: None}
 
 
 class Verdict(NamedTuple):

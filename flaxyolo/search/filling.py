@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,11 +12,12 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.cost.table.table import LatencyTable, Stat
 from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.data.feeds import open_pixels
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
+from flaxyolo.search.advised import SIZE
 from flaxyolo.search.relatives import relatives
 from flaxyolo.search.screen import Drawn, judge
 from flaxyolo.search.setting import Sweep
@@ -25,14 +27,17 @@ log = logging.getLogger(__name__)
 
 POOL = 100
 """Networks of the same parts that one is chosen from."""
-LOOKS = 3
-"""Networks that are measured at most: the table learns from each, and is young before."""
+LOOKS = 2
+"""Networks that are measured at most."""
+GUESSES = 3
+"""Before each, networks whose pieces are measured: of those that are far from all that it has, the
+table knows little."""
+PIECES_S = 6.0
+"""Spent on the pieces of one."""
 AIM = 0.85
 """Of the budget, what the one that is measured next is expected to take at most."""
 ENOUGH = 0.75
 """Of the budget, from which no further one is looked for."""
-SIZE = "image_size"
-"""What the advice chooses by the data, and no filling changes."""
 
 
 class Filled(NamedTuple):
@@ -43,7 +48,7 @@ class Filled(NamedTuple):
 
 
 def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
-    """The same parts, wider and deeper, at the same input size, as far as the latency allows.
+    """The same parts, wider and deeper, at the same input size, which is the data's to choose.
 
     As they are where no latency is limited, and where nothing that was measured keeps the limit.
     """
@@ -58,18 +63,14 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
         fixed=frozenset([SIZE]), finish=lambda spec: _finished(sweep, spec),
     )  # fmt: skip
     for _ in range(LOOKS):
-        judged = judge(pool, table, counts=False)
-        ms = np.array([each.latency.expected(budget.latency_stat) for each in judged])
-        inside = ms <= aim
-        # Where none is expected to fit, the fastest is looked at.
-        place = int(np.where(inside, ms, -np.inf).argmax() if inside.any() else ms.argmin())
+        place, expected = _fullest(pool, table, budget.latency_stat, aim)
         picked = pool.pop(place)
         cost = _measured(sweep, picked.spec)
         if table.add_network(picked.spec, cost):
             table.save()
         share = budget.latency_of(cost) / budget.latency_ms
         log.info("grown into the budget: %.2f ms %s (%.2f expected)",
-                 budget.latency_of(cost), budget.latency_stat, ms[place])  # fmt: skip
+                 budget.latency_of(cost), budget.latency_stat, expected)  # fmt: skip
         # What the table has not learnt from this one yet is made up for.
         aim *= min(1.0, AIM / share) if share > 1 else 1.0
         if budget.allows(cost) and share > used:
@@ -77,6 +78,25 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
         if used >= ENOUGH or not pool:
             break
     return best
+
+
+def _fullest(
+    pool: Sequence[Drawn], table: LatencyTable, stat: Stat, aim_ms: float
+) -> tuple[int, float]:
+    """Place and milliseconds of the network that is expected to take the most up to `aim_ms`.
+
+    Where none is expected to fit, of the fastest.
+    """
+    place, ms = 0, np.empty(0)
+    for _ in range(GUESSES):
+        judged = judge(pool, table, counts=False)
+        ms = np.array([each.latency.expected(stat) for each in judged])
+        inside = ms <= aim_ms
+        place = int(np.where(inside, ms, -np.inf).argmax() if inside.any() else ms.argmin())
+        with Gate(device_key()).quiet():
+            if not table.measure([pool[place].spec], PIECES_S):
+                break
+    return place, float(ms[place])
 
 
 def _measured(sweep: Sweep, spec: DetectorSpec) -> Measurement:

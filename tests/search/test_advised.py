@@ -93,6 +93,21 @@ def test_all_but_the_baseline_are_filled(study, tmp_path):
     assert costs == [None, *[COST] * (len(told) - 1)], "what was measured is not measured again"
 
 
+def test_the_next_smaller_resolution_is_the_grown_one_but_for_its_size():
+    made = optuna.create_study()
+    advice = (piece("image_size", 160), piece("plan", "P3-P5"), piece("next_image_size", 128))
+    enqueue_opening(
+        made, suggest_detector, advice, None, lambda params: ({**params, "width": 24}, COST)
+    )
+    asked = {
+        trial.user_attrs["origin"]: trial.system_attrs["fixed_params"] for trial in made.trials
+    }
+    last = "advised at the next resolution"
+    assert asked[last] == asked["advised"] | {"image_size": 128}
+    costs = {result.origin: result.cost for result in results(made)}
+    assert (costs["advised"], costs[last]) == (COST, None)
+
+
 def test_advice_that_is_the_baseline_is_a_candidate_of_its_own_once_filled():
     made, same = optuna.create_study(), (piece("plan", "P3-P5"),)
     enqueue_opening(
