@@ -25,7 +25,8 @@ from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.scoring.detect import evaluate
 from flaxyolo.weights.checkpoint import SOURCE, save_detector
-from flaxyolo.weights.transfer import Source, path_text
+from flaxyolo.weights.inherit.walk import path_text
+from flaxyolo.weights.transfer import Source
 
 Key = tuple[str, int]
 """A run: the name of its arm, and its seed."""

@@ -32,8 +32,10 @@ from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.distill import Teacher, teacher_for
 from flaxyolo.training.loop import Epoch, StepReport, train
+from flaxyolo.training.plan import plan_run
 from flaxyolo.training.state import has_state
 from flaxyolo.training.validation import validation_loss
+from flaxyolo.weights.inherit.mend import mended, task_of
 from flaxyolo.weights.transfer import Source, begun_from
 
 log = logging.getLogger(__name__)
@@ -114,12 +116,7 @@ def trained(
 
     weights = None
     if initial is not None and not has_state(run_dir / "state"):
-        try:
-            begun = begun_from(initial, ready.spec, config.seed, ready.data.class_names)
-            weights = begun.weights
-            entry.keep(inherited=round(begun.share, 4))
-        except InputError as error:
-            log.warning("%s; this trial begins with fresh weights", error)
+        weights = first_weights(ready, config, initial, entry)
     names = ready.data.class_names
     epochs = train(ready.spec, ready.feed, names, config, run_dir=run_dir, report=on_step,
                    initial=weights, teacher=taught_by(teacher, ready))  # fmt: skip
@@ -137,6 +134,34 @@ def taught_by(source: Source | None, ready: Prepared) -> Teacher | None:
     except InputError as error:
         log.warning("%s; this trial is trained without a teacher", error)
         return None
+
+
+def first_weights(
+    ready: Prepared, config: TrainConfig, initial: Source, entry: Entry
+) -> Weights | None:
+    """Weights inherited from the source, fresh layers mended; None where nothing can be inherited.
+
+    Mending takes no more steps than the run: one is about a tenth of one of the training.
+    """
+    try:
+        begun = begun_from(initial, ready.spec, config.seed, ready.data.class_names)
+    except InputError as error:
+        log.warning("%s; this trial begins with fresh weights", error)
+        return None
+    entry.keep(inherited=round(begun.share, 4))
+    if initial.spec is None or begun.inherited is None:
+        return begun.weights
+    task = task_of(ready.spec, initial.spec, begun.inherited)
+    if task is None:
+        return begun.weights
+    pixels = ready.feed.pixels
+    steps = plan_run(ready.spec, config, pixels).total_steps
+    with entry.timed("mend"):
+        fit = mended(task, begun.weights, initial.weights, pixels,
+                     most_steps=steps, seed=config.seed)  # fmt: skip
+    log.info("%s: %s", initial.path, fit.describe())
+    entry.keep(mended=round(fit.after, 4))
+    return fit.weights
 
 
 def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:

@@ -88,6 +88,9 @@ class Record:
 
     inherited: float | None = None
     """How near its first weights were to another detector's, 0 to 1."""
+    mended: float | None = None
+    """Share of the other detector's features that it missed at the start, after its fresh layers
+    were fitted to them; None where there was nothing to fit."""
     predicted_ms: float | None = None
     """Latency that the table of blocks gave before it was measured."""
     predicted_score: float | None = None

@@ -14,7 +14,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.nn.detector import Weights, initial_weights
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.weights.checkpoint import load_detector
-from flaxyolo.weights.inherit.detector import inherit
+from flaxyolo.weights.inherit.detector import Inherited, inherit
+from flaxyolo.weights.inherit.walk import path_text
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Begun(NamedTuple):
     weights: Weights
     share: float
     """0 to 1."""
+    inherited: Inherited | None = None
+    """What became of every layer, where the source is a detector."""
 
 
 def begun_from(
@@ -117,7 +120,7 @@ def begun_from(
         if not inherited.share:
             raise InputError(f"{source.path}: nothing of it can be inherited by this detector")
         log.info("%s: %s", source.path, inherited.describe())
-        return Begun(inherited.weights, inherited.nearness)
+        return Begun(inherited.weights, inherited.nearness, inherited)
     found = transfer(initial_weights(spec, seed), source.weights)
     if not found.taken:
         raise InputError(
@@ -137,8 +140,3 @@ def weights_from(
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(path_text(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def path_text(path: Any) -> str:
-    """Where an array is in a tree, such as `params.backbone.stem.conv.conv.kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")

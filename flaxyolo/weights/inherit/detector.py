@@ -1,7 +1,7 @@
 """Weights of one detector from those of another, trained one, whatever differs between the two."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,6 +29,8 @@ class Inherited(NamedTuple):
     """Every layer with parameters of its own; those of running statistics are not counted."""
     changes: tuple[Change, ...]
     """Why outputs differ from the parent's at the start; none where they do not."""
+    channels: Mapping[str, Map]
+    """Which of the parent's channels each feature that both have carries, by C or P level."""
     parent_params: int
     """All of the parent's."""
 
@@ -103,11 +105,14 @@ def inherit(
         old.backbone,
         tied=(tied and not ends) or fused_unprojected(child.neck),
     )
-    widths = parent.backbone.level_widths, dict(zip(levels[1], parent.neck_widths, strict=True))
+    made = parent.backbone.level_widths
+    channels = {f"C{level}": part for level, part in features.items() if level in made}
+    widths = made, dict(zip(levels[1], parent.neck_widths, strict=True))
     features = inherit_neck(
         walk, child.neck, old.neck, features, levels, widths, tied=tied and not ends
     )
     features = inherit_out(walk, child.neck, old.neck, features, levels, tied=tied)
+    channels |= {f"P{level}": part for level, part in features.items() if level in levels[1]}
     inherit_head(walk, child.head, old.head, features, levels, class_map(spec, parent, names))
     parts = tuple(
         walk.parts.get(path, Part(path, "fresh", own_params(module), 0, None))
@@ -116,7 +121,7 @@ def inherit(
     )
     taken = jax.tree.map(jnp.asarray, weights_of(child))
     old_params = sum(own_params(module) for _, module in modules(old))
-    return Inherited(taken, parts, tuple(walk.changes), old_params)
+    return Inherited(taken, parts, tuple(walk.changes), channels, old_params)
 
 
 def fused_unprojected(neck: nnx.Module) -> bool:

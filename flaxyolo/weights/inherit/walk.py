@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -94,6 +95,11 @@ def modules(module: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, part in parts:
         if isinstance(part, nnx.Module):
             yield from modules(part, f"{path}.{name}".lstrip("."))
+
+
+def path_text(path: Any) -> str:
+    """Where an array is in a tree, such as `backbone.stem.conv.conv.kernel`: layer and name."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def own_params(module: Any) -> int:
