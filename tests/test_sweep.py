@@ -287,9 +287,10 @@ def test_a_study_that_goes_on_keeps_the_epochs_that_no_flag_gives():
         sweep.schedules(sweep.Flags(epochs=8), before)
 
 
-def test_the_first_command_tries_a_dozen_and_races_the_seeds_of_two():
+def test_the_first_command_tries_a_dozen_and_has_one_finalist_beside_its_controls():
     first = sweep.spending_of(sweep.Flags(8.0))
-    assert (first.trials, first.finalists, first.seeds) == (12, 2, (0, 1, 2))
+    assert (first.trials, first.finalists, first.seeds) == (12, 1, (0, 1, 2))
+    assert sweep.spending_of(sweep.Flags(8.0, data="coco:x")).finalists == 2
     assert first.controls
     assert not sweep.spending_of(sweep.Flags(8.0, no_controls=True)).controls
 

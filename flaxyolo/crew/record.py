@@ -75,8 +75,7 @@ class Record:
     stage: str = CHEAP
     """cheap or final."""
     origin: str | None = None
-    """Why it was tried: the baseline, a candidate that the data advise, the surrogate's proposal,
-    or a draw that explores."""
+    """Why it was tried: as the baseline, as the data advise, as proposed, or to explore."""
     finalist: int | None = None
     """The candidate that a final run trains."""
     again: int | None = None
@@ -89,8 +88,7 @@ class Record:
     inherited: float | None = None
     """How near its first weights were to another detector's, 0 to 1."""
     mended: float | None = None
-    """Share of the other detector's features that it missed at the start, after its fresh layers
-    were fitted to them; None where there was nothing to fit."""
+    """Share of the other's features that its fresh layers, fitted to them, missed at the start."""
     predicted_ms: float | None = None
     """Latency that the table of blocks gave before it was measured."""
     predicted_score: float | None = None
@@ -100,7 +98,6 @@ class Record:
     """Specs that were drawn and judged to find it."""
     zero_cost: Mapping[str, float] = field(default_factory=dict)
     """Scores of the network before any training."""
-
     spec: DetectorSpec | None = None
     cost: Measurement | None = None
     looks: int = 0
