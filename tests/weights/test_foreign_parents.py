@@ -145,6 +145,7 @@ def test_the_command_gives_a_parent_that_is_told(tmp_path, capsys):
     given += ["--class-names", str(tmp_path / "names.txt"), "--out", str(tmp_path / "parent")]
     assert command.main(given) == 0
     begun = begun_from(read_source(tmp_path / "parent"), baseline(), 0, OURS)
-    assert 0.2 < begun.share < 1
+    assert begun.inherited is not None
+    assert 0.2 < begun.inherited.share < 1
     told = rf"{tmp_path / 'parent'}: \d+% of [\d,]+ parameters inherited .* not as the parent: "
     assert re.search(told, capsys.readouterr().err)
