@@ -120,7 +120,7 @@ class Proposer:
         self.proposals += 1
         near = {each.spec for each in kin}
         close = [each for each in judged if each.spec in near] if turn % WIDE_EACH else []
-        related = self._matters(close)
+        related = bool(close) and (budget.latency_ms is None or self._matters(close))
         judged = close if related else judged
         rng = np.random.default_rng(seed)
         short = self._short_list(judged, rng)

@@ -5,20 +5,17 @@ one of other parts must learn those anew: under a schedule of few epochs that de
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from flaxyolo.search.growth import Number
-from flaxyolo.search.screen import Drawn, RandomTrial
+from flaxyolo.search.screen import Drawn, Finish, RandomTrial, variations
 from flaxyolo.search.space import Suggest
-from flaxyolo.spec import DetectorSpec
 
 GROWN = 0.6
 """How often a number is drawn among those above the parent's."""
 OTHER_PART = 0.5
 """How often one part is another than the parent's."""
-FRUITLESS = 20
-"""Draws for each spec that is wanted, after which there is none left."""
 
 
 def relatives(
@@ -29,7 +26,7 @@ def relatives(
     *,
     other_part: float = OTHER_PART,
     fixed: frozenset[str] = frozenset(),
-    finish: Callable[[DetectorSpec], DetectorSpec] = lambda spec: spec,
+    finish: Finish = lambda spec: spec,
 ) -> list[Drawn]:
     """Up to so many different specs with the parts of a known point, or all but one of them.
 
@@ -37,22 +34,13 @@ def relatives(
     of `fixed` names the point's; one part is another as often as `other_part` says. Points that are
     no valid spec, and the known one, are passed over.
     """
-    start = RandomTrial(rng, params)
-    origin = finish(suggest(start))
-    parts = sorted(name for name, value in start.chosen.items() if isinstance(value, str))
-    found: dict[DetectorSpec, dict[str, Any]] = {}
-    for _ in range(FRUITLESS * count):
-        if len(found) == count:
-            break
+
+    def ask(known: Mapping[str, Any]) -> RandomTrial:
+        parts = sorted(name for name, value in known.items() if isinstance(value, str))
         other = rng.choice(parts) if parts and rng.random() < other_part else ""
-        trial = Growing(rng, params, frozenset([other]), fixed)
-        try:
-            spec = finish(suggest(trial))
-        except ValueError:
-            continue
-        if spec != origin:
-            found.setdefault(spec, trial.chosen)
-    return [Drawn(params, spec) for spec, params in found.items()]
+        return Growing(rng, params, frozenset([other]), fixed)
+
+    return variations(params, suggest, rng, count, ask, finish=finish)
 
 
 class Growing(RandomTrial):

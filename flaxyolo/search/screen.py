@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 FRUITLESS = 500
 """Draws in a row that bring nothing new: the space is as good as exhausted."""
+TRIES = 20
+"""For each variation of a point that is wanted, after which there is none left."""
 NEAR = 0.5
 """How often a number moves by one step instead of anywhere."""
 
@@ -89,15 +91,35 @@ def neighbours(
     Parameters that depend on a changed one are kept where they still may be, and drawn anew where
     not. Points that are no valid spec are passed over.
     """
+
+    def ask(known: Mapping[str, Any]) -> "RandomTrial":
+        names = sorted(known)
+        few = min(len(names), rng.choice((1, 2)))
+        return RandomTrial(rng, params, frozenset(rng.sample(names, few)))
+
+    return variations(params, suggest, rng, count, ask, finish=finish)
+
+
+def variations(
+    params: Mapping[str, Any],
+    suggest: Suggest,
+    rng: random.Random,
+    count: int,
+    ask: Callable[[Mapping[str, Any]], "RandomTrial"],
+    *,
+    finish: Finish = lambda spec: spec,
+) -> list[Drawn]:
+    """Up to so many different specs other than that of a known point.
+
+    `ask` is given the point's answers, and makes what answers for one of them.
+    """
     start = RandomTrial(rng, params)
     origin = finish(suggest(start))
-    names = sorted(start.chosen)
     found: dict[DetectorSpec, dict[str, Any]] = {}
-    for _ in range(20 * count):
-        if len(found) == count or not names:
+    for _ in range(TRIES * count if start.chosen else 0):
+        if len(found) == count:
             break
-        changed = frozenset(rng.sample(names, min(len(names), rng.choice((1, 2)))))
-        trial = RandomTrial(rng, params, changed)
+        trial = ask(start.chosen)
         try:
             spec = finish(suggest(trial))
         except ValueError:

@@ -276,3 +276,9 @@ def test_relatives_of_the_best_so_far_are_drawn_too(tmp_path, monkeypatch):
         each.params["neck.kind"] == "pan" and each.params["late.block"] == "c2f" for each in kin
     )
     assert any(each.params["neck.kind"] == "fpn" for each in kin)
+
+
+def test_relatives_are_proposed_without_a_limit_of_latency_too(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, table=Counted, gflops=1.0)
+    with_parent(proposer, monkeypatch)
+    assert proposer.propose([result(0)]).origin.endswith(propose.RELATIVE)
