@@ -12,10 +12,10 @@ from flaxyolo.trials.standings import Standings
 
 
 def fate(network: Network) -> str:
-    """Over the budget, stopped after so many epochs, or trained to the end, in words."""
+    """Over the budget, stopped after which epoch, or trained to the end, in words."""
     over = ["over the budget"] if network.over_budget else []
     whole = network.state == "complete"
-    ended = "complete" if whole else f"stopped after {network.epochs} epochs"
+    ended = "complete" if whole else f"stopped after epoch {network.epochs}"
     return ", ".join([ended, *over])
 
 
