@@ -2,7 +2,9 @@
 
 Networks are drawn so that the table of blocks expects most of them in the band under a latency
 budget, and one in OUTSIDE_EACH anywhere else up to the budget and a half. Each is measured, and
-trained as a sweep trains. The file has a line of JSON for the settings and one for each network;
+trained as a sweep trains; with `--inherit EPOCHS` all but the first are also trained for so many
+from the weights of the first, which is kept beside the file, as a sweep has its networks begin (the
+curve `inherited`). The file has a line of JSON for the settings and one for each network;
 the same command goes on with the next network, whatever became of the last.
 """
 
@@ -27,7 +29,7 @@ from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
-from flaxyolo.nn.detector import TrainedDetector
+from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.scoring.average_precision import KEYS, evaluated, scores_of
 from flaxyolo.scoring.detect import run_detector
 from flaxyolo.scoring.resamples import matched_by_size
@@ -39,7 +41,11 @@ from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import Ranges, image_sizes_for, load_space, with_ranges
 from flaxyolo.spec import detector_from_dict, parse, to_dict
 from flaxyolo.training.loop import DivergedError, train
+from flaxyolo.training.plan import plan_run
 from flaxyolo.training.validation import validation_loss, weighted_sum
+from flaxyolo.weights.checkpoint import save_detector
+from flaxyolo.weights.inherit.mend import mended, task_of
+from flaxyolo.weights.transfer import Source, begun_from, read_source
 
 log = logging.getLogger("make_table")
 
@@ -116,11 +122,21 @@ def choose(judged: Sequence[Judged], budget_ms: float, number: int) -> tuple[Jud
 
 
 def curve(
-    ready: Prepared, config: TrainConfig, objective: Objective, score_at: Sequence[int]
+    ready: Prepared,
+    config: TrainConfig,
+    objective: Objective,
+    score_at: Sequence[int],
+    initial: Weights | None = None,
+    keep: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """What every epoch of a training leaves; scores after those of `score_at`."""
+    """What every epoch of a training leaves; scores after those of `score_at`.
+
+    The detector of the last one is saved where `keep` says.
+    """
     names = ready.data.class_names
-    for epoch in train(ready.spec, ready.feed, names, config):
+    for epoch in train(ready.spec, ready.feed, names, config, initial=initial):
+        if keep is not None and epoch.number == config.epochs:
+            save_detector(keep, epoch.detector, {})
         point = {
             "epoch": epoch.number,
             "loss": weighted_sum(epoch.loss, config),
@@ -154,8 +170,40 @@ def scores_at(
     }
 
 
+def inherited_row(
+    ready: Prepared, parent: Source, objective: Objective, epochs: int, seed: int
+) -> dict[str, Any]:
+    """Train one network with the parent's weights, as a sweep does, scored after every epoch."""
+    began, data = time.perf_counter(), ready.data
+    config = sweep_training(epochs, mirror=data.mirror, seed=seed)
+    begun = begun_from(parent, ready.spec, seed, data.class_names)
+    weights, row = begun.weights, {"share": begun.share}
+    assert parent.spec is not None, "it is one of ours"
+    assert begun.inherited is not None, "it is one of ours"
+    task = task_of(ready.spec, parent.spec, begun.inherited)
+    if task is not None:
+        pixels = ready.feed.pixels
+        steps = plan_run(ready.spec, config, pixels).total_steps
+        fit = mended(task, weights, parent.weights, pixels, most_steps=steps, seed=seed)
+        weights, row["mended"] = fit.weights, fit.after
+    row["mend_s"] = time.perf_counter() - began
+    row["curve"] = []
+    try:
+        for point in curve(ready, config, objective, (), weights):
+            row["curve"].append(point)
+    except DivergedError as error:
+        row["failed"] = str(error)
+    return row
+
+
 def network_row(
-    judged: Judged, data: Dataset, objective: Objective, epochs: int, seed: int, at: Sequence[int]
+    judged: Judged,
+    data: Dataset,
+    objective: Objective,
+    epochs: int,
+    seed: int,
+    at: Sequence[int],
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Measure and train one network; where the loss diverges, `failed` says so."""
     ready = prepared(judged.spec, data, "auto")
@@ -171,7 +219,7 @@ def network_row(
     }
     config = sweep_training(epochs, mirror=data.mirror, seed=seed)
     try:
-        for point in curve(ready, config, objective, at):
+        for point in curve(ready, config, objective, at, keep=keep):
             row["curve"].append(point)
     except DivergedError as error:
         row["failed"] = str(error)
@@ -186,6 +234,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--score-at", type=int, nargs="+", help="epochs (every one)", default=())
+    parser.add_argument("--inherit", type=int, metavar="EPOCHS", help="also from the first's")
     parser.add_argument("--budget-ms", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin none after so long")
@@ -217,7 +266,10 @@ def main() -> None:
         "seed": arguments.seed,
         "device": device_name(),
         "versions": versions(),
+        # Tables made before have no such entry.
+        **({"inherit": arguments.inherit} if arguments.inherit else {}),
     }
+    parent = arguments.json.with_suffix(".parent") if arguments.inherit else None
     file, filled = File(arguments.json, settings), False
     while (number := len(file.rows)) < arguments.networks and time.monotonic() < end:
         tried = {detector_from_dict(row["spec"]) for row in file.rows}
@@ -229,8 +281,14 @@ def main() -> None:
             filled = True
         judged, inside = choose(judge(pool, table, counts=False), arguments.budget_ms, number)
         row = network_row(
-            judged, data, objective, arguments.epochs, arguments.seed, arguments.score_at
-        )
+            judged, data, objective, arguments.epochs, arguments.seed, arguments.score_at,
+            None if number else parent,
+        )  # fmt: skip
+        if parent is not None and number:
+            ready = prepared(judged.spec, data, "auto")
+            row["inherited"] = inherited_row(
+                ready, read_source(parent), objective, arguments.inherit, arguments.seed
+            )
         file.add({"number": number, "in_band": inside, **row})
         table.add_network(judged.spec, Measurement.from_dict(row["cost"]))
         table.save()

@@ -141,7 +141,8 @@ def first_weights(
 ) -> Weights | None:
     """Weights inherited from the source, fresh layers mended; None where nothing can be inherited.
 
-    Mending takes no more steps than the run: one is about a tenth of one of the training.
+    Mending takes no longer than about half an epoch of the run: one of its steps takes about a
+    quarter of one of the training.
     """
     try:
         begun = begun_from(initial, ready.spec, config.seed, ready.data.class_names)
@@ -155,7 +156,8 @@ def first_weights(
     if task is None:
         return begun.weights
     pixels = ready.feed.pixels
-    steps = plan_run(ready.spec, config, pixels).total_steps
+    plan = plan_run(ready.spec, config, pixels)
+    steps = min(plan.total_steps, 2 * plan.steps_per_epoch)
     with entry.timed("mend"):
         fit = mended(task, begun.weights, initial.weights, pixels,
                      most_steps=steps, seed=config.seed)  # fmt: skip

@@ -126,8 +126,15 @@ def opening(suggest: Suggest, advice: Sequence[Advice]) -> dict[str, dict[str, A
     return found
 
 
-Fill = Callable[[dict[str, Any]], tuple[dict[str, Any], Measurement | None]]
-"""Parameters grown until they use the budget, and the cost of their network if it was measured."""
+Known = tuple[dict[str, Any], Measurement]
+"""Parameters of a network that was measured, and its cost."""
+
+Fill = Callable[[dict[str, Any]], tuple[dict[str, Any], Measurement | None, Sequence[Known]]]
+"""Parameters grown until they use the budget, the cost of their network if it was measured, and
+what was found over the budget on the way."""
+
+TOO_LARGE = ", too large"
+"""In the origin of a network that was over the budget when an advised one was grown into it."""
 
 
 def enqueue_opening(
@@ -135,7 +142,7 @@ def enqueue_opening(
     suggest: Suggest,
     advice: Sequence[Advice],
     baseline: DetectorSpec | None = None,
-    fill: Fill = lambda params: (params, None),
+    fill: Fill = lambda params: (params, None, ()),
 ) -> None:
     """Make them the first trials of a new study; a `baseline` may be no point of the space.
 
@@ -154,18 +161,22 @@ def enqueue_opening(
     advised = next((ordered[name] for name in ordered if ADVISED in name.split(" = ")), {})
     for name in sorted(ordered, key=lambda name: BASELINE not in name.split(" = ")):
         params, (first, *others) = ordered[name], name.split(" = ")
+        over: Sequence[Known] = ()
         if name == BASELINE:
             grown, cost = params, None
         elif _smaller(params, advised):
             grown, cost = fill(advised)[0] | {SIZE: params[SIZE]}, None
         else:
-            grown, cost = fill(params)
+            grown, cost, over = fill(params)
         if first != BASELINE or (baseline is None and grown == params):
             enqueue(grown, name, cost=cost)
-            continue
-        enqueue(params, BASELINE, spec=baseline)
-        if others:
-            enqueue(grown, " = ".join(others), cost=cost)
+        else:
+            enqueue(params, BASELINE, spec=baseline)
+            name = " = ".join(others)
+            if name:
+                enqueue(grown, name, cost=cost)
+        for other, its_cost in over:
+            enqueue(other, f"{name}{TOO_LARGE}", cost=its_cost)
 
 
 def _smaller(params: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -200,6 +211,8 @@ def verdicts(found: Sequence[Record], objective: Objective) -> list[Verdict]:
             continue
         for name in (result.origin or "").split(" = "):
             # The funnel's own candidates are no advice.
+            if name.endswith(TOO_LARGE):
+                continue
             if name == BASELINE or name.startswith(ADVISED):
                 # An interrupted trial is followed by the one that took it up.
                 by_name[name] = result
@@ -253,7 +266,7 @@ def _compare(
     enough = max(mine[last], theirs[last]) >= LEAST_SHARE * objective.highest
     why = (
         f"trial {result.trial} has {mine[last]:.3f}, trial {against.trial} {theirs[last]:.3f} "
-        f"after {last} epochs ({objective.text}, one run each)"
+        f"after epoch {last} ({objective.text}, one run each)"
     )
     if not enough:
         return Verdict(claim, None, f"neither has learnt enough to tell: {why}")

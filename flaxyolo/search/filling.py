@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 POOL = 100
 """Networks of the same parts that one is chosen from."""
-LOOKS = 2
+LOOKS = 3
 """Networks that are measured at most."""
 GUESSES = 3
 """Before each, networks whose pieces are measured: of those that are far from all that it has, the
 table knows little."""
 PIECES_S = 6.0
 """Spent on the pieces of one."""
-AIM = 0.85
+AIM = 0.9
 """Of the budget, what the one that is measured next is expected to take at most."""
-ENOUGH = 0.75
+ENOUGH = 0.8
 """Of the budget, from which no further one is looked for."""
 
 
@@ -45,6 +45,8 @@ class Filled(NamedTuple):
 
     params: dict[str, Any]
     cost: Measurement | None = None
+    over: tuple[tuple[dict[str, Any], Measurement], ...] = ()
+    """Others that were measured on the way, and are over the budget."""
 
 
 def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
@@ -73,8 +75,12 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
                  budget.latency_of(cost), budget.latency_stat, expected)  # fmt: skip
         # What the table has not learnt from this one yet is made up for.
         aim *= min(1.0, AIM / share) if share > 1 else 1.0
-        if budget.allows(cost) and share > used:
-            best, used = Filled(picked.params, cost), share
+        # What a busy machine leaves open is measured again before it is trained.
+        keeps = budget.allows(cost) or budget.undecided(cost)
+        if not keeps:
+            best = best._replace(over=(*best.over, (picked.params, cost)))
+        elif share > used:
+            best, used = best._replace(params=picked.params, cost=cost), share
         if used >= ENOUGH or not pool:
             break
     return best

@@ -88,8 +88,9 @@ def next_job(
     the first seed, then whoever is not told apart from the leader with another (`next_runs`, which
     takes `highest` and `affordable`). What only a calmer machine can tell of is measured again
     before they are chosen. `closing` says that the time left is what the first seeds need: no
-    candidate goes on, and those behind stay where they are for the next run of the command. The
-    space may be `exhausted`, and no further YOLOv8 expected to fit (`none_scaled`).
+    candidate goes on but the controls, which have their part of it, and those behind stay where
+    they are for the next run of the command. The space may be `exhausted`, and no further YOLOv8
+    expected to fit (`none_scaled`).
     """
     cheap = [each for each in found if each.stage == CHEAP]
     fresh = [each for each in cheap if each.state == "waiting" and each.paused is None]
@@ -134,6 +135,12 @@ def next_job(
         # What a calmer machine has to tell of comes last.
         first = min(waiting, key=lambda each: (each.undecided, places.get(_run(each), len(places))))
         return GoOn(first.number, spending.epochs)
+    if closing and spending.controls and affordable >= 1:
+        late = [each for each in fresh if kind(each) is not None]
+        if late:
+            return GoOn(late[0].number, spending.rungs[0])
+        if wants_scaled(found, spending) and not none_scaled:
+            return AddScaled()
     if any(each.state == "running" for each in found if closing is False or each.stage == FINAL):
         return Wait()
     return Done()

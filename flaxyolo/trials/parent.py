@@ -59,7 +59,7 @@ def parent_spec(
         return detector_from_dict(known, f"{sweep.folder}: the parent")
     if study.get_trials(deepcopy=False) or (sweep.folder / FOLDER).is_dir():
         return baseline
-    params, _ = fill(reference_params(sweep.suggest, _advised(sweep)))
+    params = fill(reference_params(sweep.suggest, _advised(sweep)))[0]
     spec = sweep.suggest(FixedTrial(params))
     spec = replace(spec, num_classes=len(sweep.data.class_names))
     study.set_user_attr(PARENT, to_dict(spec))

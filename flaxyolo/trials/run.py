@@ -14,7 +14,7 @@ from flaxyolo.crew.storage import STUDY_FILE
 from flaxyolo.crew.supervise import supervise, worker_command
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
-from flaxyolo.search.controls import drawn
+from flaxyolo.search.controls import SCALED, controls, drawn
 from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported, thin
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
@@ -24,7 +24,7 @@ from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
 from flaxyolo.trials.standings import LEARNT, Standings
 from flaxyolo.trials.table import best_found, costs, outcome, table
-from flaxyolo.trials.work import EXHAUSTED
+from flaxyolo.trials.work import EXHAUSTED, NONE_SCALED
 
 log = logging.getLogger(__name__)
 PIPED = 160
@@ -129,7 +129,7 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     if best is not None and standings.nothing_learnt:
         answer = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
     elif best is not None:
-        answer, where = answer_lines(study, standings), where_lines(sweep)
+        answer, where = answer_lines(study, standings, sweep), where_lines(sweep)
     for line in answer:
         told.print(line, soft_wrap=True)
     told.print(table(report))
@@ -152,7 +152,7 @@ def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
              done, sweep.spending.trials)  # fmt: skip
 
 
-def answer_lines(study: optuna.Study, standings: Standings) -> list[str]:
+def answer_lines(study: optuna.Study, standings: Standings, sweep: Sweep) -> list[str]:
     """The best detector: how good it is, what it costs, what it beats, how sure that is."""
     best = standings.best
     assert best is not None, "there is an answer"
@@ -161,8 +161,18 @@ def answer_lines(study: optuna.Study, standings: Standings) -> list[str]:
     cost = again or network.shown.cost
     told = None if cost is None else costs(cost, standings.budget)
     where = ", measured again in a fresh process" if again is not None else ""
-    lines = [best_found(network), None if told is None else f"{told}{where}", standings.lead]
+    cost_line = None if told is None else f"{told}{where}"
+    lines = [best_found(network), cost_line, standings.lead, missing_line(study, standings, sweep)]
     return [line for line in lines if line]
+
+
+def missing_line(study: optuna.Study, standings: Standings, sweep: Sweep) -> str | None:
+    """That no YOLOv8 was begun which the best could be compared with, and why."""
+    if not sweep.spending.controls or SCALED in controls(standings.records):
+        return None
+    if study.user_attrs.get(NONE_SCALED, False):
+        return f"No {SCALED} into the budget is compared with: none is expected to keep it"
+    return f"No {SCALED} into the budget is compared with yet: the same command goes on with it"
 
 
 def where_lines(sweep: Sweep) -> list[str]:

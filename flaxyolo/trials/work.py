@@ -100,9 +100,10 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
         case MeasureAgain(number, until):
             return go_on(desk, number, until, task.deadline, sweep, proposer)
         case GoOn(number, until):
-            final = found[number].stage == FINAL
-            end = task.deadline - (0.0 if final else reserve)
-            return go_on(desk, number, until, end, sweep, proposer) or not final
+            # A control that is begun late is what the time is held back for.
+            last = closing or found[number].stage == FINAL
+            end = task.deadline - (0.0 if last else reserve)
+            return go_on(desk, number, until, end, sweep, proposer) or not last
     return True
 
 

@@ -85,7 +85,8 @@ def test_each_trial_is_claimed_by_one_of_four_processes(url, tmp_path):
     assert [process.returncode for process in running] == [0, 0, 0, 0]
     got = sorted(line for lines in told for line in lines if line)
     assert got == sorted(f"{number} {times}" for number in range(40) for times in (1, 2, 3))
-    assert min(len(lines) for lines in told) > 5
+    # SQLite's locks are not fair, so one process may come away with nothing; one alone may not.
+    assert sum(len(lines) > 1 for lines in told) > 1
     assert not (tmp_path / "overlaps").exists()
 
 

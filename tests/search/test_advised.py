@@ -1,10 +1,13 @@
 """What the data advise is tried first, and judged by the trials that tested it."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
+from flaxyolo.crew.record import CurvePoint
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.advised import (
@@ -80,7 +83,7 @@ def test_the_opening_is_enqueued_once(study):
 
 def test_all_but_the_baseline_are_filled(study, tmp_path):
     def wider(params):
-        return {**params, "width": 24}, COST
+        return {**params, "width": 24}, COST, ()
 
     made = optuna.create_study()
     enqueue_opening(made, suggest_detector, ADVICE, None, wider)
@@ -97,7 +100,7 @@ def test_the_next_smaller_resolution_is_the_grown_one_but_for_its_size():
     made = optuna.create_study()
     advice = (piece("image_size", 160), piece("plan", "P3-P5"), piece("next_image_size", 128))
     enqueue_opening(
-        made, suggest_detector, advice, None, lambda params: ({**params, "width": 24}, COST)
+        made, suggest_detector, advice, None, lambda params: ({**params, "width": 24}, COST, ())
     )
     asked = {
         trial.user_attrs["origin"]: trial.system_attrs["fixed_params"] for trial in made.trials
@@ -111,7 +114,7 @@ def test_the_next_smaller_resolution_is_the_grown_one_but_for_its_size():
 def test_advice_that_is_the_baseline_is_a_candidate_of_its_own_once_filled():
     made, same = optuna.create_study(), (piece("plan", "P3-P5"),)
     enqueue_opening(
-        made, suggest_detector, same, None, lambda params: ({**params, "width": 24}, COST)
+        made, suggest_detector, same, None, lambda params: ({**params, "width": 24}, COST, ())
     )
     told = {trial.user_attrs["origin"]: trial.system_attrs["fixed_params"]["width"]
             for trial in made.trials}  # fmt: skip
@@ -122,6 +125,25 @@ def test_advice_that_is_the_baseline_is_a_candidate_of_its_own_once_filled():
         "baseline = advised",
         "advised with P2",
     ]
+
+
+def test_what_was_too_large_on_the_way_is_in_the_study_and_no_advice():
+    made, same = optuna.create_study(), (piece("plan", "P3-P5"),)
+    large = replace(COST, latency_ms_p95=11.0)
+
+    def fill(params):
+        return {**params, "width": 24}, COST, [({**params, "width": 40}, large)]
+
+    enqueue_opening(made, suggest_detector, same, None, fill)
+    found = {result.origin: result for result in results(made)}
+    assert list(found) == [BASELINE, "advised", "advised, too large", "advised with P2",
+                           "advised with P2, too large"]  # fmt: skip
+    assert found["advised, too large"].cost == large
+    trained = [replace(result, state="pruned", history=(CurvePoint(1, 0.5),))
+               for result in found.values()]  # fmt: skip
+    assert [one.advice for one in verdicts(trained, Objective())] == [
+        "advised beats the baseline", "advised with P2 is no better than advised"
+    ]  # fmt: skip
 
 
 def finish(study, history, reason=None):
@@ -144,10 +166,10 @@ def test_advice_is_judged_at_the_last_epoch_that_both_reached(study):
     finish(study, {}, "over budget by 1.20 ms")
     lines = [verdict.line() for verdict in verdicts(results(study), Objective())]
     assert lines == [
-        "advised beats the baseline: did not hold; trial 1 has 0.400, trial 0 0.500 after 6 epochs "
+        "advised beats the baseline: did not hold; trial 1 has 0.400, trial 0 0.500 after epoch 6 "
         "(map_small + map_medium + map_large, one run each)",
         "advised with P2 is no better than advised: did not hold; trial 2 has 0.450, trial 1 0.400 "
-        "after 6 epochs (map_small + map_medium + map_large, one run each)",
+        "after epoch 6 (map_small + map_medium + map_large, one run each)",
         "advised at the next resolution is no better than advised: not tested; trial 3: over "
         "budget by 1.20 ms",
     ]
@@ -167,7 +189,7 @@ def test_full_runs_count_before_the_short_ones():
 
     found = [tried(0, BASELINE), tried(1, "advised", "waiting")]
     (verdict,) = verdicts(found, Objective())
-    assert "did not hold; trial 1 has 0.400, trial 0 0.500 after 3 epochs" in verdict.line()
+    assert "did not hold; trial 1 has 0.400, trial 0 0.500 after epoch 3" in verdict.line()
     found += [final(2, 0, 0, 0.6), final(3, 1, 0, 0.7), final(4, 1, 1, 0.8)]
     (verdict,) = verdicts(found, Objective())
     assert verdict.held

@@ -240,6 +240,21 @@ def test_without_time_the_controls_come_with_the_finalists_if_they_were_scored()
     assert next_job(early, COMPARED, closing=True) == AddFinals(((1, 0),))
 
 
+def test_a_control_that_was_late_is_begun_in_the_time_that_is_held_for_it():
+    few = replace(COMPARED, finalists=1, seeds=(0,))
+    base, best = replace(done(0, 0.5), origin=BASELINE), done(1, 0.6)
+    ended = [base, best, final(2, 1, 0, 0.6), final(3, 0, 0, 0.5)]
+    assert next_job(ended, few, closing=True, affordable=1.5) == AddScaled()
+    assert next_job(ended, few, closing=True, affordable=0.5) == Done()
+    assert next_job(ended, few, closing=True, none_scaled=True) == Done()
+    late = result(4, "waiting", origin=SCALED)
+    assert next_job([*ended, late], few, closing=True) == GoOn(4, 3)
+    unfinished = [base, best, final(2, 1, 0, 0.6, state="waiting"), final(3, 0, 0, 0.5), late]
+    assert next_job(unfinished, few, closing=True) == GoOn(2, 81), "the finalist comes first"
+    without = replace(few, controls=False)
+    assert next_job(ended, without, closing=True) == Done()
+
+
 def test_a_rung_whose_scores_are_noise_moves_on():
     def noisy(number, value, noise):
         point = CurvePoint(3, value, objective_se=noise)

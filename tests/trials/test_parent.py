@@ -57,7 +57,9 @@ def no_filling(params):
 def test_the_parent_is_grown_into_the_budget_and_stays_what_it_is(setting):
     baseline = baseline_spec(setting, suggest_detector)
     study = open_study(setting.folder)
-    first = parent_spec(study, setting, baseline, lambda params: ({**params, "width": 32}, None))
+    first = parent_spec(
+        study, setting, baseline, lambda params: ({**params, "width": 32}, None, ())
+    )
     assert (first.backbone.stages[0].width, first.num_classes) == (32, 2)
     for again in (study, open_study(setting.folder)):
         assert parent_spec(again, setting, baseline, no_filling) == first
