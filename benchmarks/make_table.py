@@ -27,7 +27,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network, measure
 from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
-from flaxyolo.crew.phases import Prepared, prepared
+from flaxyolo.crew.phases import Prepared, mend, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.scoring.average_precision import KEYS, evaluated, scores_of
@@ -41,10 +41,8 @@ from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import Ranges, image_sizes_for, load_space, with_ranges
 from flaxyolo.spec import detector_from_dict, parse, to_dict
 from flaxyolo.training.loop import DivergedError, train
-from flaxyolo.training.plan import plan_run
 from flaxyolo.training.validation import validation_loss, weighted_sum
 from flaxyolo.weights.checkpoint import save_detector
-from flaxyolo.weights.inherit.mend import mended, task_of
 from flaxyolo.weights.transfer import Source, begun_from, read_source
 
 log = logging.getLogger("make_table")
@@ -177,14 +175,10 @@ def inherited_row(
     began, data = time.perf_counter(), ready.data
     config = sweep_training(epochs, mirror=data.mirror, seed=seed)
     begun = begun_from(parent, ready.spec, seed, data.class_names)
-    weights, row = begun.weights, {"share": begun.share}
-    assert parent.spec is not None, "it is one of ours"
-    assert begun.inherited is not None, "it is one of ours"
-    task = task_of(ready.spec, parent.spec, begun.inherited)
-    if task is not None:
-        pixels = ready.feed.pixels
-        steps = plan_run(ready.spec, config, pixels).total_steps
-        fit = mended(task, weights, parent.weights, pixels, most_steps=steps, seed=seed)
+    row: dict[str, Any] = {"share": begun.share}
+    weights = begun.weights
+    fit = mend(ready, config, parent, begun)
+    if fit is not None:
         weights, row["mended"] = fit.weights, fit.after
     row["mend_s"] = time.perf_counter() - began
     row["curve"] = []

@@ -4,7 +4,10 @@ Reads a file of make_table.py. After a ninth and a third of the schedule (or --a
 objective, the validation loss, the training loss and a linear blend of them are held against the
 objective at the end: Spearman's and Kendall's correlations with 95 % intervals by bootstrap over
 networks, losses with their sign turned. The blend is a ridge of z-scores, of each network by the
-others. `lost` is what a rung costs that keeps the best third by the score: how much less the best
+others. Where a table was made with `--inherit`, the same is told of the runs that begin with the
+first network's weights, after each of their epochs, against the same end: that of the run from
+fresh weights; "inherited" is the share that a network takes over, and is part of the blend there.
+`lost` is what a rung costs that keeps the best third by the score: how much less the best
 of these has at the end than the best of all.
 """
 
@@ -21,6 +24,7 @@ RESAMPLES = 1000
 RIDGE = 1.0
 KEPT = 3
 """One in so many goes on."""
+INHERITED = "inherited"
 SCORES = {"mAP": ("map", 1), "objective": ("objective", 1), "validation loss": ("val_loss", -1),
           "training loss": ("loss", -1)}  # fmt: skip
 """Key and sign of each score."""
@@ -53,6 +57,23 @@ def scored_epochs(row: dict[str, Any]) -> set[int]:
     return {point["epoch"] for point in row["curve"] if "objective" in point}
 
 
+def inherited(rows: list[dict[str, Any]], end: int) -> list[dict[str, Any]]:
+    """The networks that have a run from the first one's weights, as if its epochs had come before
+    the end of the run from fresh weights."""
+    return [
+        {
+            **row,
+            "share": row[INHERITED]["share"],
+            "curve": [
+                *row[INHERITED]["curve"],
+                *(point for point in row["curve"] if point["epoch"] == end),
+            ],
+        }
+        for row in rows
+        if row.get(INHERITED, {}).get("curve")
+    ]
+
+
 def columns(
     rows: list[dict[str, Any]], epoch: int, end: int
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
@@ -62,6 +83,8 @@ def columns(
         name: np.array([sign * (by_epoch[epoch][key] or 0.0) for by_epoch in points])
         for name, (key, sign) in SCORES.items()
     }
+    if all("share" in row for row in rows):
+        scores[INHERITED] = np.array([row["share"] for row in rows])
     final = np.array([by_epoch[end]["objective"] for by_epoch in points])
     return scores | {BLEND: blend(np.stack(list(scores.values()), 1), final)}, final
 
@@ -150,12 +173,19 @@ def main() -> None:
     settings, rows = read(arguments.file)
     end = settings["epochs"]
     at = arguments.at or sorted({max(1, round(end / 9)), max(1, round(end / 3))})
-    groups = {"all": rows, "in the band": [row for row in rows if row["in_band"]]}
+    if settings.get("inherit"):
+        # The same networks both ways; the first has nothing to inherit.
+        rows = [row for row in rows if INHERITED in row]
+    groups = {"all": (rows, at), "in the band": ([row for row in rows if row["in_band"]], at)}
+    if settings.get("inherit"):
+        begun = inherited(rows, end)
+        later = sorted(set.intersection(*map(scored_epochs, begun)) - {end}) if begun else []
+        groups[INHERITED] = (begun, later)
     result: dict[str, Any] = {"settings": settings}
-    for name, group in groups.items():
-        if name != "all" and len(group) in (len(rows), *range(LEAST)):
+    for name, (group, epochs) in groups.items():
+        if name == "in the band" and len(group) in (len(rows), *range(LEAST)):
             continue
-        found = judged(group, at, end)
+        found = judged(group, epochs, end)
         print(f"{name}: {len(group)} networks, against {settings['objective']} after {end} epochs")
         print(f"{table(found)}\n")
         result[name] = {"networks": len(group), "rows": [row._asdict() for row in found]}

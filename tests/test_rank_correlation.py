@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.rank_correlation import blend, judge, judged, read
+from benchmarks.rank_correlation import blend, inherited, judge, judged, read
 
 
 def row(number, early, end, *, loss=1.0, in_band=True):
@@ -27,6 +27,18 @@ def test_a_loss_that_falls_with_the_end_correlates_fully_and_a_constant_not_at_a
     with pytest.raises(SystemExit, match="epoch 2 was not scored"):
         judged(rows, [2], 3)
     assert by_name["blend"].spearman > 0.9, "a constant and a wrong sign do no harm"
+
+
+def test_runs_that_inherit_are_held_against_the_end_from_fresh_weights():
+    rows = [row(i, early=-i, end=i / 10) for i in range(12)]
+    for i, each in enumerate(rows[1:], 1):
+        first = {"epoch": 1, "map": i, "objective": i, "val_loss": 1.0, "loss": 1.0}
+        each["inherited"] = {"share": 1 / i, "curve": [first]}
+    begun = inherited(rows, 3)
+    assert [each["number"] for each in begun] == list(range(1, 12)), "the first is the parent"
+    by_name = {one.score: one for one in judged(begun, [1], 3)}
+    assert by_name["objective"].spearman == pytest.approx(1)
+    assert by_name["inherited"].spearman == pytest.approx(-1)
 
 
 def test_the_blend_of_a_network_does_not_see_its_end():

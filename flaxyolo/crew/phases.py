@@ -35,8 +35,8 @@ from flaxyolo.training.loop import Epoch, StepReport, train
 from flaxyolo.training.plan import plan_run
 from flaxyolo.training.state import has_state
 from flaxyolo.training.validation import validation_loss
-from flaxyolo.weights.inherit.mend import mended, task_of
-from flaxyolo.weights.transfer import Source, begun_from
+from flaxyolo.weights.inherit.mend import Mended, mended, task_of
+from flaxyolo.weights.transfer import Begun, Source, begun_from
 
 log = logging.getLogger(__name__)
 
@@ -139,31 +139,38 @@ def taught_by(source: Source | None, ready: Prepared) -> Teacher | None:
 def first_weights(
     ready: Prepared, config: TrainConfig, initial: Source, entry: Entry
 ) -> Weights | None:
-    """Weights inherited from the source, fresh layers mended; None where nothing can be inherited.
-
-    Mending takes no longer than about half an epoch of the run: one of its steps takes about a
-    quarter of one of the training.
-    """
+    """Weights inherited from the source, fresh layers mended; None where nothing can be."""
     try:
         begun = begun_from(initial, ready.spec, config.seed, ready.data.class_names)
     except InputError as error:
         log.warning("%s; this trial begins with fresh weights", error)
         return None
     entry.keep(inherited=round(begun.share, 4))
-    if initial.spec is None or begun.inherited is None:
-        return begun.weights
-    task = task_of(ready.spec, initial.spec, begun.inherited)
-    if task is None:
-        return begun.weights
-    pixels = ready.feed.pixels
-    plan = plan_run(ready.spec, config, pixels)
-    steps = min(plan.total_steps, 2 * plan.steps_per_epoch)
     with entry.timed("mend"):
-        fit = mended(task, begun.weights, initial.weights, pixels,
-                     most_steps=steps, seed=config.seed)  # fmt: skip
+        fit = mend(ready, config, initial, begun)
+    if fit is None:
+        return begun.weights
     log.info("%s: %s", initial.path, fit.describe())
     entry.keep(mended=round(fit.after, 4))
     return fit.weights
+
+
+def mend(ready: Prepared, config: TrainConfig, initial: Source, begun: Begun) -> Mended | None:
+    """The fresh layers of a network fitted to its parent; None where there is nothing to fit.
+
+    It takes no longer than about half an epoch of the run: one of its steps takes about a quarter
+    of one of the training.
+    """
+    if initial.spec is None or begun.inherited is None:
+        return None
+    task = task_of(ready.spec, initial.spec, begun.inherited)
+    if task is None:
+        return None
+    pixels = ready.feed.pixels
+    plan = plan_run(ready.spec, config, pixels)
+    steps = min(plan.total_steps, 2 * plan.steps_per_epoch)
+    return mended(task, begun.weights, initial.weights, pixels,
+                  most_steps=steps, seed=config.seed)  # fmt: skip
 
 
 def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:

@@ -25,7 +25,7 @@ from flaxyolo.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
 
-POOL = 100
+POOL = 400
 """Networks of the same parts that one is chosen from."""
 LOOKS = 3
 """Networks that are measured at most."""
