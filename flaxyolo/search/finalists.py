@@ -11,7 +11,7 @@ from scipy import stats
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL, Record
-from flaxyolo.search.controls import Kind, controls, kind
+from flaxyolo.search.controls import Kind, controls, kind, trained_on
 
 CONFIDENCE = 0.95
 UNEVEN = 0.2
@@ -19,6 +19,7 @@ UNEVEN = 0.2
 TOLD: dict[Kind, str] = {
     "baseline": "the baseline",
     "YOLOv8 scaled": "YOLOv8 scaled into the same budget",
+    "parent": "the parent trained on for as long",
 }
 
 
@@ -181,6 +182,8 @@ class Lead:
 def leads(ordered: Sequence[Finalist], found: Sequence[Record]) -> list[Lead]:
     """The first's lead over each control that was tried, but for itself; none without finalists.
 
+    The parent, where there is one, is among them.
+
     The spread of a run is pooled over all finalists and controls, as for their intervals.
     """
     if not ordered:
@@ -191,9 +194,12 @@ def leads(ordered: Sequence[Finalist], found: Sequence[Record]) -> list[Lead]:
     )
     ranked = {one.number: one for one in ordered}
     told = []
-    for name, record in controls(found).items():
+    against = dict(controls(found))
+    if (parent := trained_on(found)) is not None:
+        against["parent"] = parent
+    for name, record in against.items():
         other = ranked.get(record.number)
-        if other is first:
+        if record.number == first.number:
             continue
         if other is None:
             full = [one for one in found if one.finalist == record.number]

@@ -195,7 +195,9 @@ def apart(record: Record, spending: Spending) -> bool:
 def entrants(cheap: Sequence[Record], spending: Spending) -> list[int]:
     """Numbers of the candidates that have full runs: the finalists, then the controls."""
     controls = ready(cheap) if spending.controls else []
-    return [*choose_finalists(cheap, spending), *(each.number for each in controls)]
+    # The parent may be a finalist too.
+    numbers = (*choose_finalists(cheap, spending), *(each.number for each in controls))
+    return list(dict.fromkeys(numbers))
 
 
 def choose_finalists(cheap: Sequence[Record], spending: Spending) -> list[int]:

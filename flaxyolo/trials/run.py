@@ -44,7 +44,8 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hou
     if sweep.parent_epochs:
         log.info("plan: the parent, which is the network that the data advise, is trained first "
                  "(epochs: %d), and every network begins with its weights (--from-scratch does "
-                 "without)", sweep.parent_epochs)  # fmt: skip
+                 "without); where another wins, it is trained on for as long beside it",
+                 sweep.parent_epochs)  # fmt: skip
     if sweep.teacher is not None:
         log.info("plan: full runs, the controls' like the finalists', learn from %s too, so a step "
                  "takes about %.1f times as long; candidates do without",

@@ -137,6 +137,20 @@ def test_the_lead_over_each_control_has_the_interval_of_a_difference():
     )
 
 
+def test_more_training_of_the_parent_is_no_better_architecture():
+    found = compared([0.60, 0.62], [0.50, 0.52], [0.40, 0.42])
+    parent = replace(result(3), origin="advised", inherited=1.0)
+    assert "the parent trained on for as long cannot be compared with, as it has no full run" in (
+        line_of([*found, parent])
+    )
+    found += [parent, *group(3, [0.55, 0.56], 5.0, 40)]
+    assert leads(finalists(found, BUDGET), found)[-1].by == pytest.approx(0.61 - 0.555)
+    assert ", and than the parent trained on for as long by 0.055 ± " in line_of(found)
+    ahead = [*found[:-2], *group(3, [0.7, 0.72], 5.0, 40)]
+    assert line_of(ahead).startswith("Trial 3 is better than the baseline by 0.200")
+    assert "parent" not in line_of(ahead)
+
+
 def test_what_is_not_told_apart_is_no_evidence():
     found = compared([0.60, 0.62], [0.50, 0.52, 0.54], [0.58, 0.62])
     line = line_of(found)

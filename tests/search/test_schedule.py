@@ -240,6 +240,19 @@ def test_without_time_the_controls_come_with_the_finalists_if_they_were_scored()
     assert next_job(early, COMPARED, closing=True) == AddFinals(((1, 0),))
 
 
+def test_the_parent_is_trained_on_where_another_is_the_finalist():
+    few = replace(COMPARED, finalists=1, seeds=(0,), inherited=True)
+    base = replace(done(0, 0.3), origin=BASELINE, inherited=0.2)
+    parent = replace(done(1, 0.5), origin="advised", inherited=1.0)
+    scaled = replace(done(2, 0.4), origin=SCALED, inherited=0.3)
+    other = done(3, 0.6)
+    job = next_job([base, parent, scaled, other], few, exhausted=True)
+    assert job == AddFinals(((3, 0), (0, 0), (2, 0), (1, 0)))
+    worse = done(3, 0.2)
+    job = next_job([base, parent, scaled, worse], few, exhausted=True)
+    assert job == AddFinals(((1, 0), (0, 0), (2, 0))), "it is its own control"
+
+
 def test_a_control_that_was_late_is_begun_in_the_time_that_is_held_for_it():
     few = replace(COMPARED, finalists=1, seeds=(0,))
     base, best = replace(done(0, 0.5), origin=BASELINE), done(1, 0.6)
