@@ -24,7 +24,7 @@ import numpy as np
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.measurement import device_name, versions
-from flaxyolo.crew.phases import Prepared, mend, prepared
+from flaxyolo.crew.phases import Prepared, mend, prepared, to_mend
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
@@ -102,8 +102,8 @@ def starts(
     known = {"share": begun.share}
     yield "inherited", begun.weights, known
     began, config = time.perf_counter(), sweep_training(epochs, mirror=ready.data.mirror, seed=seed)
-    fit = mend(ready, config, parent, begun)
-    if fit is not None:
+    if to_mend(ready, parent, begun):
+        fit = mend(ready, config, parent, begun)
         seconds = time.perf_counter() - began
         yield "mended", fit.weights, {**known, "missed": fit.after, "mend_s": seconds}
 

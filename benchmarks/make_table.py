@@ -27,7 +27,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network, measure
 from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
-from flaxyolo.crew.phases import Prepared, mend, prepared
+from flaxyolo.crew.phases import Prepared, mend, prepared, to_mend
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.scoring.average_precision import KEYS, evaluated, scores_of
@@ -177,8 +177,8 @@ def inherited_row(
     begun = begun_from(parent, ready.spec, seed, data.class_names)
     row: dict[str, Any] = {"share": begun.share}
     weights = begun.weights
-    fit = mend(ready, config, parent, begun)
-    if fit is not None:
+    if to_mend(ready, parent, begun):
+        fit = mend(ready, config, parent, begun)
         weights, row["mended"] = fit.weights, fit.after
     row["mend_s"] = time.perf_counter() - began
     row["curve"] = []

@@ -25,7 +25,7 @@ from scipy.stats import t as student
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import read_config
 from flaxyolo.cost.measurement import device_name, versions
-from flaxyolo.crew.phases import Prepared, mend, prepared
+from flaxyolo.crew.phases import Prepared, mend, prepared, to_mend
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.scoring.average_precision import KEYS
 from flaxyolo.scoring.detect import evaluate
@@ -106,8 +106,8 @@ def run(
     if way == PARENT and elsewhere.parent is not None:
         begun = begun_from(elsewhere.parent, ready.spec, seed, data.class_names)
         initial, row["inherited"] = begun.weights, begun.share
-        fit = mend(ready, config, elsewhere.parent, begun)
-        initial = begun.weights if fit is None else fit.weights
+        if to_mend(ready, elsewhere.parent, begun):
+            initial = mend(ready, config, elsewhere.parent, begun).weights
     if way == TAUGHT and elsewhere.teacher is not None:
         teacher = teacher_for(elsewhere.teacher, ready.spec, data.class_names)
     score_at = {*(settings["score_at"] or range(1, epochs + 1)), epochs}

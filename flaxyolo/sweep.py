@@ -68,7 +68,7 @@ TRIALS = 12
 EPOCHS = 24
 FIRST_EPOCHS = 5
 """Of the first command, whose networks begin with a parent's weights."""
-FIRST_PARENT_EPOCHS = 12
+FIRST_PARENT_EPOCHS = 14
 """Of that parent."""
 FINALISTS = 2
 FIRST_FINALISTS = 1
@@ -120,7 +120,7 @@ class Flags:
     """Train no parent first: every network begins with fresh weights."""
     parent_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the parent, the advised network, which is trained first; all others begin with its
-    weights (24, of the first command 12, or --epochs if that is more)."""
+    weights (24, of the first command 14, or --epochs if that is more)."""
     final_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the schedule that you will train the best with in the end (10 times --epochs)."""
     finalists: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

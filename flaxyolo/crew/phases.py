@@ -35,7 +35,7 @@ from flaxyolo.training.loop import Epoch, StepReport, train
 from flaxyolo.training.plan import plan_run
 from flaxyolo.training.state import has_state
 from flaxyolo.training.validation import validation_loss
-from flaxyolo.weights.inherit.mend import Mended, mended, task_of
+from flaxyolo.weights.inherit.mend import Mended, Task, mended, task_of
 from flaxyolo.weights.transfer import Begun, Source, begun_from
 
 log = logging.getLogger(__name__)
@@ -88,14 +88,18 @@ def measured(
     entry: Entry,
     around: Surroundings,
     weights: Weights | None = None,
+    before: Measurement | None = None,
 ) -> Measurement:
     """The cost on this device, alone on it; near the budget it is measured more than once.
 
-    Trained weights find more boxes than fresh ones, so the latency that counts is theirs.
+    Trained weights find more boxes than fresh ones, so the latency that counts is theirs; `before`
+    is that of the fresh ones.
     """
     around.report(Stage("measuring"))
     with around.quiet(), entry.timed("measure"):
-        return measure_for(budget, ready.spec, ready.shown, weights, trained=weights is not None)
+        return measure_for(
+            budget, ready.spec, ready.shown, weights, trained=weights is not None, before=before
+        )
 
 
 def trained(
@@ -146,26 +150,30 @@ def first_weights(
         log.warning("%s; this trial begins with fresh weights", error)
         return None
     entry.keep(inherited=round(begun.share, 4))
+    if not to_mend(ready, initial, begun):
+        return begun.weights
     with entry.timed("mend"):
         fit = mend(ready, config, initial, begun)
-    if fit is None:
-        return begun.weights
     log.info("%s: %s", initial.path, fit.describe())
     entry.keep(mended=round(fit.after, 4))
     return fit.weights
 
 
-def mend(ready: Prepared, config: TrainConfig, initial: Source, begun: Begun) -> Mended | None:
-    """The fresh layers of a network fitted to its parent; None where there is nothing to fit.
+def to_mend(ready: Prepared, initial: Source, begun: Begun) -> Task | None:
+    """What of a network can be fitted to its parent; None where there is nothing."""
+    if initial.spec is None or begun.inherited is None:
+        return None
+    return task_of(ready.spec, initial.spec, begun.inherited)
+
+
+def mend(ready: Prepared, config: TrainConfig, initial: Source, begun: Begun) -> Mended:
+    """The fresh layers of a network fitted to its parent, where there are such to fit.
 
     It takes no longer than about half an epoch of the run: one of its steps takes about a quarter
     of one of the training.
     """
-    if initial.spec is None or begun.inherited is None:
-        return None
-    task = task_of(ready.spec, initial.spec, begun.inherited)
-    if task is None:
-        return None
+    task = to_mend(ready, initial, begun)
+    assert task is not None, "there is something to fit"
     pixels = ready.feed.pixels
     plan = plan_run(ready.spec, config, pixels)
     steps = min(plan.total_steps, 2 * plan.steps_per_epoch)

@@ -9,7 +9,7 @@ import optuna
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import Record
+from flaxyolo.crew.record import FINAL, Record
 from flaxyolo.crew.storage import STUDY_FILE
 from flaxyolo.crew.supervise import supervise, worker_command
 from flaxyolo.machine.devices import device_key
@@ -18,6 +18,7 @@ from flaxyolo.search.controls import SCALED, controls, drawn
 from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported, thin
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
+from flaxyolo.search.spending import Spending
 from flaxyolo.trials.confirm import confirm, confirmed_cost
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.progress import Display
@@ -163,13 +164,37 @@ def answer_lines(study: optuna.Study, standings: Standings, sweep: Sweep) -> lis
     told = None if cost is None else costs(cost, standings.budget)
     where = ", measured again in a fresh process" if again is not None else ""
     cost_line = None if told is None else f"{told}{where}"
-    lines = [best_found(network), cost_line, standings.lead, missing_line(study, standings, sweep)]
+    missing = missing_line(study, standings, sweep.spending)
+    lines = [best_found(network), cost_line, standings.lead, missing, open_line(standings)]
     return [line for line in lines if line]
 
 
-def missing_line(study: optuna.Study, standings: Standings, sweep: Sweep) -> str | None:
+def open_line(standings: Standings) -> str | None:
+    """That a trained network is ahead of the best, but for the budget, which only a calmer machine
+    can tell; None where there is none."""
+    budget, best = standings.budget, standings.best
+    ahead = [
+        each
+        for each in standings.records
+        if each.stage == FINAL
+        and each.undecided
+        and each.objective is not None
+        and (best is None or each.objective > (best.objective or 0.0))
+    ]
+    if not ahead:
+        return None
+    first = max(ahead, key=lambda each: each.objective or 0.0)
+    assert first.cost is not None, "it was measured"
+    return (
+        f"Trial {first.trial} has {first.objective:.3f}, and only a calmer machine can tell if "
+        f"it keeps the budget: {budget.latency_of(first.cost):.2f} ms here, at least "
+        f"{first.cost.floor_ms or 0.0:.2f} ms; the same command measures it again"
+    )
+
+
+def missing_line(study: optuna.Study, standings: Standings, spending: Spending) -> str | None:
     """That no YOLOv8 was begun which the best could be compared with, and why."""
-    if not sweep.spending.controls or SCALED in controls(standings.records):
+    if not spending.controls or SCALED in controls(standings.records):
         return None
     if study.user_attrs.get(NONE_SCALED, False):
         return f"No {SCALED} into the budget is compared with: none is expected to keep it"

@@ -170,7 +170,7 @@ def afforded_trained(
     PausedError where a calmer machine has to tell.
     """
     assert entry.record.cost is not None, "it was measured before it was trained"
-    cost = measured(ready, sweep.budget, entry, around, detector.weights)
+    cost = measured(ready, sweep.budget, entry, around, detector.weights, entry.record.cost)
     cost = keep_memory(cost, entry.record.cost)
     keep_look(entry, sweep.budget, cost)
     keep_cost(entry, cost)

@@ -113,7 +113,7 @@ def clock(monkeypatch):
     return now
 
 
-def taken(monkeypatch, clock, *costs, trained=False, budget=BUDGET):
+def taken(monkeypatch, clock, *costs, trained=False, budget=BUDGET, before=None):
     """What `measure_for` makes of these measurements, and how many it took."""
     left = list(costs)
 
@@ -122,7 +122,7 @@ def taken(monkeypatch, clock, *costs, trained=False, budget=BUDGET):
         return left.pop(0)
 
     monkeypatch.setattr(again, "measure", measure)
-    cost = measure_for(budget, tiny_spec(), IMAGES, None, trained=trained)
+    cost = measure_for(budget, tiny_spec(), IMAGES, None, trained=trained, before=before)
     return cost, len(costs) - len(left)
 
 
@@ -159,6 +159,22 @@ def test_a_busy_machine_is_waited_for_and_the_calmest_counts(monkeypatch, clock,
         "the machine is busy (others use 55 % of it, the reference takes 2.1 times its best): "
         "waiting up to 20 s"
     )
+
+
+def test_a_figure_from_before_the_training_counts_where_the_machine_is_busier_now(
+    monkeypatch, clock
+):
+    before = replace(COST, latency_ms_p95=7.5)
+    assert taken(monkeypatch, clock, BUSY, trained=True, before=before) == (before, 1)
+    assert not clock.waits
+    calm = replace(COST, latency_ms_p95=7.7)
+    assert taken(monkeypatch, clock, calm, trained=True, before=before) == (calm, 1)
+    # Once trained it may take 5 % more.
+    near = replace(COST, latency_ms_p95=7.7)
+    cost, looks = taken(monkeypatch, clock, *[BUSY] * 9, trained=True, before=near)
+    assert (cost, looks > 1) == (BUSY, True)
+    slow = replace(BUSY, floor_ms=8.1)
+    assert taken(monkeypatch, clock, slow, trained=True, before=before) == (slow, 1)
 
 
 def test_a_calm_latency_over_the_budget_decides_against_a_lower_busy_one(monkeypatch, clock):

@@ -97,7 +97,7 @@ def test_a_trained_candidate_waits_for_a_calm_machine_to_judge_it(
 ):
     left, trained = [BUSY, BUSY, last], []
 
-    def measured(ready, budget, entry, around, weights=None):
+    def measured(ready, budget, entry, around, weights=None, before=None):
         trained.append(weights is not None)
         return left.pop(0)
 
