@@ -74,7 +74,7 @@ FINALISTS = 2
 FIRST_FINALISTS = 1
 """Of the first command: beside it both controls are trained as long."""
 SEEDS = 3
-ANNOUNCE_S = 45.0
+ANNOUNCE_S = 50.0
 """Left of the hours for the winner's last measurement and its pictures."""
 HOURS = 0.2
 """Of the first command: digits, with the trials and epochs above."""

@@ -169,14 +169,13 @@ def to_mend(ready: Prepared, initial: Source, begun: Begun) -> Task | None:
 def mend(ready: Prepared, config: TrainConfig, initial: Source, begun: Begun) -> Mended:
     """The fresh layers of a network fitted to its parent, where there are such to fit.
 
-    It takes no longer than about half an epoch of the run: one of its steps takes about a quarter
-    of one of the training.
+    It takes no more steps than the run, of which one takes four times as long. (A third of them was
+    tried: the YOLOv8 of the first command then ended with an mAP50 of 0.46 instead of 0.75.)
     """
     task = to_mend(ready, initial, begun)
     assert task is not None, "there is something to fit"
     pixels = ready.feed.pixels
-    plan = plan_run(ready.spec, config, pixels)
-    steps = min(plan.total_steps, 2 * plan.steps_per_epoch)
+    steps = plan_run(ready.spec, config, pixels).total_steps
     return mended(task, begun.weights, initial.weights, pixels,
                   most_steps=steps, seed=config.seed)  # fmt: skip
 
