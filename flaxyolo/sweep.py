@@ -57,7 +57,7 @@ from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.training.distill import lesson_of
-from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
+from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
 
@@ -330,6 +330,8 @@ def run_sweep(flags: Flags) -> None:
         fill = Filler(sweep)
         parent = None if baseline is None else parent_spec(study, sweep, baseline, fill)
         step = clear(sweep, parent) if new and not flags.no_preflight else None
+        if parent is not None and flags.parent_epochs is None:
+            sweep = with_bounded_parent(study, sweep, step, 3600 * hours_of(flags))
         if ranges.why:
             log.info("plan: %s", ranges.why)
         tell_plan(sweep, step, None if parent is None else expected_share(parent, budget),
@@ -362,6 +364,16 @@ def parent_epochs_of(flags: Flags, epochs: int, before: Mapping[str, Any]) -> in
         return 0
     usual = FIRST_PARENT_EPOCHS if flags.first else EPOCHS
     return flags.parent_epochs or max(usual, epochs)
+
+
+def with_bounded_parent(
+    study: optuna.Study, sweep: Sweep, step_seconds: float | None, seconds: float
+) -> Sweep:
+    """The sweep with a parent that leaves most of its `seconds` to the candidates."""
+    epoch = None if step_seconds is None else step_seconds * -(-len(sweep.data.train) // BATCH_SIZE)
+    epochs = bounded_epochs(study, sweep.parent_epochs, epoch, seconds)
+    # The schedule that the best is meant for stays what it is.
+    return replace(sweep, parent_epochs=epochs, later_epochs=sweep.final_epochs)
 
 
 def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:

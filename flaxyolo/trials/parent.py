@@ -8,6 +8,7 @@ network and 1.73 to one of three times its latency; 6 after 16 of a large one 1.
 """
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,6 +38,12 @@ PARENT = "parent"
 """Attribute of a study: the parent's spec."""
 FOLDER = "parent"
 """In a study's folder: where the parent is."""
+EPOCHS = "parent_epochs"
+"""Attribute of a study: for how many epochs its parent is trained."""
+SHARE = 0.35
+"""Of the time of a command, what the parent may take: without its candidates and controls there is
+no answer."""
+LEAST_EPOCHS = 3
 TOLD_EACH = 6
 """Epochs between two lines in the log."""
 
@@ -64,6 +71,27 @@ def parent_spec(
     spec = replace(spec, num_classes=len(sweep.data.class_names))
     study.set_user_attr(PARENT, to_dict(spec))
     return spec
+
+
+def bounded_epochs(
+    study: optuna.Study, wanted: int, epoch_seconds: float | None, seconds: float
+) -> int:
+    """Epochs of the parent: those that are wanted, or as many as a third of the time allows.
+
+    An epoch was timed as `epoch_seconds`, None where none was; a study keeps its number.
+    """
+    known = study.user_attrs.get(EPOCHS)
+    if known is not None:
+        return known
+    epochs = wanted
+    if epoch_seconds is not None and seconds < math.inf:
+        epochs = min(wanted, max(LEAST_EPOCHS, int(SHARE * seconds / epoch_seconds)))
+    if epochs < wanted:
+        each = cli.duration(epoch_seconds or 0.0)
+        log.warning("parent: %d epochs instead of %d, as one takes %s here (--parent-epochs or "
+                    "--hours for more)", epochs, wanted, each)  # fmt: skip
+    study.set_user_attr(EPOCHS, epochs)
+    return epochs
 
 
 def _advised(sweep: Sweep) -> Mapping[str, Any]:

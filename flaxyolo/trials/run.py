@@ -21,6 +21,7 @@ from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.search.spending import Spending
 from flaxyolo.trials.confirm import confirm, confirmed_cost
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
+from flaxyolo.trials.parent import FOLDER
 from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
 from flaxyolo.trials.standings import LEARNT, Standings
@@ -138,7 +139,7 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     for line in (*report.told, *where):
         told.print(line, soft_wrap=True)
     if best is None or best.cost is None:
-        raise InputError(nothing_found(standings))
+        raise InputError(f"{nothing_found(standings)}{parent_told(sweep)}")
 
 
 def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
@@ -227,6 +228,12 @@ def nothing_learnt(first: Record, budget: Budget, source: str, epochs: int) -> l
         "Or look whether boxes and classes are those of the images: "
         f"python -m flaxyolo.stats {source}",
     ]
+
+
+def parent_told(sweep: Sweep) -> str:
+    """Where the parent is, which is trained all the same."""
+    detector = sweep.folder / FOLDER / "detector"
+    return f"; the parent is trained: {detector}" if detector.is_dir() else ""
 
 
 def nothing_found(standings: Standings) -> str:

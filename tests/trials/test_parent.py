@@ -2,6 +2,7 @@ import logging
 import shutil
 from dataclasses import replace
 
+import optuna
 import pytest
 
 from flaxyolo import sweep
@@ -14,7 +15,7 @@ from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.trials import parent
-from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
+from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
 
@@ -63,6 +64,26 @@ def test_the_parent_is_grown_into_the_budget_and_stays_what_it_is(setting):
     assert (first.backbone.stages[0].width, first.num_classes) == (32, 2)
     for again in (study, open_study(setting.folder)):
         assert parent_spec(again, setting, baseline, no_filling) == first
+
+
+def test_a_parent_takes_a_third_of_the_time_at_most(setting, caplog):
+    study = optuna.create_study()
+    assert bounded_epochs(study, 14, 30.0, 720.0) == 8
+    assert "parent: 8 epochs instead of 14, as one takes 30 s here" in caplog.text
+    assert bounded_epochs(study, 14, 1.0, 720.0) == 8, "a study keeps its number"
+    for wanted, epoch, seconds, epochs in [
+        (14, 15.0, 720.0, 14),
+        (14, None, 720.0, 14),
+        (14, 30.0, float("inf"), 14),
+        (14, 500.0, 720.0, 3),
+        (2, 500.0, 720.0, 2),
+    ]:
+        assert bounded_epochs(optuna.create_study(), wanted, epoch, seconds) == epochs
+    bounded = sweep.with_bounded_parent(
+        optuna.create_study(), replace(setting, parent_epochs=14), 30.0, 720.0
+    )
+    assert bounded.parent_epochs == 8
+    assert bounded.final_epochs == replace(setting, parent_epochs=14).final_epochs
 
 
 def test_an_earlier_study_keeps_the_baseline_as_its_parent(setting):
