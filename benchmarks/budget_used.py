@@ -1,8 +1,8 @@
 """What a sweep decides before it trains: the advice, the range of its space, the budget's use.
 
 Begins the command `sweep` on every data set at every budget, with an empty cache folder of its own,
-reads what it says, and ends it with Ctrl-C when the parent's training begins, so that only what is
-measured on the device takes time. "Used" is the measured share of the budget of the network that is
+reads what it says, and ends it when the parent's training begins, so that only what is measured on
+the device takes time. "Used" is the measured share of the budget of the network that is
 trained first, the advised one grown into it. The file has a line of JSON for each sweep; the same
 command goes on with the next.
 
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -49,17 +48,19 @@ def decided(data: str, budget_ms: float, folder: Path) -> dict[str, Any]:
         env=os.environ | {"FLAXYOLO_CACHE": str(folder / "cache")},
     ) as process:  # fmt: skip
         assert process.stderr is not None, "it is a pipe"
-        for line in process.stderr:
-            log.append(line)
-            for name, pattern in SHOWN.items():
-                if (match := pattern.search(line)) is not None:
-                    row[name] = match[1].strip()
-            if (match := GROWN.search(line)) is not None:
-                row["measured_ms"].append(float(match[1]))
-            if line.strip().startswith(ENDS) or time.monotonic() - began > MOST_S:
-                process.send_signal(signal.SIGINT)
-                break
-        process.stderr.read()
+        try:
+            for line in process.stderr:
+                log.append(line)
+                for name, pattern in SHOWN.items():
+                    if (match := pattern.search(line)) is not None:
+                        row[name] = match[1].strip()
+                if (match := GROWN.search(line)) is not None:
+                    row["measured_ms"].append(float(match[1]))
+                if line.strip().startswith(ENDS) or time.monotonic() - began > MOST_S:
+                    break
+        finally:
+            # Nothing is trained yet that could be lost.
+            process.kill()
     if "range" not in row or not row["measured_ms"]:
         raise SystemExit(f"{data}, {budget_ms:g} ms: nothing was decided\n{''.join(log)}")
     inside = [ms for ms in row["measured_ms"] if ms <= budget_ms]

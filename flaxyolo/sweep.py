@@ -66,7 +66,7 @@ log = logging.getLogger("flaxyolo.sweep")
 # The schedule of a sweep without flags: it decides how long the first command takes.
 TRIALS = 12
 EPOCHS = 24
-FIRST_EPOCHS = 5
+FIRST_EPOCHS = 4
 """Of the first command, whose networks begin with a parent's weights."""
 FIRST_PARENT_EPOCHS = 14
 """Of that parent."""
@@ -111,7 +111,7 @@ class Flags:
     trials: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Candidates in all, those of earlier runs of this study included (12)."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Epochs of the full schedule (24, of the first command 5; a study that goes on keeps its
+    """Epochs of the full schedule (24, of the first command 4; a study that goes on keeps its
     own)."""
     short_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the short schedule that candidates are told apart by (a third of --epochs; all of

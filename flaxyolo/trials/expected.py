@@ -34,25 +34,25 @@ def finals_seconds(
     cheap = [each for each in found if each.stage == CHEAP]
     seed = spending.seeds[0]
     begun = {(each.finalist, each.seed): each for each in found if each.stage == FINAL}
-    whole: list[float] = []
     left: list[float] = []
     for number in entrants(cheap, spending):
         candidate = found[number]
         seconds = full_run_seconds(candidate, spending)
         if seconds is None:
             continue
-        whole.append(seconds)
-        known = begun.get((number, seed))
-        if known is None or not known.is_over:
+        run = begun.get((number, seed))
+        if run is None or not run.is_over:
             # The first seed's run goes on from the candidate's, if the schedule is the same.
             pace = epoch_seconds(candidate) or 0.0
             done = candidate.epochs * pace if spending.goes_on else 0.0
             left.append(seconds - done)
-    if not whole:
+    known = [seconds for each in cheap if (seconds := full_run_seconds(each, spending)) is not None]
+    if not known:
         return 0.0
-    # A control that is not ready yet is expected to take as long as the others.
+    # A control that is not ready yet is expected to take as long as the longest of all that began:
+    # it has everything from its measurement to its mending before it.
     missing = to_come(found, none_scaled=none_scaled) if spending.controls else 0
-    return SPARE * (sum(left) + missing * sum(whole) / len(whole))
+    return SPARE * (sum(left) + missing * max(known))
 
 
 def full_run_seconds(candidate: Record, spending: Spending) -> float | None:

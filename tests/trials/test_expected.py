@@ -43,6 +43,12 @@ def test_the_controls_are_held_back_for_before_they_are_there():
     assert finals_seconds([*found, final(3, 1, 0, 0.6)], COMPARED) == pytest.approx(SPARE * 2 * 37)
 
 
+def test_a_control_to_come_is_expected_to_take_as_long_as_the_longest():
+    mended = replace(trained(2, 0.1), seconds={"train": 3.0, "measure": 10.0, "mend": 30.0})
+    found = [trained(0, 0.5), trained(1, 0.4), mended]
+    assert finals_seconds(found, COMPARED) == pytest.approx(SPARE * (37 + 67))
+
+
 def test_further_runs_are_counted_by_the_longest():
     found = [trained(0, 0.5), trained(1, 0.4)]
     assert affordable(found, LONG, 2 * SPARE * 37) == pytest.approx(2)
