@@ -5,7 +5,9 @@ budget, and one in OUTSIDE_EACH anywhere else up to the budget and a half. Each 
 trained as a sweep trains; with `--inherit EPOCHS` all but the first are also trained for so many
 from the weights of the first, which is kept beside the file, as a sweep has its networks begin (the
 curve `inherited`). The file has a line of JSON for the settings and one for each network;
-the same command goes on with the next network, whatever became of the last.
+the same command goes on with the next network, whatever became of the last. Training small
+networks hardly uses a second core: several commands may fill one file, each with its own
+`--numbers`, once the first network is there.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.budget import Budget
@@ -62,27 +65,36 @@ DIGITS = 6
 
 
 class File:
-    """The lines of a table: settings, then networks."""
+    """The lines of a table: settings, then networks; several processes may add to it."""
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        # A line that was being written when the command was killed has no end.
-        whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        if not whole:
-            path.write_text("")
-            self.rows: list[dict[str, Any]] = []
-            self._append(settings)
-            return
-        if whole[0] != settings:
-            raise SystemExit(f"{path}: expected the settings {settings}, found {whole[0]}")
-        path.write_bytes(b"".join(line for line in lines if line.endswith(b"\n")))
-        self.rows = whole[1:]
+        self.lock = FileLock(f"{path}.lock")
+        with self.lock:
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            # A line that was being written when the command was killed has no end.
+            whole = [line for line in lines if line.endswith(b"\n")]
+            if not whole:
+                path.write_text("")
+                self._append(settings)
+            elif json.loads(whole[0]) != settings:
+                raise SystemExit(
+                    f"{path}: expected the settings {settings}, found {json.loads(whole[0])}"
+                )
+            elif len(whole) < len(lines):
+                path.write_bytes(b"".join(whole))
+
+    @property
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """The networks that are there now, by their numbers."""
+        with self.lock:
+            found = [json.loads(line) for line in self.path.read_text().splitlines()[1:]]
+        return {row["number"]: row for row in found}
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a network."""
-        self.rows.append(row)
-        self._append(row)
+        with self.lock:
+            self._append(row)
 
     def _append(self, row: dict[str, Any]) -> None:
         with self.path.open("a") as file:
@@ -226,6 +238,8 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", type=Path, help="a file of sweeps/ instead of the default space")
     parser.add_argument("--networks", type=int, default=30)
+    parser.add_argument("--numbers", type=int, nargs=2, metavar=("FIRST", "END"),
+                        help="only those before END (all of --networks)")  # fmt: skip
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--score-at", type=int, nargs="+", help="epochs (every one)", default=())
     parser.add_argument("--inherit", type=int, metavar="EPOCHS", help="also from the first's")
@@ -265,8 +279,13 @@ def main() -> None:
     }
     parent = arguments.json.with_suffix(".parent") if arguments.inherit else None
     file, filled = File(arguments.json, settings), False
-    while (number := len(file.rows)) < arguments.networks and time.monotonic() < end:
-        tried = {detector_from_dict(row["spec"]) for row in file.rows}
+    for number in range(*(arguments.numbers or (0, arguments.networks))):
+        rows = file.rows
+        if number in rows:
+            continue
+        if time.monotonic() >= end:
+            break
+        tried = {detector_from_dict(row["spec"]) for row in rows.values()}
         finish = partial(replace, num_classes=classes)
         pool = draw(suggest, POOL, 1009 * arguments.seed + number, finish=finish).drawn
         pool = [one for one in pool if one.spec not in tried]

@@ -11,6 +11,7 @@ import numpy as np
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.again import measure_for
+from flaxyolo.cost.budget import Budget, cheap_excess
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable, Stat
 from flaxyolo.crew.phases import MEASURED_IMAGES
@@ -38,6 +39,9 @@ AIM = 0.9
 """Of the budget, what the one that is measured next is expected to take at most."""
 ENOUGH = 0.8
 """Of the budget, from which no further one is looked for."""
+COUNTED = 100
+"""Networks whose parameters and GFLOPs are counted, where these are limited: new pieces take
+time."""
 
 
 class Filled(NamedTuple):
@@ -52,18 +56,25 @@ class Filled(NamedTuple):
 def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
     """The same parts, wider and deeper, at the same input size, which is the data's to choose.
 
-    As they are where no latency is limited, and where nothing that was measured keeps the limit.
+    As they are where neither a latency, nor parameters or GFLOPs are limited, and where nothing
+    that was measured keeps the limit. What is limited but the latency is known without measuring:
+    without a latency, the one that uses most of it.
     """
     budget = sweep.budget
-    if budget.latency_ms is None:
+    counted = not {"params", "gflops"}.isdisjoint(budget.limits)
+    if budget.latency_ms is None and not counted:
         return Filled(params)
     table, best, used = LatencyTable.open(), Filled(params), 0.0
-    aim = AIM * budget.latency_ms
     pool = [Drawn(params, _finished(sweep, sweep.suggest(FixedTrial(params))))]
     pool += relatives(
-        params, sweep.suggest, random.Random(sweep.seed), POOL, other_part=0.0,
-        fixed=frozenset([SIZE]), finish=lambda spec: _finished(sweep, spec),
+        params, sweep.suggest, random.Random(sweep.seed), COUNTED if counted else POOL,
+        other_part=0.0, fixed=frozenset([SIZE]), finish=lambda spec: _finished(sweep, spec),
     )  # fmt: skip
+    if counted:
+        pool = _inside(pool, table, budget) or pool[:1]
+    if budget.latency_ms is None:
+        return Filled(pool[-1].params)
+    aim = AIM * budget.latency_ms
     for _ in range(LOOKS):
         place, expected = _fullest(pool, table, budget.latency_stat, aim)
         picked = pool.pop(place)
@@ -84,6 +95,15 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
         if used >= ENOUGH or not pool:
             break
     return best
+
+
+def _inside(pool: Sequence[Drawn], table: LatencyTable, budget: Budget) -> list[Drawn]:
+    """Those that keep the limits of parameters and GFLOPs, those last that use most of them."""
+    used = [
+        1 + max(cheap_excess(budget, each.params, 2 * each.multiply_adds / 1e9).values())
+        for each in table.count([drawn.spec for drawn in pool])
+    ]
+    return [pool[place] for place in np.argsort(used, kind="stable") if used[place] <= 1]
 
 
 def _fullest(

@@ -7,12 +7,13 @@ import pytest
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.search import filling
 from flaxyolo.search.filling import filled
 from flaxyolo.search.space import Ranges, reference_params, suggest_detector, with_ranges
 from tests.search.made import COST
-from tests.search.test_propose import Known, made
+from tests.search.test_propose import Counted, Known, made
 
 SUGGEST = with_ranges(suggest_detector, Ranges((96, 128), (16, 64, 8), 6, (2, 3, 3, 2)))
 
@@ -86,10 +87,36 @@ def test_the_same_is_measured_once(sweep, looks):
     assert len(looks.seen) == 1
 
 
-def test_without_a_latency_nothing_grows(sweep, looks):
+def test_without_a_limit_of_what_is_known_nothing_grows(sweep, looks):
     before = reference_params(SUGGEST)
-    assert filled(replace(sweep, budget=Budget(gflops=1.0)), before) == (before, None, ())
+    assert filled(replace(sweep, budget=Budget(vram_mib=9.0)), before) == (before, None, ())
     assert not looks.seen
+
+
+def test_gflops_and_parameters_are_used_without_measuring(tmp_path, monkeypatch):
+    proposer, table = made(tmp_path, monkeypatch, SUGGEST, Counted, gflops=0.4, params=2e6)
+    monkeypatch.setattr(filling.LatencyTable, "open", lambda: table)
+    sweep, before = proposer.sweep, reference_params(SUGGEST)
+    after, cost, over = filled(sweep, before)
+    assert cost is None
+    assert not over
+    spec = SUGGEST(FixedTrial(after))
+    used = count_gflops(spec) / 0.4, count_params(spec) / 2e6
+    assert 0.85 <= max(used) <= 1.0
+    assert spec.image_size == SUGGEST(FixedTrial(before)).image_size
+    tight = replace(sweep, budget=Budget(gflops=0.01))
+    assert filled(tight, before) == (before, None, ()), "nothing fits"
+
+
+def test_beside_a_latency_parameters_are_kept(sweep, looks):
+    before, table = reference_params(SUGGEST, {"image_size": 96}), LatencyTable.open()
+    most = 1.2 * table.count([SUGGEST(FixedTrial(before))])[0].params
+    for budget in (Budget(latency_ms=9.0), Budget(latency_ms=9.0, params=most)):
+        filled(replace(sweep, budget=budget), before)
+    alone, *limited = table.count([spec for spec, _ in looks.seen])
+    assert alone.params > most
+    assert limited
+    assert all(each.params <= most for each in limited)
 
 
 def test_pieces_of_what_would_be_measured_are_known_first(sweep, looks, monkeypatch):
