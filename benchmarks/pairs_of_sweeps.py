@@ -84,12 +84,13 @@ def told(scores: dict[str, float | None], objective: Objective) -> dict[str, Any
 def pair(data: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Both sweeps at once, each in a process on a core of its own."""
     cores, running = sorted(os.sched_getaffinity(0))[:2], []
+    name = Path(data.rpartition(":")[2]).name
     for place, way in enumerate(WAYS):
-        folder = arguments.out / f"{Path(data).name.partition(':')[2] or data}-{seed}-{place}"
+        folder = arguments.out / f"{name}-{seed}-{place}"
         folder.mkdir(parents=True, exist_ok=True)
         core = cores[(place + seed) % len(cores)]
-        command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.pairs_of_sweeps",
-                   *sys.argv[1:], "--one", data, str(seed), way, str(folder)]  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.pairs_of_sweeps", *sys.argv[1:],
+                   "--one", data, str(seed), way, str(folder), str(core)]  # fmt: skip
         running.append((folder, subprocess.Popen(command)))
     for folder, process in running:
         if process.wait():
@@ -117,17 +118,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget-gflops", type=float, default=0.3)
-    parser.add_argument("--hours", type=float, default=0.1)
+    parser.add_argument("--budget-gflops", type=float, default=0.15)
+    parser.add_argument("--hours", type=float, default=0.12)
     parser.add_argument("--end-epochs", type=int, default=18)
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--json", type=Path, required=True, help="the file of the results")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     if arguments.one:
-        data, seed, way, folder = arguments.one
+        data, seed, way, folder, core = arguments.one
+        os.sched_setaffinity(0, {int(core)})
         return swept(data, int(seed), way, arguments, Path(folder))
     settings = {
         "what": "sweeps with and without inherited weights, as long, on one core each",

@@ -1,0 +1,53 @@
+"""The benchmark of pairs of sweeps tells paired differences, and goes on."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import pairs_of_sweeps
+from benchmarks.pairs_of_sweeps import differences
+
+
+def row(way, seed, shipped, scratch):
+    judged = {"shipped": shipped, "from scratch": scratch}
+    found = {name: {"objective": value} for name, value in judged.items()}
+    return {"data": "x", "way": way, "seed": seed, **found}
+
+
+def test_differences_are_of_pairs_by_what_is_judged():
+    rows = [row("inherited", 0, 1.5, 0.9), row("from scratch", 0, 1.0, 1.0),
+            row("inherited", 1, 1.4, 1.2), row("from scratch", 1, 1.1, 1.0)]  # fmt: skip
+    shipped, scratch = differences(rows)
+    assert shipped["gains"] == pytest.approx([0.5, 0.3])
+    assert shipped["interval"] == pytest.approx([0.4 - 12.706 * 0.1, 0.4 + 12.706 * 0.1], 1e-3)
+    assert (shipped["judged"], scratch["judged"]) == ("shipped", "from scratch")
+    assert scratch["gains"] == pytest.approx([-0.1, 0.2])
+
+
+def test_the_command_goes_on_with_the_next_pair(tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def pair(data, seed, arguments):
+        begun.append(seed)
+        told = [row("inherited", seed, 1.5, 0.9), row("from scratch", seed, 1.0, 1.0)]
+        return [each | {"data": data, "trained": 1, "seconds": 9} for each in told]
+
+    monkeypatch.setattr(pairs_of_sweeps, "pair", pair)
+    result = tmp_path / "r.json"
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", ["pairs", "--json", str(result), *more])
+        pairs_of_sweeps.main()
+
+    result.write_text(json.dumps({"settings": {}, "rows": []}))
+    with pytest.raises(SystemExit, match="expected the settings"):
+        run("--seeds", "2")
+    result.unlink()
+    run("--seeds", "2")
+    held = json.loads(result.read_text())
+    result.write_text(json.dumps(held | {"rows": held["rows"][:2]}))
+    run("--seeds", "2")
+    assert begun == [0, 1, 1]
+    assert json.loads(result.read_text())["rows"] == held["rows"]
+    assert "digits, shipped: +0.500 (+0.500 to +0.500)" in capsys.readouterr().out
