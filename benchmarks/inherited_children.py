@@ -24,7 +24,7 @@ import numpy as np
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.measurement import device_name, versions
-from flaxyolo.crew.phases import Prepared, mend, prepared, to_mend
+from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
@@ -34,6 +34,7 @@ from flaxyolo.search.screen import neighbours
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import reference_params, suggest_detector
 from flaxyolo.spec import DetectorSpec, to_dict
+from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.loop import train
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.inherit.walk import path_text
@@ -102,8 +103,8 @@ def starts(
     known = {"share": begun.share}
     yield "inherited", begun.weights, known
     began, config = time.perf_counter(), sweep_training(epochs, mirror=ready.data.mirror, seed=seed)
-    if to_mend(ready, parent, begun):
-        fit = mend(ready, config, parent, begun)
+    if (task := to_mend(ready.spec, parent, begun)) is not None:
+        fit = mend(task, ready.feed, config, parent, begun)
         seconds = time.perf_counter() - began
         yield "mended", fit.weights, {**known, "missed": fit.after, "mend_s": seconds}
 

@@ -30,7 +30,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network, measure
 from flaxyolo.cost.measurement import Measurement, device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
-from flaxyolo.crew.phases import Prepared, mend, prepared, to_mend
+from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.scoring.average_precision import KEYS, evaluated, scores_of
@@ -43,6 +43,7 @@ from flaxyolo.search.screen import Judged, draw, judge
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import Ranges, image_sizes_for, load_space, with_ranges
 from flaxyolo.spec import detector_from_dict, parse, to_dict
+from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.loop import DivergedError, train
 from flaxyolo.training.validation import validation_loss, weighted_sum
 from flaxyolo.weights.checkpoint import save_detector
@@ -189,8 +190,8 @@ def inherited_row(
     begun = begun_from(parent, ready.spec, seed, data.class_names)
     row: dict[str, Any] = {"share": begun.share}
     weights = begun.weights
-    if to_mend(ready, parent, begun):
-        fit = mend(ready, config, parent, begun)
+    if (task := to_mend(ready.spec, parent, begun)) is not None:
+        fit = mend(task, ready.feed, config, parent, begun)
         weights, row["mended"] = fit.weights, fit.after
     row["mend_s"] = time.perf_counter() - began
     row["curve"] = []

@@ -25,13 +25,14 @@ from scipy.stats import t as student
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import read_config
 from flaxyolo.cost.measurement import device_name, versions
-from flaxyolo.crew.phases import Prepared, mend, prepared, to_mend
+from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.scoring.average_precision import KEYS
 from flaxyolo.scoring.detect import evaluate
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import reference_params, suggest_detector
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.distill import teacher_for
 from flaxyolo.training.loop import train
 from flaxyolo.weights.checkpoint import save_detector
@@ -106,8 +107,8 @@ def run(
     if way == PARENT and elsewhere.parent is not None:
         begun = begun_from(elsewhere.parent, ready.spec, seed, data.class_names)
         initial, row["inherited"] = begun.weights, begun.share
-        if to_mend(ready, elsewhere.parent, begun):
-            initial = mend(ready, config, elsewhere.parent, begun).weights
+        if (task := to_mend(ready.spec, elsewhere.parent, begun)) is not None:
+            initial = mend(task, ready.feed, config, elsewhere.parent, begun).weights
     if way == TAUGHT and elsewhere.teacher is not None:
         teacher = teacher_for(elsewhere.teacher, ready.spec, data.class_names)
     score_at = {*(settings["score_at"] or range(1, epochs + 1)), epochs}

@@ -18,11 +18,11 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.cache import Pixels
-from flaxyolo.data.feeds import Keep, open_feed, open_pixels
+from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset, absolute, read_dataset
 from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.nn.detector import abstract_weights
+from flaxyolo.nn.detector import Weights, abstract_weights
 from flaxyolo.scoring.confusion import confusion_matrix
 from flaxyolo.scoring.detect import evaluate, run_detector, shown
 from flaxyolo.scoring.matches import case_of, match
@@ -30,12 +30,13 @@ from flaxyolo.scoring.pictures import draw_confusion, draw_precision_recall, dra
 from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.spec import describe
+from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.distill import teacher_for
 from flaxyolo.training.history import Record, draw_curve, write_csv
 from flaxyolo.training.loop import DivergedError, StepReport, train
 from flaxyolo.training.state import has_state
 from flaxyolo.weights.checkpoint import BEST, SOURCE, load_detector, save_detector
-from flaxyolo.weights.transfer import read_source, weights_from
+from flaxyolo.weights.transfer import Begun, Source, begun_from, read_source
 
 log = logging.getLogger("flaxyolo.train")
 
@@ -122,6 +123,16 @@ def claim_run(out: Path, config: Config, dataset: Dataset) -> None:
     write_config(path, config)
 
 
+def first_weights(parent: Source, begun: Begun, config: Config, feed: Feed) -> Weights:
+    """What is inherited, with the fresh layers fitted to the parent where that gains."""
+    task = to_mend(config.detector, parent, begun)
+    if task is None:
+        return begun.weights
+    fit = mend(task, feed, config.training, parent, begun)
+    log.info("%s: %s", parent.path, fit.describe())
+    return fit.weights
+
+
 def run_training(flags: Flags) -> None:
     """Train, evaluate and save; print the scores of the last and of the best epoch."""
     if flags.evaluate_every < 1:
@@ -135,10 +146,10 @@ def run_training(flags: Flags) -> None:
         source = read_source(flags.teacher)
         teacher = teacher_for(source, config.detector, dataset.class_names)
         named["teacher"] = teacher.fingerprint
-    initial, begun = None, has_state(flags.out / "state")
+    start, begun = None, has_state(flags.out / "state")
     if flags.init is not None and not begun:
-        source, names = read_source(flags.init), dataset.class_names
-        initial = weights_from(source, config.detector, config.training.seed, names)
+        parent, names = read_source(flags.init), dataset.class_names
+        start = parent, begun_from(parent, config.detector, config.training.seed, names)
     claim_run(flags.out, config, dataset)
     keep_compiled(flags.out)
     size = config.detector.image_size
@@ -156,6 +167,7 @@ def run_training(flags: Flags) -> None:
                 teacher=teacher,
             )
         )
+    initial = None if start is None else first_weights(*start, config, feed)
     record = Record(flags.out / "metrics.jsonl")
     if not begun:
         record.clear()

@@ -29,7 +29,7 @@ from flaxyolo.search.space import suggest_detector
 from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
 from flaxyolo.weights.checkpoint import load_detector
-from flaxyolo.weights.transfer import weights_from
+from flaxyolo.weights.transfer import begun_from
 from tests.ablation.runs import stored_rows
 from tests.search.made import COST
 from tests.small import tiny_pixels, tiny_spec
@@ -147,7 +147,7 @@ def test_an_arm_begins_with_the_baselines_weights_where_they_fit():
     # Drawn one after the other, what follows the attention differs.
     last = ["head", "cls", 1, "predict", "kernel"]
     assert (get(base.params, last) != get(arm.params, last)).any()
-    begun = weights_from(study.first_weights(Config(spec), 3), other, 3)
+    begun = begun_from(study.first_weights(Config(spec), 3), other, 3).weights
     flat = dict(jax.tree_util.tree_leaves_with_path(begun))
     known = dict(jax.tree_util.tree_leaves_with_path(base))
     assert set(known) < set(flat)
@@ -157,7 +157,7 @@ def test_an_arm_begins_with_the_baselines_weights_where_they_fit():
     for path in set(flat) - set(known):
         np.testing.assert_array_equal(flat[path], fresh[path])
     # An arm of the baseline's network begins as the baseline does.
-    same = weights_from(study.first_weights(Config(spec), 3), spec, 3)
+    same = begun_from(study.first_weights(Config(spec), 3), spec, 3).weights
     plan = plan_run(spec, replace(BASE.training, seed=3), tiny_pixels())
     for one, two in zip(jax.tree.leaves(same), jax.tree.leaves(start(plan).weights), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -174,7 +174,7 @@ def test_a_level_keeps_the_bias_that_belongs_to_its_stride():
     backbone = replace(tiny_spec().backbone, stages=tuple(replace(s, width=16) for s in stages))
     coarse = tiny_spec(backbone=backbone)
     fine = tiny_spec(backbone=backbone, neck=replace(coarse.neck, levels=(2, 3, 4)))
-    begun = weights_from(study.first_weights(Config(coarse), 0), fine, 0)
+    begun = begun_from(study.first_weights(Config(coarse), 0), fine, 0).weights
     bias = ["head", "cls", 0, "predict", "bias"]
     own = get(initial_weights(fine, 0).params, bias)
     np.testing.assert_array_equal(get(begun.params, bias), own)

@@ -30,13 +30,12 @@ from flaxyolo.scoring.detect import run_detector
 from flaxyolo.scoring.resamples import Matched, matched_by_size
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.distill import Teacher, teacher_for
 from flaxyolo.training.loop import Epoch, StepReport, train
-from flaxyolo.training.plan import plan_run
 from flaxyolo.training.state import has_state
 from flaxyolo.training.validation import validation_loss
-from flaxyolo.weights.inherit.mend import Mended, Task, mended, task_of
-from flaxyolo.weights.transfer import Begun, Source, begun_from
+from flaxyolo.weights.transfer import Source, begun_from
 
 log = logging.getLogger(__name__)
 
@@ -150,34 +149,14 @@ def first_weights(
         log.warning("%s; this trial begins with fresh weights", error)
         return None
     entry.keep(inherited=round(begun.share, 4))
-    if not to_mend(ready, initial, begun):
+    task = to_mend(ready.spec, initial, begun)
+    if task is None:
         return begun.weights
     with entry.timed("mend"):
-        fit = mend(ready, config, initial, begun)
+        fit = mend(task, ready.feed, config, initial, begun)
     log.info("%s: %s", initial.path, fit.describe())
     entry.keep(mended=round(fit.after, 4))
     return fit.weights
-
-
-def to_mend(ready: Prepared, initial: Source, begun: Begun) -> Task | None:
-    """What of a network can be fitted to its parent; None where there is nothing."""
-    if initial.spec is None or begun.inherited is None:
-        return None
-    return task_of(ready.spec, initial.spec, begun.inherited)
-
-
-def mend(ready: Prepared, config: TrainConfig, initial: Source, begun: Begun) -> Mended:
-    """The fresh layers of a network fitted to its parent, where there are such to fit.
-
-    It takes no more steps than the run, of which one takes four times as long. (A third of them was
-    tried: the YOLOv8 of the first command then ended with an mAP50 of 0.46 instead of 0.75.)
-    """
-    task = to_mend(ready, initial, begun)
-    assert task is not None, "there is something to fit"
-    pixels = ready.feed.pixels
-    steps = plan_run(ready.spec, config, pixels).total_steps
-    return mended(task, begun.weights, initial.weights, pixels,
-                  most_steps=steps, seed=config.seed)  # fmt: skip
 
 
 def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:

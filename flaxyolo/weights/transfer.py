@@ -131,12 +131,5 @@ def begun_from(
     return Begun(found.weights, found.taken_params / found.params)
 
 
-def weights_from(
-    source: Source, spec: DetectorSpec, seed: int, class_names: Sequence[str] = ()
-) -> Weights:
-    """The weights of `begun_from`."""
-    return begun_from(source, spec, seed, class_names).weights
-
-
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(path_text(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]

@@ -19,7 +19,7 @@ from flaxyolo.training.loop import train as train_epochs
 from flaxyolo.training.plan import plan_run
 from flaxyolo.trials.trial import run_name
 from flaxyolo.weights.checkpoint import load_detector, save_detector
-from flaxyolo.weights.transfer import Source, read_source, transfer, weights_from
+from flaxyolo.weights.transfer import Source, begun_from, read_source, transfer
 from tests.small import tiny_feed, tiny_spec
 from tests.tiny_data import flags, tiny_study, write_coco
 
@@ -74,7 +74,7 @@ def test_another_number_of_classes_leaves_the_last_class_layers_alone(tmp_path):
 def test_a_network_with_nothing_in_common_is_refused(tmp_path):
     shrunk = jax.tree.map(lambda x: jnp.zeros((1,) * 5), initial_weights(tiny_spec(), 0))
     with pytest.raises(InputError, match=r"none of its arrays fits"):
-        weights_from(Source(tmp_path, shrunk), tiny_spec(), 0)
+        begun_from(Source(tmp_path, shrunk), tiny_spec(), 0)
 
 
 def test_a_run_starts_from_the_weights_and_leaves_them_whole():
@@ -123,6 +123,23 @@ def test_train_takes_what_fits_once(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_train_fits_another_block_to_the_parent_first(tmp_path, capsys):
+    saved(tmp_path / "source", tiny_spec())
+    stages = tuple(
+        replace(stage, block="residual" if stage.width == 8 else stage.block)
+        for stage in tiny_spec().backbone.stages
+    )
+    other = tiny_spec(backbone=replace(tiny_spec().backbone, stages=stages))
+    write_config(tmp_path / "tiny.yaml", Config(other, TrainConfig(epochs=1, batch_size=4)))
+    command = [str(tmp_path / "tiny.yaml"), "--data", f"coco:{write_coco(tmp_path / 'data')}"]
+    command += ["--out", str(tmp_path / "run"), "--init", str(tmp_path / "source")]
+    assert train.main([*command, "--no-preflight"]) == 0
+    told = capsys.readouterr().err
+    assert "parameters inherited" in told
+    assert re.search(r"source: fresh layers (fitted|left as they are): .* features missed", told)
+
+
+@pytest.mark.slow
 def test_every_trial_of_a_sweep_takes_what_fits(tmp_path_factory, capsys):
     study = tiny_study(tmp_path_factory)
     base = study.parents[1]
@@ -158,6 +175,6 @@ def test_a_source_is_read_from_a_checkpoint(tmp_path, caplog):
     source = read_source(tmp_path / "source")
     assert source.fingerprint == Source(tmp_path, detector.weights).fingerprint
     with caplog.at_level(logging.INFO, "flaxyolo"):
-        weights_from(source, tiny_spec(num_classes=4), 0)
+        begun_from(source, tiny_spec(num_classes=4), 0)
     assert "of 24,816 parameters inherited" in caplog.text
     assert "not as the parent: head (other classes)" in caplog.text
