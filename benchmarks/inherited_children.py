@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from optuna.trial import FixedTrial
 
+from benchmarks.starts import trained_elsewhere
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
@@ -36,9 +37,8 @@ from flaxyolo.search.space import reference_params, suggest_detector
 from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.loop import train
-from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.inherit.walk import path_text
-from flaxyolo.weights.transfer import Source, begun_from, read_source
+from flaxyolo.weights.transfer import Source, begun_from
 
 log = logging.getLogger("inherited_children")
 
@@ -127,16 +127,6 @@ def scores(
     return found
 
 
-def trained_parent(data: Dataset, spec: DetectorSpec, epochs: int, folder: Path) -> Source:
-    """The parent, trained now where it is not there yet."""
-    if not folder.is_dir():
-        ready, config = prepared(spec, data, "auto"), sweep_training(epochs, mirror=data.mirror)
-        for epoch in train(spec, ready.feed, data.class_names, config):
-            if epoch.number == epochs:
-                save_detector(folder, epoch.detector, {})
-    return read_source(folder)
-
-
 def table(rows: list[dict[str, Any]], epochs: int) -> str:
     """As Markdown: the objective of each way after 0, 1 and all epochs, and its mean."""
     at = ("0", "1", str(epochs))
@@ -177,9 +167,8 @@ def main() -> None:
     data = read_dataset(arguments.data)
     objective = supported(support(data.val))
     wanted = children(data, arguments.seed)
-    parent = trained_parent(
-        data, wanted["the same"], arguments.parent_epochs, arguments.out / "parent"
-    )
+    folder = arguments.out / "parent"
+    parent = trained_elsewhere(wanted["the same"], arguments.data, arguments.parent_epochs, folder)
     path = arguments.out / "rows.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for name, spec in list(wanted.items())[: arguments.children]:
