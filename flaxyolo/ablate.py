@@ -25,6 +25,7 @@ from flaxyolo.ablation.study import (
 from flaxyolo.ablation.table import markdown
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import many
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
 from flaxyolo.cost.measurement import device_name
@@ -179,7 +180,7 @@ def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
     add_missing(study, ablation)
     left = take_up(study, ablation.folder)
     if left:
-        log.info("going on with %d interrupted run%s", len(left), "s" * (len(left) > 1))
+        log.info("going on with %s", many(len(left), "interrupted run"))
     if not open_runs(study, ablation):
         log.info("all %d runs are done", len(ablation.wanted))
         return

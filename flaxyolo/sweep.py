@@ -18,6 +18,7 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import many
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.gpu import read_target, require_packages
@@ -341,7 +342,7 @@ def run_sweep(flags: Flags) -> None:
         enqueue_opening(study, sweep.suggest, advice, baseline, fill)
         left = take_up(study, folder)
         if left:
-            log.info("going on with %d interrupted trial%s", len(left), "s" * (len(left) > 1))
+            log.info("going on with %s", many(len(left), "interrupted trial"))
         workers = flags.workers or default_workers()
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)

@@ -9,6 +9,7 @@ import optuna
 from flaxyolo.ablation.paths import told
 from flaxyolo.ablation.study import Ablation, Key, records_of
 from flaxyolo.base import cli
+from flaxyolo.base.words import many
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.crew.bars import Bars
 from flaxyolo.crew.record import Record
@@ -24,9 +25,9 @@ def tell_plan(ablation: Ablation) -> None:
         changes = told(arm.changes) if arm.changes else "as it is"
         log.info("plan: %s: %s%s", arm.name, changes, " (joint)" if arm.joint else "")
     training = ablation.baseline.training
-    log.info("plan: %d runs, %d arm%s with %d seed%s, %d epochs on %d images of %s", runs,
-             runs // seeds, "s" * (runs > seeds), seeds, "s" * (seeds > 1), training.epochs,
-             len(ablation.data.train), ablation.data.name)  # fmt: skip
+    log.info("plan: %s, %s with %s, %s on %s of %s", many(runs, "run"),
+             many(runs // seeds, "arm"), many(seeds, "seed"), many(training.epochs, "epoch"),
+             many(len(ablation.data.train), "image"), ablation.data.name)  # fmt: skip
 
 
 def tell_time(

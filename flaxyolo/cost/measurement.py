@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from flaxyolo import __version__
+from flaxyolo.base.words import many
 from flaxyolo.spec import STRICT, parse
 
 VERSIONS_OF = ("jax", "jaxlib", "flax")
@@ -183,7 +184,7 @@ def device_name() -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{model}, {many(cores or 1, 'core')}"
 
 
 def versions() -> dict[str, str]:

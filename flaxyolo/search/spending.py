@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flaxyolo.base.words import many
+
 REDUCTION = 3
 """Halving: of the candidates that reach a rung, one in so many goes on (arXiv 1810.05934)."""
 FIRST_RUNG = 3
@@ -86,13 +88,14 @@ class Spending:
             parts.append(f"{going_on} to epoch {rung}")
             going_on = -(-going_on // REDUCTION)
         few = min(self.finalists, self.trials)
-        trained = f"{few} finalist{'s' * (few > 1)}"
+        trained = many(few, "finalist")
         if self.controls:
             trained += ", the baseline and a YOLOv8 scaled into the budget"
         most = len(self.seeds)
         seeds = f"up to {most} seeds, as long as they are not told apart" if most > 1 else "1 seed"
         return (
-            f"{self.trials} candidates, {', '.join(parts)}; then {trained}, {self.epochs} epochs, "
+            f"{many(self.trials, 'candidate')}, {', '.join(parts)}; then {trained}, "
+            f"{many(self.epochs, 'epoch')}, "
             f"{seeds}"
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from flaxyolo.base.words import many
 from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import drawn, kind
 from flaxyolo.search.spending import Spending
@@ -37,9 +38,9 @@ def funnel_line(found: Sequence[Record], spending: Spending) -> str:
             for each in found
         )
         names = len(numbers) - controls * spending.controls
-        told = f"{names} finalist{'s' * (names != 1)}"
+        told = many(names, "finalist")
         if controls and spending.controls:
-            told += f" and {controls} control{'s' * (controls > 1)}"
+            told += f" and {many(controls, 'control')}"
         parts.append(f"{told}, {done} of {len(finals)} full runs")
     return f"Funnel: {', '.join(parts)}"
 
@@ -79,7 +80,7 @@ def seconds_line(found: Sequence[Record]) -> str | None:
     beside = total - spent.get("train", 0.0)
     return (
         f"Time: {', '.join(parts)}; beside training {beside / count:.0f} s for each of "
-        f"{count} trials"
+        f"{many(count, 'trial')}"
     )
 
 

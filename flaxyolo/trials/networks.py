@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flaxyolo.base.words import many
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL, INTERRUPTED, Record
 from flaxyolo.scoring.average_precision import KEYS
@@ -141,22 +142,22 @@ class Network:
         if candidate.state == "waiting" and candidate.undecided:
             return "undecided: over budget on a busy machine only, to be measured again"
         if candidate.state == "waiting" and candidate.paused is not None:
-            return f"paused after {candidate.paused} epoch{'s' * (candidate.paused > 1)}"
+            return f"paused after {many(candidate.paused, 'epoch')}"
         if candidate.state == "fail" and candidate.reason != INTERRUPTED:
             return f"failed: {candidate.reason or 'no reason stored'}"
         if candidate.state == "complete":
             behind = ", none of the finalists" if self.decided else ""
-            return f"complete, {candidate.epochs} epochs{behind}"
+            return f"complete, {many(candidate.epochs, 'epoch')}{behind}"
         return candidate.reason or candidate.state
 
     def _fate_of_runs(self) -> str:
         done = [run for run in self.runs if run.is_over]
-        seeds = f"{len(done)} of {len(self.runs)} seeds"
+        seeds = f"{len(done)} of {many(len(self.runs), 'seed')}"
         if len(done) == len(self.runs):
-            seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
+            seeds = many(len(done), "seed")
         if done and self.standing is None:
             return f"{seeds}, {done[-1].reason or 'over budget in a fresh process'}"
-        return f"{seeds}, {self.epochs} epochs"
+        return f"{seeds}, {many(self.epochs, 'epoch')}"
 
 
 def networks(

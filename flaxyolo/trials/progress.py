@@ -7,6 +7,7 @@ from typing import Any
 from rich.progress import TextColumn
 
 from flaxyolo.base import cli
+from flaxyolo.base.words import many
 from flaxyolo.crew.bars import Bars
 from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import drawn
@@ -75,7 +76,7 @@ class Display:
         text = f"candidates: {begun} of {max(spending.trials, len(cheap))}"
         done = sum(each.is_over for each in finals)
         if finals:
-            text = f"finalists: {done} of {len(finals)} runs"
+            text = f"finalists: {done} of {many(len(finals), 'run')}"
         whole = max(spending.trials, len(cheap)) + max(spending.entrants, len(finals))
         self.bars.draw(
             text, begun + done, whole, self._named, best=best_line(self.standings),

@@ -8,6 +8,7 @@ import optuna
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import many
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import FINAL, Record
 from flaxyolo.crew.storage import STUDY_FILE
@@ -250,7 +251,9 @@ def nothing_found(standings: Standings) -> str:
     )
     inside = sum(budget.allows(cost) for cost in costs.values())
     if inside:
-        return f"{inside} candidates met the budget but none finished its training; {figures}"
+        return (
+            f"{many(inside, 'candidate')} met the budget but none finished its training; {figures}"
+        )
     return (
         f"{NO_CANDIDATE} ({budget.describe()}): {figures}; raise the budget, or name a space "
         "of smaller networks with --space"

@@ -10,9 +10,10 @@ from rich import box
 from rich.table import Table
 
 from flaxyolo.base.files import replace_file
+from flaxyolo.base.words import many
 from flaxyolo.cost.budget import LIMITS, Budget
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.record import INTERRUPTED, Record
+from flaxyolo.crew.record import FINAL, INTERRUPTED, Record
 from flaxyolo.search.finalists import leads
 from flaxyolo.spec import to_dict
 from flaxyolo.trials.networks import Network
@@ -170,7 +171,7 @@ def best_found(network: Network) -> str:
     return (
         f"Best: trial {network.number}" + (f" ({origin})" if origin else "") + f", {told}; "
         f"objective {network.objective or 0:.3f}" + (f" ± {wide:.3f}" if wide else "")
-        + f", {runs} seed{'s' * (runs > 1)} of {network.epochs} epochs"
+        + f", {many(runs, 'seed')} of {many(network.epochs, 'epoch')}"
     )  # fmt: skip
 
 
@@ -195,7 +196,8 @@ def note(record: Record) -> str:
 
 def outcome(record: Record, budget: Budget) -> str:
     """What became of a run, with its figures, in a line; the latency is the budget's."""
-    parts = [note(record)]
+    # Whose run it is of which seed is said before the line.
+    parts = [f"full run {_fate(record)}" if record.stage == FINAL else note(record)]
     if record.scores is not None and record.objective is not None:
         parts += [
             f"mAP {record.scores.map or 0.0:.3f}",
@@ -208,9 +210,9 @@ def outcome(record: Record, budget: Budget) -> str:
 
 def _fate(record: Record) -> str:
     if record.state == "waiting" and record.paused is not None:
-        return f"paused after {record.paused} epoch{'s' * (record.paused > 1)}"
+        return f"paused after {many(record.paused, 'epoch')}"
     if record.state == "complete":
-        return f"complete, {record.epochs} epochs"
+        return f"complete, {many(record.epochs, 'epoch')}"
     if record.state == "fail" and record.reason != INTERRUPTED:
         return f"failed: {record.reason or 'no reason stored'}"
     return record.reason or record.state

@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState, create_trial
 
+from flaxyolo.base.words import many
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.record import FINAL, Entry, Record, attributes
 from flaxyolo.crew.storage import open_runs
@@ -168,7 +169,7 @@ def close(desk: Desk, record: Record, sweep: Sweep) -> None:
     with lease:
         if record.cost is not None:
             Entry(lease.trial).constrain(sweep.budget.least_excess(record.cost))
-        told = f"{record.epochs} of {sweep.spending.short_epochs} epochs"
+        told = f"{record.epochs} of {many(sweep.spending.short_epochs, 'epoch')}"
         control = sweep.spending.controls and kind(record) is not None
         why = f"a control, {told} as a candidate" if control else f"behind after {told}"
         desk.end(lease, TrialState.PRUNED, why)
