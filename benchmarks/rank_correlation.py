@@ -1,14 +1,15 @@
 """What early scores say about the end: rank correlations over the networks of a table.
 
 Reads a file of make_table.py. After a ninth and a third of the schedule (or --at), mAP, the
-objective, the validation loss, the training loss and a linear blend of them are held against the
-objective at the end: Spearman's and Kendall's correlations with 95 % intervals by bootstrap over
-networks, losses with their sign turned. The blend is a ridge of z-scores, of each network by the
-others. Where a table was made with `--inherit`, the same is told of the runs that begin with the
-first network's weights, after each of their epochs, against the same end: that of the run from
-fresh weights; "inherited" is the share that a network takes over, and is part of the blend there.
-`lost` is what a rung costs that keeps the best third by the score: how much less the best
-of these has at the end than the best of all.
+objective, the validation loss, the training loss, of that the boxes' part, the merit by which a
+sweep tells fresh networks apart, and a linear blend of them are held against the objective at the
+end: Spearman's and Kendall's correlations with 95 % intervals by bootstrap over networks, losses
+with their sign turned. The blend is a ridge of z-scores, of each network by the others. Where a
+table was made with `--inherit`, the same is told of the runs that begin with the first network's
+weights, after each of their epochs, against the same end: that of the run from fresh weights;
+"inherited" is the share that a network takes over, and is part of the blend there. `lost` is what a
+rung costs that keeps the best third by the score: how much less the best of these has at the end
+than the best of all.
 """
 
 import argparse
@@ -20,15 +21,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import kendalltau, spearmanr
 
+from flaxyolo.search.funnel import merits
+
 RESAMPLES = 1000
 RIDGE = 1.0
 KEPT = 3
 """One in so many goes on."""
 INHERITED = "inherited"
 SCORES = {"mAP": ("map", 1), "objective": ("objective", 1), "validation loss": ("val_loss", -1),
-          "training loss": ("loss", -1)}  # fmt: skip
+          "training loss": ("loss", -1), "box loss": ("box", -1)}  # fmt: skip
 """Key and sign of each score."""
 BLEND = "blend"
+MERIT = "merit"
 LEAST = 4
 """Networks that a correlation takes."""
 
@@ -80,13 +84,17 @@ def columns(
     """The scores after an epoch, higher is better, and the objective at the end."""
     points = [{point["epoch"]: point for point in row["curve"]} for row in rows]
     scores = {
-        name: np.array([sign * (by_epoch[epoch][key] or 0.0) for by_epoch in points])
+        name: np.array([sign * (by_epoch[epoch].get(key) or 0.0) for by_epoch in points], float)
         for name, (key, sign) in SCORES.items()
     }
-    if all("share" in row for row in rows):
-        scores[INHERITED] = np.array([row["share"] for row in rows])
     final = np.array([by_epoch[end]["objective"] for by_epoch in points])
-    return scores | {BLEND: blend(np.stack(list(scores.values()), 1), final)}, final
+    begun = all("share" in row for row in rows)
+    if begun:
+        scores[INHERITED] = np.array([row["share"] for row in rows])
+    told = list(scores.values())
+    if not begun:
+        scores[MERIT] = merits(scores["objective"], -scores["box loss"])
+    return scores | {BLEND: blend(np.stack(told, 1), final)}, final
 
 
 def blend(

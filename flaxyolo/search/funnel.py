@@ -160,16 +160,18 @@ def promoted(
     reduction: int = 3,
     *,
     noise: Float[np.ndarray, " n"] | None = None,
+    merit: Float[np.ndarray, " n"] | None = None,
     round_up: bool = False,
     settings: FunnelSettings = DEFAULTS,
 ) -> Bool[np.ndarray, " n"]:
     """Which of all runs that ever reached a rung may go on: the best of every `reduction`.
 
     Asynchronous successive halving (arXiv 1810.05934): with n runs so far that is n // reduction
-    of them, or the same rounded up when no more runs are to come. Of equal scores the earlier row
-    is first. A run whose score is NaN never goes on. A rung that tells nothing drops nobody, and
-    all go on: while no score reaches `least_score`, and where the scores differ by no more than
-    their `noise`, standard errors with NaN where unknown, accounts for.
+    of them, or the same rounded up when no more runs are to come; the best are those of the most
+    `merit`, by default the score. Of equals the earlier row is first. A run whose score is NaN
+    never goes on. A rung that tells nothing drops nobody, and all go on: while no score reaches
+    `least_score`, and where the scores differ by no more than their `noise`, standard errors with
+    NaN where unknown, accounts for.
     """
     known = np.isfinite(scores)
     if not (scores[known] >= settings.least_score).any():
@@ -179,10 +181,38 @@ def promoted(
     if enough and noise is not None and reliability(scores, noise) < settings.least_reliability:
         return known
     count = ceil(len(scores) / reduction) if round_up else len(scores) // reduction
-    order = np.argsort(-np.where(known, scores, -np.inf), kind="stable")
+    order = np.argsort(-np.where(known, scores if merit is None else merit, -np.inf), kind="stable")
     ahead = np.zeros(len(scores), bool)
     ahead[order[:count]] = True
     return ahead & known
+
+
+def merits(
+    scores: Float[np.ndarray, " n"],
+    box_loss: Float[np.ndarray, " n"],
+    *,
+    settings: FunnelSettings = DEFAULTS,
+) -> Float[np.ndarray, " n"]:
+    """What runs from fresh weights are told apart by at a rung, from most to least promising.
+
+    The score and, turned round, the mean box loss of the epoch, each in units of its spread: after
+    one to four epochs on the digits the box loss told most of the end (Spearman 0.77, 0.61, 0.60,
+    0.49; the objective -0.30, 0.28, 0.35, 0.55; benchmarks/rank_correlation.py). It is 1 - CIoU
+    whatever the network, where the class loss hangs on how good the boxes are, and DFL's on its
+    bins. While no score reaches `least_score` it decides alone; where one of them is NaN, the
+    scores do.
+    """
+    if len(scores) < 2 or not np.isfinite(box_loss).all():
+        return scores
+    known = np.isfinite(scores)
+    learnt = bool((scores[known] >= settings.least_score).any())
+    return (_in_spreads(scores) if learnt else np.where(known, 0.0, np.nan)) - _in_spreads(box_loss)
+
+
+def _in_spreads(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Less their mean, in units of their standard deviation; 0 where all are equal."""
+    spread = float(np.nanstd(values))
+    return (values - np.nanmean(values)) / spread if spread else 0 * values
 
 
 def reliability(scores: Float[np.ndarray, " n"], noise: Float[np.ndarray, " n"]) -> float:

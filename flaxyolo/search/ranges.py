@@ -86,6 +86,9 @@ LEARN_S = 1.5
 LEARN_BATCH = 2
 """Seconds spent on the table of blocks for a rung, and pieces timed in turn."""
 LEARN_IN_ALL_S = 6.0
+LEARN_MOST_S = 60.0
+"""In all, and where most networks still use less than half of the band: a space that ends there
+would leave the budget unused."""
 LEARN_UP_TO = 1.5
 """Share of the budget up to which the pieces of a network are measured: the others take long."""
 TAIL = 1.2
@@ -256,7 +259,8 @@ def screened_ranges(
     classes: int,
     seed: int = 0,
 ) -> Ranges:
-    """The ranges of a new study on this device; measures for some 20 s where it knows too little.
+    """The ranges of a new study on this device; measures for some 20 s where it knows too
+    little, with a large budget for up to two minutes.
 
     Hold the device alone.
     """
@@ -264,7 +268,8 @@ def screened_ranges(
         return Ranges(drawn_sizes(suggest, seed), why="the space has ranges of its own")
     if budget.latency_ms is not None:
         log.info("choosing the ranges of the space: the baseline, blocks and the largest network "
-                 "advised are measured for some 20 s, unless they are known")  # fmt: skip
+                 "advised are measured for some 20 s, with a large budget for up to two minutes, "
+                 "unless they are known")  # fmt: skip
         free = "image_sizes" in left_open(suggest)
         if not free:
             sizes = drawn_sizes(with_ranges(suggest, USUAL), seed)
@@ -358,7 +363,8 @@ def climbed(
     """The rungs of which enough is known: what is unlike all that was measured is thought fast.
 
     Measures pieces of random networks at the smallest and the largest of these sizes, on every
-    second rung, as far as they may be inside the budget and for a limited time in all.
+    second rung, as far as they may be inside the budget and for a limited time in all, which is
+    longer while the networks are far too small.
     """
     began, ends = time.monotonic(), tuple(sorted({sizes[0], sizes[-1]}))
     for place in range(0, len(ladder), 2):
@@ -369,8 +375,10 @@ def climbed(
                 if share <= LEARN_UP_TO]  # fmt: skip
         if near:
             table.fill(near, LEARN_S, seed, batch=LEARN_BATCH)
-        over = np.quantile(used(specs), 0.25) > 1
-        if over or time.monotonic() - began >= LEARN_IN_ALL_S:
+        shares = used(specs)
+        small = np.median(shares) < DEFAULTS.band[0] / 2
+        spent = time.monotonic() - began
+        if np.quantile(shares, 0.25) > 1 or spent >= (LEARN_MOST_S if small else LEARN_IN_ALL_S):
             return ladder[: place + 1]
     return ladder
 

@@ -10,7 +10,7 @@ from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import SCALED, drawn, kind, lacks_scaled, ready
 from flaxyolo.search.earlier import as_runs, scored_candidates
 from flaxyolo.search.features import matrix
-from flaxyolo.search.funnel import next_finalist, promoted
+from flaxyolo.search.funnel import merits, next_finalist, promoted
 from flaxyolo.search.racing import next_runs
 from flaxyolo.search.spending import REDUCTION, Spending
 
@@ -162,6 +162,7 @@ def promotable(
 ) -> Record | None:
     """The paused candidate to go on: of the highest rung with one that is ahead, the best.
 
+    Those that began with fresh weights are told apart by `merits`, others by their scores.
     With `last_chance` no candidate is still to come, so the share that goes on is rounded up.
     """
     for rung in reversed(rungs[:-1]):
@@ -175,9 +176,12 @@ def promotable(
         points = [point for each in there if (point := each.point_at(rung)) is not None]
         scores = np.array([point.objective for point in points], float)
         noise = np.array([point.objective_se for point in points], float)
-        ahead = promoted(scores, REDUCTION, noise=noise, round_up=last_chance)
+        merit = scores
+        if all(each.inherited is None for each in there):
+            merit = merits(scores, np.array([point.loss.get("box") for point in points], float))
+        ahead = promoted(scores, REDUCTION, noise=noise, merit=merit, round_up=last_chance)
         waiting = [
-            (scores[place], each)
+            (merit[place], each)
             for place, each in enumerate(there)
             if ahead[place] and each.paused == rung and each.state == "waiting"
         ]

@@ -8,6 +8,7 @@ from flaxyolo.search.funnel import (
     expected_improvement,
     in_band,
     in_one_unit,
+    merits,
     next_finalist,
     promoted,
     propose,
@@ -216,6 +217,37 @@ def test_a_rung_whose_scores_differ_by_their_noise_drops_nobody(scores, noise, r
     noises = np.full(len(scores), noise)
     found = promoted(np.array(scores), 3, noise=noises, round_up=round_up)
     np.testing.assert_array_equal(np.flatnonzero(found), ahead)
+
+
+@pytest.mark.parametrize(
+    ("scores", "box_loss", "order"),
+    [
+        # The first leads in both; of equal scores the box loss tells, and makes up for a score.
+        ([0.3, 0.1, 0.1], [0.4, 0.5, 0.6], [0, 1, 2]),
+        ([0.2, 0.2, 0.1], [0.6, 0.5, 0.1], [1, 2, 0]),
+        # Nobody has learnt yet.
+        ([0.002, 0.001, 0.0], [0.6, 0.5, 0.4], [2, 1, 0]),
+        # Nothing to tell by, and something unknown.
+        ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [2, 1, 0]),
+        ([0.1, 0.2, 0.3], [0.1, np.nan, 0.5], [2, 1, 0]),
+    ],
+)
+def test_fresh_runs_are_told_apart_by_score_and_box_loss(scores, box_loss, order):
+    merit = merits(np.array(scores), np.array(box_loss))
+    np.testing.assert_array_equal(np.argsort(-merit, kind="stable"), order)
+
+
+def test_what_has_no_score_has_no_merit():
+    merit = merits(np.array([0.3, np.nan, 0.1]), np.array([0.5, 0.1, 0.6]))
+    assert np.isnan(merit[1])
+    assert merit[0] > merit[2]
+    assert np.isnan(merits(np.array([np.nan, 0.0]), np.array([0.5, 0.1]))[0])
+
+
+def test_those_of_most_merit_go_on():
+    scores = np.array([0.1, 0.2, 0.3])
+    found = promoted(scores, 3, merit=np.array([2.0, 1.0, 0.0]))
+    np.testing.assert_array_equal(np.flatnonzero(found), [0])
 
 
 def test_the_reliability_of_scores_is_what_noise_leaves_of_their_variance():

@@ -305,11 +305,24 @@ def test_other_limits_are_screened_by_counting(table, monkeypatch, budget, count
 
 def test_an_ignorant_table_chooses_nothing_far_from_what_it_measured(table, monkeypatch):
     monkeypatch.setattr(screening, "LEARN_IN_ALL_S", 0.0)
+    monkeypatch.setattr(screening, "LEARN_MOST_S", 0.0)
     ranges = screened_ranges(
         suggest_detector, image_sizes_for(192), Budget(latency_ms=8.0), table, classes=CLASSES
     )
     assert len(table.contents.pieces) <= 16 + screening.LEARN_BATCH
     assert np.median(1.2 * shares(TWO_CORES, 8.0, ranges)) < 2
+
+
+@pytest.mark.parametrize("budget_ms", [60.0, 200.0, 1000.0])
+def test_where_pieces_take_long_it_climbs_on_while_networks_are_far_too_small(
+    table, monkeypatch, budget_ms
+):
+    monkeypatch.setattr(screening, "LEARN_IN_ALL_S", 0.0)
+    sizes, budget = image_sizes_for(640), Budget(latency_ms=budget_ms)
+    ranges = screened_ranges(suggest_detector, sizes, budget, table, classes=CLASSES)
+    used = 1.2 * shares(TWO_CORES, budget_ms, ranges)
+    assert np.median(used) >= 0.3 or ranges.widths[1] == LADDER[-1].widths[1]
+    assert np.median(used) <= 1.5
 
 
 def test_rungs_that_cannot_fill_the_budget_are_left_out():

@@ -283,6 +283,16 @@ def test_a_rung_whose_scores_are_noise_moves_on():
     assert next_job([vague[0], gone, vague[2]], SPENDING) == GoOn(2, 9)
 
 
+@pytest.mark.parametrize(("inherited", "number"), [(None, 0), (0.8, 2)])
+def test_with_fresh_weights_the_box_loss_counts_beside_the_score(inherited, number):
+    def scored(number, value, box):
+        point = CurvePoint(3, value, {"box": box, "cls": 1.0, "dfl": 1.0})
+        return replace(paused(number, value), history=(point,), inherited=inherited)
+
+    found = [scored(0, 0.21, 0.3), scored(1, 0.20, 0.6), scored(2, 0.22, 0.6)]
+    assert next_job(found, SPENDING) == GoOn(number, 9)
+
+
 @pytest.mark.parametrize("state", ["complete", "pruned", "fail"])
 def test_a_final_run_that_ended_is_not_begun_again(state):
     runs = [(number, seed) for seed in (0, 1) for number in choose_finalists(ENDED, FEW)]
