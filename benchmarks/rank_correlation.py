@@ -6,10 +6,10 @@ sweep tells fresh networks apart, and a linear blend of them are held against th
 end: Spearman's and Kendall's correlations with 95 % intervals by bootstrap over networks, losses
 with their sign turned. The blend is a ridge of z-scores, of each network by the others. Where a
 table was made with `--inherit`, the same is told of the runs that begin with the first network's
-weights, after each of their epochs, against the same end: that of the run from fresh weights;
-"inherited" is the share that a network takes over, and is part of the blend there. `lost` is what a
-rung costs that keeps the best third by the score: how much less the best of these has at the end
-than the best of all.
+weights, after each of their epochs, against the same end, that of the run from fresh weights, and
+against their own last epoch; "inherited" is the share that a network takes over, and is part of the
+blend there. `lost` is what a rung costs that keeps the best third by the score: how much less the
+best of these has at the end than the best of all.
 """
 
 import argparse
@@ -76,6 +76,11 @@ def inherited(rows: list[dict[str, Any]], end: int) -> list[dict[str, Any]]:
         for row in rows
         if row.get(INHERITED, {}).get("curve")
     ]
+
+
+def shipped(begun: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of `inherited` without the end of those from fresh weights."""
+    return [{**row, "curve": row[INHERITED]["curve"]} for row in begun]
 
 
 def columns(
@@ -184,17 +189,19 @@ def main() -> None:
     if settings.get("inherit"):
         # The same networks both ways; the first has nothing to inherit.
         rows = [row for row in rows if INHERITED in row]
-    groups = {"all": (rows, at), "in the band": ([row for row in rows if row["in_band"]], at)}
+    inside = [row for row in rows if row["in_band"]]
+    groups = {"all": (rows, at, end), "in the band": (inside, at, end)}
     if settings.get("inherit"):
         begun = inherited(rows, end)
         later = sorted(set.intersection(*map(scored_epochs, begun)) - {end}) if begun else []
-        groups[INHERITED] = (begun, later)
+        groups[INHERITED] = (begun, later, end)
+        groups["inherited, against its own end"] = (shipped(begun), later[:-1], later[-1])
     result: dict[str, Any] = {"settings": settings}
-    for name, (group, epochs) in groups.items():
+    for name, (group, epochs, last) in groups.items():
         if name == "in the band" and len(group) in (len(rows), *range(LEAST)):
             continue
-        found = judged(group, epochs, end)
-        print(f"{name}: {len(group)} networks, against {settings['objective']} after {end} epochs")
+        found = judged(group, epochs, last)
+        print(f"{name}: {len(group)} networks, against {settings['objective']} after {last} epochs")
         print(f"{table(found)}\n")
         result[name] = {"networks": len(group), "rows": [row._asdict() for row in found]}
     if arguments.json:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.rank_correlation import blend, inherited, judge, judged, read
+from benchmarks.rank_correlation import blend, inherited, judge, judged, read, shipped
 
 
 def row(number, early, end, *, loss=1.0, in_band=True):
@@ -39,6 +39,11 @@ def test_runs_that_inherit_are_held_against_the_end_from_fresh_weights():
     by_name = {one.score: one for one in judged(begun, [1], 3)}
     assert by_name["objective"].spearman == pytest.approx(1)
     assert by_name["inherited"].spearman == pytest.approx(-1)
+    for each in rows[1:]:
+        last = {**each["inherited"]["curve"][0], "epoch": 2, "objective": -each["number"]}
+        each["inherited"]["curve"].append(last)
+    own = {one.score: one for one in judged(shipped(inherited(rows, 3)), [1], 2)}
+    assert own["objective"].spearman == pytest.approx(-1)
 
 
 def test_the_blend_of_a_network_does_not_see_its_end():

@@ -213,6 +213,9 @@ def where_lines(sweep: Sweep) -> list[str]:
     if (folder / STUDY_FILE).exists():
         lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
     longer: list[object] = ["--epochs", sweep.final_epochs, "--out", f"{folder}-trained"]
+    if sweep.initial is not None:
+        # What was compared begins with weights; a training from none would begin anew.
+        longer += ["--init", folder / "best"]
     if sweep.teacher is not None:
         longer += ["--teacher", sweep.teacher.path]
     train = cli.command_line("train", folder / "best.yaml", "--data", sweep.source, *longer)

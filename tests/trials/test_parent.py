@@ -10,12 +10,15 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
+from flaxyolo.nn.detector import initial_weights
 from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.trials import parent
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
+from flaxyolo.trials.run import where_lines
+from flaxyolo.weights.transfer import Source
 from tests.small import tiny_spec
 from tests.tiny_data import write_coco
 
@@ -150,3 +153,13 @@ def test_the_first_command_has_a_short_schedule_only_with_a_parent():
     assert sweep.schedules(sweep.Flags(8.0), {}) == (sweep.FIRST_EPOCHS, sweep.FIRST_EPOCHS)
     assert sweep.schedules(sweep.Flags(8.0, from_scratch=True), {})[1] == sweep.EPOCHS
     assert sweep.schedules(sweep.Flags(8.0, data="coco:x"), {})[1] == sweep.EPOCHS
+
+
+def test_the_winner_is_trained_on_from_what_it_has_where_there_was_a_parent(setting):
+    fresh, begun = (
+        setting,
+        replace(setting, initial=Source(setting.folder, initial_weights(tiny_spec(), 0))),
+    )
+    told = [where_lines(each)[-1] for each in (fresh, begun)]
+    assert all(f"--out {setting.folder}-trained" in line for line in told)
+    assert [f"--init {setting.folder / 'best'}" in line for line in told] == [False, True]
