@@ -90,7 +90,7 @@ def test_an_ablation_is_run_added_to_interrupted_and_equal_to_a_run_alone(
     assert ablate.main([*command, "--seeds", "2"]) == 0
     shown = capsys.readouterr()
     assert "plan: se: backbone.stages.0.attention: se" in shown.err
-    assert "plan: 4 runs, 2 arms with 2 seeds, 1 epochs on 12 images" in shown.err
+    assert "plan: 4 runs, 2 arms with 2 seeds, 1 epoch on 12 images" in shown.err
     folder = tmp_path / "runs" / "ablations" / f"p-{tmp_path.name}"
     assert {"ablation.md", "ablation.json", "ablation.csv", "ablation.png"} <= {
         path.name for path in folder.iterdir()
