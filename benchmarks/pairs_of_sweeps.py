@@ -6,7 +6,7 @@ runs from its weights, or longer runs from fresh ones. Both are judged by the ob
 validation images, of the detector that each leaves in best/ ("shipped"), and of its network trained
 once more from fresh weights by one schedule ("from scratch"). Limits are GFLOPs, since a latency
 taken beside another job is none. Before the first pair the file says what difference so many pairs
-can show (`shows`): 2.6 standard errors, with the differences' spread in earlier sweeps.
+can show (`shows`): 2.6 standard errors, where differences scatter by `SPREAD`.
 
     python -m benchmarks.pairs_of_sweeps --data digits --seeds 5 --out runs/pairs --json FILE
 
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.starts import interval, ready_for, scores_of
+from benchmarks.starts import held, interval, ready_for, scores_of
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import read_config
 from flaxyolo.cost.measurement import device_name, versions
@@ -42,7 +42,7 @@ WAYS = {
 }
 FRESH = "from scratch"
 SPREAD = 0.2
-"""Standard deviation of the difference of two sweeps' objectives, as one expects it."""
+"""Standard deviation of the difference of two sweeps' objectives: a guess, before there are any."""
 POWER = 2.6
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget-gflops", type=float, default=0.15)
-    parser.add_argument("--hours", type=float, default=0.12)
+    parser.add_argument("--hours", type=float, default=0.1)
     parser.add_argument("--end-epochs", type=int, default=18)
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--json", type=Path, required=True, help="the file of the results")
@@ -138,14 +138,7 @@ def main() -> None:
         "shows": round(POWER * SPREAD / math.sqrt(arguments.seeds), 3),
         "device": device_name(), "versions": versions(),
     }  # fmt: skip
-    rows: list[dict[str, Any]] = []
-    if arguments.json.exists():
-        held = json.loads(arguments.json.read_text())
-        if held["settings"] != settings:
-            raise SystemExit(
-                f"{arguments.json}: expected the settings {settings}, found {held['settings']}"
-            )
-        rows = held["rows"]
+    rows = held(arguments.json, settings, "rows")
     log.info("%d pairs show a difference of %.2f", arguments.seeds, settings["shows"])
     for seed in range(arguments.seeds):
         if any(row["seed"] == seed for row in rows):

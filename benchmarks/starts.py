@@ -172,6 +172,17 @@ def interval(gains: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "interval": [mean - half, mean + half]}
 
 
+def held(path: Path, settings: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """What a file of results has under a name, none where it is not there yet; SystemExit where it
+    is one of other settings."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found["settings"] != settings:
+        raise SystemExit(f"{path}: expected the settings {settings}, found {found['settings']}")
+    return found[name]
+
+
 def main() -> None:
     """Train the parent and all runs that are not there yet; print the differences."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
@@ -203,14 +214,7 @@ def main() -> None:
         "device": device_name(),
         "versions": versions(),
     }
-    runs: list[dict[str, Any]] = []
-    if arguments.json.exists():
-        held = json.loads(arguments.json.read_text())
-        if held["settings"] != settings:
-            raise SystemExit(
-                f"{arguments.json}: expected the settings {settings}, found {held['settings']}"
-            )
-        runs = held["runs"]
+    runs = held(arguments.json, settings, "runs")
 
     def save() -> None:
         content = {"settings": settings, "date": time.strftime("%Y-%m-%d"), "runs": runs}
