@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget-gflops", type=float, default=0.15)
-    parser.add_argument("--hours", type=float, default=0.1)
+    parser.add_argument("--hours", type=float, default=0.25)
     parser.add_argument("--end-epochs", type=int, default=18)
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--json", type=Path, required=True, help="the file of the results")
