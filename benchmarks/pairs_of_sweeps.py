@@ -10,7 +10,8 @@ can show (`shows`): 2.6 standard errors, where differences scatter by `SPREAD`.
 
     python -m benchmarks.pairs_of_sweeps --data digits --seeds 5 --out runs/pairs --json FILE
 
-The same command goes on with the next pair.
+The same command goes on with the next pair. A sweep that finishes no network in its time leaves
+its pair without a difference, and is counted.
 """
 
 import argparse
@@ -54,12 +55,21 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
                "--seeds", "1", "--no-controls", "--no-preflight", "--trials", "99",
                "--out", str(folder), "--study", "study", *WAYS[way]]  # fmt: skip
     with (folder / "log").open("w") as output:
-        subprocess.run(command, check=True, stderr=output, stdout=output,
+        subprocess.run(command, check=False, stderr=output, stdout=output,
                        env=os.environ | {"FLAXYOLO_CACHE": str(folder / "cache")})  # fmt: skip
     seconds = time.monotonic() - began
     study = folder / "study"
+    if not (study / "trials.json").exists():
+        raise SystemExit(f"{folder}/log: the sweep wrote no trials")
     networks = json.loads((study / "trials.json").read_text())
     trained = [each for each in networks if each["objective"] is not None]
+    if not (study / "best").is_dir():
+        # It finished no network in its time, and said so.
+        row = {"data": data, "seed": seed, "way": way, "seconds": round(seconds),
+               "measured": len(networks), "trained": len(trained),
+               "shipped": None, FRESH: None}  # fmt: skip
+        (folder / "row.json").write_text(json.dumps(row))
+        return
     best = load_detector(study / "best")
     ready = ready_for(best.spec, data)
     objective = supported(support(ready.data.val))
@@ -108,8 +118,16 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             gains = [
                 by_way[0][seed][judged]["objective"] - by_way[1][seed][judged]["objective"]
                 for seed in sorted(by_way[0])
+                if by_way[0][seed][judged] and by_way[1][seed][judged]
             ]
-            found.append({"data": data, "judged": judged, "gains": gains, **interval(gains)})
+            nothing = {
+                way: sum(row[judged] is None for row in rows.values())
+                for way, rows in zip(WAYS, by_way, strict=True)
+            }
+            told = interval(gains) if gains else {"mean": None, "interval": None}
+            found.append(
+                {"data": data, "judged": judged, "gains": gains, "nothing": nothing, **told}
+            )
     return found
 
 
@@ -148,13 +166,19 @@ def main() -> None:
                    "differences": differences(rows), "rows": rows}  # fmt: skip
         replace_file(arguments.json, json.dumps(content, indent=1) + "\n")
         for row in rows[-len(WAYS) :]:
-            log.info("%s, seed %d, %s: shipped %.3f, from scratch %.3f, %d trained, %d s",
-                     row["data"], seed, row["way"], row["shipped"]["objective"],
-                     row[FRESH]["objective"], row["trained"], row["seconds"])  # fmt: skip
+            shipped, fresh = (
+                row[judged] and row[judged]["objective"] for judged in ("shipped", FRESH)
+            )
+            log.info("%s, seed %d, %s: shipped %s, from scratch %s, %d trained, %d s",
+                     row["data"], seed, row["way"], shipped, fresh, row["trained"],
+                     row["seconds"])  # fmt: skip
     for each in differences(rows):
-        told_interval = each["interval"] or (math.nan, math.nan)
-        print(f"{each['data']}, {each['judged']}: {each['mean']:+.3f} "
-              f"({told_interval[0]:+.3f} to {told_interval[1]:+.3f})")  # fmt: skip
+        low, high = each["interval"] or (math.nan, math.nan)
+        mean = math.nan if each["mean"] is None else each["mean"]
+        left = ", ".join(f"{count} {way}" for way, count in each["nothing"].items() if count)
+        print(f"{each['data']}, {each['judged']}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), "
+              f"{len(each['gains'])} pairs"
+              + (f"; sweeps that finished nothing: {left}" if left else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

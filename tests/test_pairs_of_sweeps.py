@@ -25,6 +25,17 @@ def test_differences_are_of_pairs_by_what_is_judged():
     assert scratch["gains"] == pytest.approx([-0.1, 0.2])
 
 
+def test_a_sweep_that_finishes_nothing_is_counted():
+    rows = [row("inherited", 0, 1.5, 0.9), row("from scratch", 0, 1.0, 1.0),
+            row("inherited", 1, 1.4, 1.2),
+            {**row("from scratch", 1, 0, 0), "shipped": None, "from scratch": None}]  # fmt: skip
+    shipped, _ = differences(rows)
+    assert shipped["gains"] == pytest.approx([0.5])
+    assert shipped["nothing"] == {"inherited": 0, "from scratch": 1}
+    (alone, _) = differences(rows[2:])
+    assert (alone["gains"], alone["mean"]) == ([], None)
+
+
 def test_the_command_goes_on_with_the_next_pair(tmp_path, monkeypatch, capsys):
     begun = []
 

@@ -199,9 +199,8 @@ def merits(
     one to four epochs on the digits the box loss told most of the end (Spearman 0.77, 0.61, 0.60,
     0.49; the objective -0.30, 0.28, 0.35, 0.55; benchmarks/rank_correlation.py), and after three on
     blood cells and nuclei, where it was not chosen (0.67 and 0.95; -0.05 and 0.21). It is 1 - CIoU
-    whatever the network, where the class loss hangs on how good the boxes are, and DFL's on its
-    bins. While no score reaches `least_score` it decides alone; where one of them is NaN, the
-    scores do.
+    whatever the network; the loss as a whole and its class term told nothing of the end there.
+    While no score reaches `least_score` it decides alone; where one of them is NaN, the scores do.
     """
     if len(scores) < 2 or not np.isfinite(box_loss).all():
         return scores
