@@ -1,6 +1,6 @@
 """How far the outputs of a grown network are from its parent's, for every entry of every table.
 
-The networks are those of tests/weights/test_inherit.py: small ones with each block, stem, neck,
+The networks are those of tests/entries.py: small ones with each block, stem, neck,
 head, norm and so on, made wider by half, a layer deeper, or grown in one other way. Told are the
 largest difference of logits, and of boxes in strides of 8 px, in float32, and what `inherit` itself
 reports as not kept.
@@ -15,7 +15,8 @@ from typing import Any
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.nn.blocks import BLOCKS
 from flaxyolo.spec import DetectorSpec
-from tests.weights.test_inherit import ENTRIES, GROWTHS, KEPT, grown, small
+from tests.entries import ENTRIES, small
+from tests.weights.test_inherit import GROWTHS, KEPT, grown
 
 
 def pairs() -> dict[tuple[str, str], tuple[DetectorSpec, DetectorSpec]]:

@@ -1,0 +1,1 @@
+"""What leaves the project: exported models, their engines, and predictions."""
