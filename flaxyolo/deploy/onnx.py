@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT, OUTPUT = "images", "output0"
+FLOAT, INT64 = 1, 7
+"""Types as ONNX numbers them."""
 EXTRA = 'pip install "flaxyolo[export]"'
 
 
@@ -145,13 +147,16 @@ def select(graph: Graph, boxes: str, scores: str, *, spec: DetectorSpec, suppres
         by_class = anchors
     count = min(MAX_DETECTIONS, pairs)
     top, index = best(graph.add("Reshape", scores, flat_shape), count)
-    quotient = graph.add("Div", index, whole(by_class))
-    rest = graph.add("Sub", index, graph.add("Mul", quotient, whole(by_class)))
+    # In float32, exact up to 2^23 pairs: cv2.dnn divides whole numbers as if they were not.
+    pair = graph.add("Cast", index, to=FLOAT)
+    middle = graph.add("Add", pair, number(0.5))
+    quotient = graph.add("Floor", graph.add("Div", middle, number(float(by_class))))
+    rest = graph.add("Sub", pair, graph.add("Mul", quotient, number(float(by_class))))
     anchor, label = (rest, quotient) if suppress else (quotient, rest)
-    places = graph.add("Unsqueeze", anchor, whole([2]))
+    places = graph.add("Unsqueeze", graph.add("Cast", anchor, to=INT64), whole([2]))
     corners = graph.add("GatherElements", boxes, graph.add("Concat", *[places] * 4, axis=2), axis=1)
     score = graph.add("Unsqueeze", top, whole([2]))
-    kind = graph.add("Cast", graph.add("Unsqueeze", label, whole([2])), to=1)
+    kind = graph.add("Unsqueeze", label, whole([2]))
     rows = graph.add("Concat", corners, score, kind, axis=2)
     rows = graph.add("Where", graph.add("Greater", score, number(MIN_SCORE)), rows, number(0.0))
     if count == MAX_DETECTIONS:

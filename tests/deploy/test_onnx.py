@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -29,12 +28,7 @@ OTHERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def symbols():
-    """Shapes of a batch that is not known yet are symbols of JAX, which jaxtyping refuses."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def images(size):
