@@ -1,6 +1,7 @@
 """Any image that a program may hold as RGB pixels: an array, a PIL image, a file, nested lists."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def rgb_pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{TAKEN}, got a {type(image).__name__}: {reason:.200}") from None
     return np.ascontiguousarray(_bytes(_three_channels(pixels, type(image).__name__)))
+
+
+def listed_images(images: Any) -> Sequence[Any] | None:
+    """The images of a list, a tuple or an array (n, h, w, c); None where it is a single one.
+
+    Numbers in nested lists, and a list of the rows of one image, are a single one.
+    """
+    if not isinstance(images, list | tuple):
+        return list(images) if getattr(images, "ndim", 0) == 4 else None
+    if any(isinstance(one, list | tuple | int | float | np.number) for one in images):
+        return None
+    shapes = [getattr(one, "shape", ()) for one in images]
+    rows = bool(shapes) and all(len(shape) == 2 and shape[1] in (3, 4) for shape in shapes)
+    return None if rows else images
 
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"]:
