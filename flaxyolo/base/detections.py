@@ -92,7 +92,7 @@ class Detections:
         if not len(self):
             return "<no detections>"
         counts = self.counts
-        told = ", ".join(f"{count} {name:.40}" for name, count in list(counts.items())[:SHOWN])
+        told = ", ".join(f"{name:.40} ({count})" for name, count in list(counts.items())[:SHOWN])
         more = ", ..." if len(counts) > SHOWN else ""
         word = "detection" if len(self) == 1 else "detections"
         return f"<{len(self)} {word}: {told}{more}; best score {self.scores.max():.2f}>"

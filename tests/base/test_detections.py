@@ -125,9 +125,9 @@ def named(count=3):
 
 def test_they_are_told_in_a_line():
     assert repr(made(0)) == "<no detections>"
-    assert repr(made(1)) == "<1 detection: 1 0; best score 0.90>"
+    assert repr(made(1)) == "<1 detection: 0 (1); best score 0.90>"
     several = Detections.joined([named(), named(2)])
-    assert repr(several) == "<5 detections: 2 cat, 2 dog, 1 <b>cow</b>; best score 0.90>"
+    assert repr(several) == "<5 detections: cat (2), dog (2), <b>cow</b> (1); best score 0.90>"
     assert list(several.counts) == ["cat", "dog", "<b>cow</b>"]
 
 

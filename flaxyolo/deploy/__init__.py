@@ -1,0 +1,1 @@
+"""What a trained detector is taken into use with."""
