@@ -13,8 +13,8 @@ SAME = 0.5
 """IoU from which on boxes of one class in different tiles are one object."""
 INSIDE = 0.6
 """Share of a cut box inside another, from which on it is a part of that object."""
-EDGE = 1.0
-"""Pixels of the original within which a box ends at the border of its tile."""
+EDGE = 0.02
+"""Share of a tile's longer side within which a box ends at its border."""
 
 Tile = tuple[int, int, int, int]
 """xyxy in pixels of the image."""
@@ -91,7 +91,8 @@ def _cut_off(
 ) -> Bool[np.ndarray, " n"]:
     """Which boxes end at a border of their tile that is none of the image."""
     inner = edges != np.array([0, 0, width, height])
-    return ((np.abs(boxes - edges) <= EDGE) & inner).any(1)
+    near = EDGE * (edges[:, 2:] - edges[:, :2]).max(1, initial=0.0)
+    return ((np.abs(boxes - edges) <= near[:, None]) & inner).any(1)
 
 
 def _keep(found: Detections, cuts: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
