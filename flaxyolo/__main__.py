@@ -52,6 +52,7 @@ COMMANDS = {
     "ablate": "change one variable at a time, with paired seeds, and say what came of it",
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",
+    "predict": "what a detector finds in images, folders and videos, as pictures and files",
     "export": "write a detector as ONNX, OpenVINO or StableHLO, for programs that run it",
     "convert": "turn a PyTorch state dict of a known network into a checkpoint",
     "replay": "the search on a table of known results, and its regret",

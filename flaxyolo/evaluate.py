@@ -17,10 +17,12 @@ from rich.table import Table
 from flaxyolo.base import cli
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.scoring.average_precision import Scores, coco_scores
 from flaxyolo.scoring.detect import detect_each, shown
 from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
 from flaxyolo.scoring.matches import MIN_IOU, case_of, match
+from flaxyolo.scoring.predicted import on_images_of
 from flaxyolo.scoring.records import read_records
 from flaxyolo.scoring.thresholds import Point, Thresholds, point, thresholds
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
@@ -52,7 +54,8 @@ class Flags:
     split: Literal["train", "val"] = "val"
     """Which images to score."""
     detections: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
-    """Score this COCO result file instead of a checkpoint; needs --annotations."""
+    """Score this COCO result file, or predictions.json of `predict`, instead of a checkpoint; needs
+    --annotations."""
     annotations: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
     """COCO annotation file that --detections belongs to."""
     json: bool = False
@@ -110,6 +113,9 @@ def _read_files(annotations: Path, detections: Path) -> Judged:
             f"{annotations}: expected COCO annotations (an object with 'images', 'annotations' and "
             f"'categories'), got a {type(truth).__name__}"
         )
+    if isinstance(results, dict):
+        names = {"truth_name": str(annotations), "name": str(detections)}
+        results = on_images_of(truth, results, **names)
     if not isinstance(results, list):
         raise InputError(
             f"{detections}: expected a COCO result file (a list of objects with 'image_id', "
@@ -237,7 +243,7 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
-def _run(flags: Flags) -> None:
+def _run(flags: Flags) -> Scores:
     if flags.show_errors < 0:
         raise InputError(f"--show-errors must be at least 0, got {flags.show_errors}")
     if flags.out is not None and not flags.show_errors:
@@ -255,7 +261,7 @@ def _run(flags: Flags) -> None:
         more = {} if diagnosis is None else diagnosis.to_dict()
         best = {"best_f1": judged.thresholds().at_best()}
         print(json.dumps(scores.to_dict() | best | more, indent=1))
-        return
+        return scores
     console = cli.tables_console(PIPED)
     console.print(judged.title, soft_wrap=True)
     found = judged.thresholds()
@@ -264,6 +270,10 @@ def _run(flags: Flags) -> None:
     console.print(best_line(found), soft_wrap=True)
     for line_or_table in [] if diagnosis is None else diagnosis.told(scores.map_50):
         console.print(line_or_table, soft_wrap=isinstance(line_or_table, str))
+    return scores
+
+
+run_evaluate = as_function(Flags, _run, "evaluate", "the Scores")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -12,6 +12,7 @@ import tyro
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.machine.devices import use_device
 from flaxyolo.spec import describe
 
@@ -51,8 +52,8 @@ class Flags:
     """Images for int8: digits, coco:DIR, ...; else what the checkpoint was trained on."""
 
 
-def export(flags: Flags) -> list[Path]:
-    """Write what the flags name; the files, the model first. InputError where it cannot be."""
+def _written(flags: Flags) -> list[Path]:
+    """Write what the flags name; the files, the model first."""
     from flaxyolo.deploy.bundles import BUNDLES
     from flaxyolo.deploy.onnx import OnnxForm, write_onnx
     from flaxyolo.weights.checkpoint import detector_folder, load_detector
@@ -135,10 +136,21 @@ def _int8(
     return out
 
 
-def _run(flags: Flags) -> None:
+def _run(flags: Flags) -> list[Path]:
+    """Write, and say what."""
+    files = _written(flags)
+    for path in files:
+        print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
+    return files
+
+
+def _command(flags: Flags) -> None:
+    # Nothing is computed that another device would do faster.
     use_device("cpu")
-    for path in export(flags):
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    _run(flags)
+
+
+run_export = as_function(Flags, _run, "export", "the files, the model first")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -149,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m flaxyolo.export",
         description="A detector as ONNX, OpenVINO or StableHLO, for programs that run it.",
     )
-    return cli.run(partial(_run, flags))
+    return cli.run(partial(_command, flags))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.base.words import many
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
@@ -60,6 +61,7 @@ from flaxyolo.statistics.rules import Advice
 from flaxyolo.training.distill import lesson_of
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
+from flaxyolo.trials.swept import Swept
 from flaxyolo.weights.transfer import read_source
 
 log = logging.getLogger("flaxyolo.sweep")
@@ -248,7 +250,7 @@ def objective_of(flags: Flags, data: Dataset, before: Mapping[str, Any]) -> Obje
     return supported(support(data.val)) if written is None else Objective(written)
 
 
-def run_sweep(flags: Flags) -> None:
+def _run(flags: Flags) -> Swept:
     """Search, keep every output up to date, and print the table."""
     began = time.time()
     spare_memory()
@@ -349,6 +351,10 @@ def run_sweep(flags: Flags) -> None:
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))
         watch(study, sweep, workers, flags.storage, began, deadline)
         finish(study, sweep)
+    return Swept(folder, flags.storage)
+
+
+run_sweep = as_function(Flags, _run, "sweep", "a Swept with `folder`, `study` and `best`")
 
 
 def parent_epochs_of(flags: Flags, epochs: int, before: Mapping[str, Any]) -> int:
@@ -511,7 +517,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m flaxyolo.sweep",
         description="Search for the best detector under a budget; the same command goes on.",
     )
-    return cli.run(partial(run_sweep, flags), output=flags.out, resumes=True)
+    return cli.run(partial(_run, flags), output=flags.out, resumes=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tyro
 from flaxyolo.base import cli
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.cache import Pixels
@@ -22,7 +23,7 @@ from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset, absolute, read_dataset
 from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.nn.detector import Weights, abstract_weights
+from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.scoring.confusion import confusion_matrix
 from flaxyolo.scoring.detect import evaluate, run_detector, shown
 from flaxyolo.scoring.matches import case_of, match
@@ -275,6 +276,14 @@ def _run(flags: Flags) -> None:
         raise InputError(
             f"{flags.out}: {error}; lower training.learning_rate in the config and train anew"
         ) from None
+
+
+def _trained(flags: Flags) -> TrainedDetector:
+    _run(flags)
+    return load_detector(flags.out / BEST)
+
+
+run_train = as_function(Flags, _trained, "train", "the best detector")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

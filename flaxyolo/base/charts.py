@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +17,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.text import Text
 
 from flaxyolo.base.detections import Detections
+from flaxyolo.base.drawing import class_colour
 from flaxyolo.base.files import replacing
 
 PANEL_INCHES = 3.4
@@ -97,7 +97,7 @@ def draw_examples(
         axes.set_title(caption, fontsize=8, pad=3)
         _draw_objects(axes, image, objects, class_names)
     figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, verticalalignment="top")
-    colours: list[Any] = [_colour(label, len(class_names)) for label in shown]
+    colours: list[Any] = [class_colour(label, len(class_names)) for label in shown]
     handles = [
         Line2D([], [], color=colour, linewidth=3, label=class_names[label])
         for label, colour in zip(shown, colours, strict=True)
@@ -146,7 +146,7 @@ def _draw_image(
     # Best last, so that it lies on top.
     for index in np.argsort(found.scores, kind="stable"):
         box, label = found.boxes[index], int(found.labels[index])
-        colour = _colour(label, len(class_names))
+        colour = class_colour(label, len(class_names))
         axes.add_patch(outline(box, edgecolor=colour, linewidth=1.8))
         bright = sum(share * part for share, part in zip((0.3, 0.59, 0.11), colour, strict=False))
         at_edge = box[0] > 0.85 * image.shape[1]
@@ -174,7 +174,7 @@ def _draw_objects(
     areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
     for index in np.argsort(-areas, kind="stable"):
         box, label = objects.boxes[index], int(objects.labels[index])
-        colour = _colour(label, len(class_names))
+        colour = class_colour(label, len(class_names))
         dashes: Any = (0, (3, 2)) if crowd[index] else "-"
         rectangle = outline(box, edgecolor=colour, linewidth=1.4, linestyle=dashes)
         rectangle.set_path_effects(outlined)
@@ -210,13 +210,6 @@ def outline(
         linewidth=linewidth,
         linestyle=linestyle,
     )
-
-
-def _colour(label: int, classes: int) -> tuple[float, ...]:
-    if classes <= 10:
-        return colormaps["tab10"](label)
-    # Golden-ratio steps keep neighbouring labels apart for any number of classes.
-    return colormaps["hsv"](label * 0.618034 % 1)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

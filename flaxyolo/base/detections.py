@@ -1,13 +1,25 @@
 """Detections as columns: one form from the network to scoring, drawing and the disk."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
+from flaxyolo.base.drawing import draw_boxes
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.notebook import cell
+from flaxyolo.base.picture import Picture
+from flaxyolo.base.pixels import rgb_pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SHOWN = 3
+"""Classes in the line that stands for detections."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +39,8 @@ class Detections:
     """Place among the images that are judged; 0 where there is one image."""
     class_names: tuple[str, ...] = ()
     """Of all classes; empty where they are not known."""
+    picture: Picture | None = None
+    """The one image that these are of, where it is known."""
 
     def __post_init__(self):
         check_boxes("detections", self.xywh, scores=self.scores)
@@ -74,6 +88,98 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        if not len(self):
+            return "<no detections>"
+        counts = self.counts
+        told = ", ".join(f"{name:.40} ({count})" for name, count in list(counts.items())[:SHOWN])
+        more = ", ..." if len(counts) > SHOWN else ""
+        word = "detection" if len(self) == 1 else "detections"
+        return f"<{len(self)} {word}: {told}{more}; best score {self.scores.max():.2f}>"
+
+    def _repr_html_(self) -> str:
+        picture = None if self._pixels is None else self.plot()
+        rows = list(zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True))
+        return cell(repr(self), rows, picture)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each class that was found, most first."""
+        return dict(Counter(self.names).most_common())
+
+    def plot(self, image: Any = None) -> "Image":
+        """The image as a PIL image in its own pixels, with boxes, classes and scores drawn on it.
+
+        Without `image` it is the one that the detector was given, if that is still at hand.
+        """
+        if self.image.any():
+            raise InputError(
+                "expected detections of one image to plot, got those of several; take one's by "
+                ".part(found.image == 0)"
+            )
+        pixels = self._pixels if image is None else rgb_pixels(image)
+        if pixels is None:
+            raise InputError(
+                "the image of these detections is no longer at hand: give it, as .plot(image)"
+            )
+        # Best last, so that it lies on top.
+        order = np.argsort(self.scores, kind="stable")
+        names, scores = self.names, self.scores.tolist()
+        captions = [f"{names[place]} {scores[place]:.2f}" for place in order.tolist()]
+        most = len(self.class_names) or int(self.labels.max(initial=0)) + 1
+        return draw_boxes(pixels, self.boxes[order], self.labels[order], captions, most)
+
+    @property
+    def _pixels(self) -> "UInt8[np.ndarray, 'h w 3'] | None":
+        return None if self.picture is None or self.image.any() else self.picture.pixels()
+
+    def to_coco(
+        self,
+        image_id: int | str | Sequence[int | str] = 0,
+        category_ids: Sequence[int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """COCO's results; `bbox` is left, top, width, height in pixels.
+
+        `image_id` is that of the image, or a sequence with one for each of several; `category_ids`
+        has one for each class, by default 1, 2, ...
+        """
+        ids = [image_id] if isinstance(image_id, int | str) else list(image_id)
+        _check_ids("image_id", len(ids), self.image)
+        if category_ids is not None:
+            _check_ids("category_ids", len(category_ids), self.labels)
+        return [
+            {
+                "image_id": ids[place],
+                "category_id": label + 1 if category_ids is None else int(category_ids[label]),
+                "bbox": box,
+                "score": score,
+            }
+            for place, label, box, score in zip(
+                self.image.tolist(),
+                self.labels.tolist(),
+                self.xywh.tolist(),
+                self.scores.tolist(),
+                strict=True,
+            )
+        ]
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, the names in `data["class_name"]`; of Roboflow's library,
+        which `pip install supervision` installs.
+        """
+        try:
+            import supervision  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError(
+                f"to_supervision needs the library supervision ({error}): pip install supervision"
+            ) from None
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(np.int64),
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )
+
     def part(self, chosen: Bool[np.ndarray, " n"] | Int[np.ndarray, " k"]) -> "Detections":
         """Those that a mask or indices choose, in the order of these."""
         return replace(
@@ -119,6 +225,11 @@ def check_places(what: str, rows: int, **places: np.ndarray) -> None:
         _check_length(what, rows, name, column)
         if not np.issubdtype(column.dtype, np.integer) or (column < 0).any():
             raise ValueError(f"{what}: expected {name} as integers from 0 on, got {column!r:.60}")
+
+
+def _check_ids(name: str, given: int, used: np.ndarray) -> None:
+    if (needed := int(used.max(initial=-1)) + 1) > given:
+        raise InputError(f"to_coco: expected {name} for {needed}, got {given}")
 
 
 def _check_length(what: str, rows: int, name: str, column: np.ndarray) -> None:

@@ -1,14 +1,16 @@
 """Any image that a program may hold as RGB pixels: an array, a PIL image, a file, nested lists."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from flaxyolo.base.decoding import decoded
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.exif import orientation_of, upright
 
 TAKEN = "expected an image: a file's name, a PIL image, or an array (h, w), (h, w, 3) or (h, w, 4)"
 OVER_ONE = 1e-3
@@ -33,18 +35,36 @@ def rgb_pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     return np.ascontiguousarray(_bytes(_three_channels(pixels, type(image).__name__)))
 
 
+def listed_images(images: Any) -> Sequence[Any] | None:
+    """The images of a list, a tuple or an array (n, h, w, c); None where it is a single one.
+
+    Numbers in nested lists, and a list of the rows of one image, are a single one.
+    """
+    if not isinstance(images, list | tuple):
+        return list(images) if getattr(images, "ndim", 0) == 4 else None
+    if any(isinstance(one, list | tuple | int | float | np.number) for one in images):
+        return None
+    shapes = [getattr(one, "shape", ()) for one in images]
+    rows = bool(shapes) and all(len(shape) == 2 and shape[1] in (3, 4) for shape in shapes)
+    return None if rows else images
+
+
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        content = np.frombuffer(path.expanduser().read_bytes(), np.uint8)
+        content = path.expanduser().read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read the image: {error.strerror}") from None
-    try:
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) if content.size else None
-    except cv2.error:  # for instance more pixels than OpenCV allows
-        pixels = None
-    if pixels is None:
-        raise InputError(f"{path}: expected an image that OpenCV can decode, got other bytes")
-    return np.asarray(pixels, np.uint8)
+    except ValueError:  # a zero byte in the name, or half a character
+        raise InputError(f"{str(path)!r}: cannot read the image: no file name") from None
+    return file_pixels(content, str(path))
+
+
+def file_pixels(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image file's bytes, turned as its EXIF says; InputError names it."""
+    found = decoded(content)
+    if isinstance(found, str):
+        raise InputError(f"{name}: expected an image that OpenCV can decode, got {found}")
+    return upright(found.pixels, orientation_of(content))
 
 
 def _of_pil(image: Any) -> Any:

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.exif import SIDEWAYS
 from flaxyolo.base.files import replacing
-from flaxyolo.data.exif import SIDEWAYS
 from flaxyolo.data.images import ImageFacts, decode
 from flaxyolo.data.readers.listing import progress
 from flaxyolo.data.readers.tfds import CLASSES, Record

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
+from flaxyolo.base.decoding import decoded
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.exif import orientation_of, upright
 from flaxyolo.base.files import cache_root, replace_file
-from flaxyolo.data.exif import jpeg_parts, orientation_of, upright
 from flaxyolo.data.records import Encoded, Image
 from flaxyolo.machine.overhear import overheard, pass_on
 
@@ -30,8 +31,6 @@ MISSING = "there is no such file"
 """The problem of an image that is listed but missing."""
 CHUNK = 64
 """Images handed to the threads at once."""
-FEWER_BITS = (8, 10, 12, 14)
-"""Bits of a camera's values, which may be stored in 16."""
 DECODERS = ("Corrupt JPEG", "Premature end of JPEG", "Inconsistent progression", "libpng error")
 """What a decoder's complaint about a damaged file begins with."""
 REPORT_S = 5.0
@@ -77,15 +76,6 @@ class _Row(NamedTuple):
     bits: int = 0
 
 
-class _Decoded(NamedTuple):
-    """An image as it is stored."""
-
-    pixels: UInt8[np.ndarray, "h w 3"]
-    """RGB."""
-    bits: int = 0
-    """As in `ImageFacts`."""
-
-
 _Known = dict[str, tuple[list[int], _Row]]
 """By path: size and time of the file, and its facts. By digest where there is no path."""
 
@@ -98,13 +88,13 @@ def decode(image: Image, *, oriented: bool = False) -> UInt8[np.ndarray, "h w 3"
     if isinstance(image, np.ndarray):
         return image
     content = _read(image)
-    decoded = _decoded(content)
-    if isinstance(decoded, str):
+    found = decoded(content)
+    if isinstance(found, str):
         raise InputError(
-            f"{name_of(image)}: expected an image that OpenCV can decode, got {decoded}; "
+            f"{name_of(image)}: expected an image that OpenCV can decode, got {found}; "
             "replace the file or remove it from the annotations"
         )
-    return upright(decoded.pixels, orientation_of(content)) if oriented else decoded.pixels
+    return upright(found.pixels, orientation_of(content)) if oriented else found.pixels
 
 
 def name_of(image: Image) -> str:
@@ -262,11 +252,11 @@ def _look(image_and_known: tuple[Image, _Known]) -> _Row:
     digest = hashlib.sha256(content).hexdigest()
     if digest in known:
         return known[digest][1]
-    decoded = _decoded(content)
-    if isinstance(decoded, str):
-        return _Row(digest=digest, problem=decoded)
-    row = _measure(decoded.pixels, orientation_of(content), digest)
-    return row._replace(bits=decoded.bits)
+    found = decoded(content)
+    if isinstance(found, str):
+        return _Row(digest=digest, problem=found)
+    row = _measure(found.pixels, orientation_of(content), digest)
+    return row._replace(bits=found.bits)
 
 
 def _measure(pixels: UInt8[np.ndarray, "h w 3"], orientation: int, digest: str) -> _Row:
@@ -284,38 +274,6 @@ def _read(image: Path | Encoded) -> bytes:
         raise InputError(f"{name_of(image)}: cannot read the image: {error.strerror}") from None
     except ValueError:  # a zero byte in the name, or half a character
         raise InputError(f"{name_of(image)!r}: cannot read the image: no file name") from None
-
-
-def _decoded(content: bytes) -> _Decoded | str:
-    """The image as stored, or what the bytes are instead."""
-    # OpenCV fills up a JPEG that is cut off with grey, and says nothing.
-    scan = jpeg_parts(content)[1] if content.startswith(b"\xff\xd8") else -1
-    if scan >= 0 and content.rfind(b"\xff\xd9") < scan:
-        return f"a JPEG of {len(content)} bytes that is cut off"
-    if content.startswith(b"\x89PNG") and b"IEND" not in content[-4096:]:
-        return f"a PNG of {len(content)} bytes that is cut off"
-    deep = _opencv(content, cv2.IMREAD_ANYDEPTH)
-    if deep is None:
-        return f"{len(content)} bytes that are none, or one that is cut off"
-    if deep.dtype == np.uint8:
-        return _Decoded(np.asarray(deep, np.uint8))
-    if deep.dtype == np.uint16:
-        most = int(deep.max()).bit_length()
-        bits = next((bits for bits in FEWER_BITS if most <= bits), 0)
-        if bits:
-            return _Decoded((deep >> (bits - 8)).astype(np.uint8), bits)
-    pixels = _opencv(content, 0)
-    assert pixels is not None
-    return _Decoded(np.asarray(pixels, np.uint8))
-
-
-def _opencv(content: bytes, depth: int) -> np.ndarray | None:
-    """RGB of a file's bytes; without a depth, of 8 bits."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | depth
-    try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except cv2.error:  # for instance more pixels than OpenCV allows
-        return None
 
 
 def _stamp(path: str) -> list[int] | str:

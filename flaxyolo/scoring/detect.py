@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     import flaxyolo.nn.detector
 
 
-BATCH_SIZE = 16
-FEW = 500
-"""Images up to which a CPU detects one at a time. That takes 1.2 to 1.9 times as long an image
-(YOLOv8n at 320 and 128 px), but it is the program that `measure` has compiled: another takes 3 to
-6 s more."""
-
-
 def evaluate(
     detector: "flaxyolo.nn.detector.TrainedDetector",
     examples: "Sequence[flaxyolo.data.sources.Example]",
@@ -58,23 +51,20 @@ def detect_each(
     batch_size: int | None = None,
 ) -> Iterator[Detections]:
     """The detections of one example after the other, as `run_detector` joins them."""
-    import jax
-    import jax.numpy as jnp
-
-    from flaxyolo.nn.detector import detect, in_original
+    from flaxyolo.nn.detector import batch_size_for, detect_batches
 
     images = pixels.images
-    alone = jax.default_backend() == "cpu" and len(images) <= FEW
-    batch_size = batch_size or (1 if alone else BATCH_SIZE)
     if len(images) != len(examples):
         raise ValueError(f"expected the pixels of {len(examples)} examples, got {len(images)}")
-    for start in range(0, len(images), batch_size):
-        batch = np.asarray(images[start : start + batch_size])
-        # One shape, so one compiled function: the last batch is filled up with black images.
-        filler = np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)
-        slots = detect(detector.spec, detector.fused, jnp.asarray(np.concatenate([batch, filler])))
-        shapes = [(one.height, one.width) for one in examples[start : start + batch_size]]
-        yield from in_original(slots, shapes, batch.shape[1])
+    size = batch_size or batch_size_for(len(images))
+    batches = (
+        (
+            np.asarray(images[start : start + size]),
+            [(one.height, one.width) for one in examples[start : start + size]],
+        )
+        for start in range(0, len(images), size)
+    )
+    yield from detect_batches(detector, batches, size)
 
 
 def shown(value: float | None) -> str:

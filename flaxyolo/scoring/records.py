@@ -39,7 +39,7 @@ def read_records(
 
     names = tuple(str(one.get("name", one["id"])) for one in categories)
 
-    def columns(records: list[dict]) -> dict[str, np.ndarray]:
+    def columns(records: list[dict]) -> dict[str, Any]:
         return {
             "image": np.array([image_of[record["image_id"]] for record in records], np.int64),
             "labels": np.array([label_of[record["category_id"]] for record in records], np.int64),

@@ -1,7 +1,12 @@
+import json
+import pickle
+import sys
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 
 from flaxyolo.base.detections import (
     Detections,
@@ -11,6 +16,7 @@ from flaxyolo.base.detections import (
     xyxy_to_xywh,
 )
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.picture import Picture
 
 
 def made(count=3, image=0):
@@ -111,3 +117,126 @@ def test_columns_that_do_not_fit_are_refused(check, says):
 def test_what_is_no_number_is_named_with_its_row(change, says):
     with pytest.raises(InputError, match=f"detections: row 1: expected .*{says}"):
         Detections(**GOOD | change)
+
+
+def named(count=3):
+    return replace(made(count), class_names=("cat", "dog", "<b>cow</b>"))
+
+
+def test_they_are_told_in_a_line():
+    assert repr(made(0)) == "<no detections>"
+    assert repr(made(1)) == "<1 detection: 0 (1); best score 0.90>"
+    several = Detections.joined([named(), named(2)])
+    assert repr(several) == "<5 detections: cat (2), dog (2), <b>cow</b> (1); best score 0.90>"
+    assert list(several.counts) == ["cat", "dog", "<b>cow</b>"]
+
+
+def test_coco_results_have_the_ids_that_are_given():
+    assert named(1).to_coco() == [
+        {"image_id": 0, "category_id": 1, "bbox": [0.0, 1.0, 2.0, 2.0], "score": pytest.approx(0.9)}
+    ]
+    both = Detections.joined([named(1), named(2)])
+    records = both.to_coco([7, "b"], (3, 17, 5))
+    assert [(one["image_id"], one["category_id"]) for one in records] == [
+        (7, 3),
+        ("b", 3),
+        ("b", 17),
+    ]
+    json.dumps(records)
+    with pytest.raises(InputError, match="image_id for 2, got 1"):
+        both.to_coco(7)
+    with pytest.raises(InputError, match="category_ids for 2, got 1"):
+        both.to_coco([7, 8], (3,))
+
+
+def test_coco_results_come_back_by_pycocotools(tmp_path):
+    truth = COCO()
+    truth.dataset = {"images": [{"id": 7}], "categories": [{"id": 3}, {"id": 17}, {"id": 5}]}
+    truth.createIndex()
+    loaded = truth.loadRes(named().to_coco(7, (3, 17, 5)))
+    assert [one["bbox"] for one in loaded.anns.values()] == named().xywh.tolist()
+
+
+def test_boxes_are_drawn_in_the_pixels_of_the_image():
+    image = np.zeros((60, 90, 3), np.uint8)
+    found = Detections.from_corners(
+        np.array([[20, 30, 70, 50]], np.float32), np.array([0.5]), np.array([1])
+    )
+    picture = found.plot(image)
+    assert picture.size == (90, 60)
+    drawn = np.asarray(picture).any(-1)
+    assert drawn[30, 20:71].all()
+    assert drawn[30:51, 70].all()
+    assert not drawn[33:48, 23:67].any()
+    assert not image.any()
+    assert not np.asarray(made(0).plot(image)).any()
+
+
+@pytest.mark.parametrize("name", ["$5 and $10", "螺丝 🔩", "x" * 300, "", "two\nlines"])
+@pytest.mark.parametrize("side", [1, 8, 3000])
+def test_any_name_is_drawn_on_any_picture(name, side):
+    found = Detections.from_corners(
+        np.array([[-5, -5, side + 5, side + 5], [side / 2, side - 1, side, side]], np.float32),
+        np.array([0.5, 0.9]),
+        np.array([0, 0]),
+    )
+    picture = replace(found, class_names=(name,)).plot(np.zeros((side, side, 3), np.uint8))
+    assert picture.size == (side, side)
+
+
+def test_those_of_several_images_are_not_drawn_on_one():
+    several = Detections.joined([named(), named()])
+    with pytest.raises(InputError, match="expected detections of one image to plot"):
+        several.plot(np.zeros((9, 9, 3), np.uint8))
+    assert "<img" not in several._repr_html_()
+
+
+def test_a_notebook_shows_picture_and_table_with_names_as_they_are_written(tmp_path):
+    path = tmp_path / "a.png"
+    assert cv2.imwrite(str(path), np.zeros((30, 40, 3), np.uint8))
+    found = replace(named(), picture=Picture(path))
+    html = found._repr_html_()
+    assert "&lt;b&gt;cow&lt;/b&gt;</td><td>0.10</td>" in html
+    assert "<b>" not in html
+    assert html.count("<tr>") == 4
+    assert 'src="data:image/png;base64,' in html
+    # A file that is gone leaves the table.
+    path.unlink()
+    assert "<img" not in found._repr_html_()
+    assert "and 15 more" in made(25)._repr_html_()
+    assert made(0)._repr_html_() == "<div>&lt;no detections&gt;</div>"
+
+
+def test_they_can_be_sent_to_another_process(tmp_path):
+    image = np.zeros((30, 40, 3), np.uint8)
+    sent = pickle.loads(pickle.dumps(replace(named(), picture=Picture(image))))
+    np.testing.assert_array_equal(sent.boxes, named().boxes)
+    assert sent.picture.pixels() is None
+
+
+def test_an_image_is_not_kept_alive():
+    image = np.zeros((30, 40, 3), np.uint8)
+    picture = Picture(image)
+    assert picture.pixels() is not None
+    del image
+    assert picture.pixels() is None
+
+
+def test_supervision_has_the_same_columns():
+    supervision = pytest.importorskip("supervision")
+    for count in (3, 0):
+        found = named(count).to_supervision()
+        assert isinstance(found, supervision.Detections)
+        assert len(found) == count
+        np.testing.assert_array_equal(found.xyxy, made(count).boxes)
+        assert list(found["class_name"]) == list(named(count).names)
+    assert supervision.Detections.merge([named().to_supervision(), found]).class_id.tolist() == [
+        0, 1, 2,
+    ]  # fmt: skip
+
+
+def test_without_supervision_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match=r"pip install supervision$") as caught:
+        named().to_supervision()
+    assert "\n" not in str(caught.value)

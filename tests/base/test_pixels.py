@@ -105,3 +105,19 @@ def test_a_pil_image_of_a_file_that_is_cut_off_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with Image.open(path) as image, pytest.raises(InputError, match="cannot be read"):
         rgb_pixels(image)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_file_of_16_bits_is_as_light_as_in_training(tmp_path, bits):
+    grey = np.linspace(0, 2**bits - 1, 24).reshape(4, 6).astype(np.uint16)
+    path = tmp_path / "deep.png"
+    assert cv2.imwrite(str(path), grey)
+    np.testing.assert_array_equal(rgb_pixels(path)[..., 0], grey >> (bits - 8))
+
+
+def test_a_jpeg_that_is_cut_off_is_no_image(tmp_path):
+    content = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (60, 60, 3)))[1]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content.tobytes()[:900])
+    with pytest.raises(InputError, match=r"a.jpg: expected .*, got a JPEG of 900 bytes that is"):
+        rgb_pixels(path)

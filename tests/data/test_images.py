@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from flaxyolo.base.decoding import Decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.data import images
 from flaxyolo.data.images import MISSING, decode, image_facts, name_of, pick_facts
@@ -135,8 +136,8 @@ def test_a_file_is_decoded_once_and_not_again_until_it_changes(tmp_path, monkeyp
     decoded = []
     monkeypatch.setattr(
         images,
-        "_decoded",
-        lambda content: decoded.append(1) or images._Decoded(np.zeros((5, 6, 3), np.uint8)),
+        "decoded",
+        lambda content: decoded.append(1) or Decoded(np.zeros((5, 6, 3), np.uint8)),
     )
 
     def facts(count: int):

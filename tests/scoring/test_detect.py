@@ -94,8 +94,8 @@ def test_a_cpu_takes_few_images_one_at_a_time(monkeypatch):
     few = detect.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
     assert set(seen) == {1}
     seen.clear()
-    monkeypatch.setattr(detect, "FEW", 0)
+    monkeypatch.setattr(network, "FEW", 0)
     many = detect.run_detector(trained(), EXAMPLES, pixels_of(EXAMPLES))
-    assert set(seen) == {detect.BATCH_SIZE}
+    assert set(seen) == {network.BATCH_SIZE}
     np.testing.assert_array_equal(few.image, many.image)
     np.testing.assert_allclose(few.boxes, many.boxes, atol=1e-3)

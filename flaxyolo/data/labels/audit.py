@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from flaxyolo.data.exif import SIDEWAYS
+from flaxyolo.base.exif import SIDEWAYS
 from flaxyolo.data.images import MISSING, ImageFacts, name_of
 from flaxyolo.data.labels.checked import Checked, Found, start_check
 from flaxyolo.data.labels.findings import BORDER, KINDS, Audit, Finding, SplitCount

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.exif import orientation_of
+from flaxyolo.base.exif import orientation_of
 from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.listing import progress, records_of
 from flaxyolo.data.readers.prepared import find_prepared, line_of
