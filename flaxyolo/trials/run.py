@@ -3,6 +3,7 @@
 import logging
 import math
 import shlex
+from pathlib import Path
 
 import optuna
 
@@ -19,6 +20,7 @@ from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.trials.answer import answer_lines, nothing_found, nothing_learnt
 from flaxyolo.trials.confirm import confirm
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
+from flaxyolo.trials.page import write_at_end
 from flaxyolo.trials.parent import FOLDER
 from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
@@ -119,8 +121,9 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     gate = Gate(device_key())
     confirm(study, sweep, gate)
     standings = standings_of(study, sweep)
-    publish(study, standings, sweep.folder, ended=True)
+    seen = publish(study, standings, sweep.folder, ended=True)
     update_outputs(standings, sweep, gate)
+    written = write_at_end(study, seen, sweep.folder)
     tell_end(study, standings, sweep)
     report = sweep_report(standings, sweep)
     best = standings.best
@@ -129,7 +132,8 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     if best is not None and standings.nothing_learnt:
         answer = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
     elif best is not None:
-        answer, where = answer_lines(study, standings, sweep.spending), where_lines(sweep)
+        answer = answer_lines(study, standings, sweep.spending)
+        where = where_lines(sweep, written)
     for line in answer:
         told.print(line, soft_wrap=True)
     told.print(table(report))
@@ -152,11 +156,12 @@ def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
              done, sweep.spending.trials)  # fmt: skip
 
 
-def where_lines(sweep: Sweep) -> list[str]:
-    """Where the best detector lies, and what to do next."""
+def where_lines(sweep: Sweep, page: Path | None = None) -> list[str]:
+    """Where the best detector lies, and the page of the study, and what to do next."""
     folder = sweep.folder
     lines = [
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}",
+        None if page is None else f"Report: {page}",
         error_line(sweep),
     ]
     if (folder / STUDY_FILE).exists():
