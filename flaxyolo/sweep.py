@@ -346,7 +346,8 @@ def run_sweep(flags: Flags) -> None:
         if left:
             log.info("going on with %s", many(len(left), "interrupted trial"))
         workers = flags.workers or default_workers()
-        keep_conditions(study, sweep, command, workers)
+        keep_conditions(study, command=command, workers=workers, seed=sweep.seed,
+                        spending=sweep.spending, advice=sweep.advice)  # fmt: skip
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))

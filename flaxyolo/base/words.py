@@ -7,6 +7,6 @@ def many(count: int, thing: str) -> str:
     return f"{count:,} {thing}{ending}"
 
 
-def percent(share: float) -> str:
+def percent(share: int | float) -> str:
     """`86%`; of hardly anything `under 1%`, of more than the whole `130%`."""
     return "under 1%" if 0 < share < 0.005 else f"{share:.0%}"

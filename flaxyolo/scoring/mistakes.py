@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flaxyolo.base.detections import xywh_to_xyxy
+from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Example
 from flaxyolo.scoring.diagnosis import Diagnosis
@@ -44,7 +45,9 @@ class Mistake:
 
 def mistakes_from(data: object, where: str = "mistakes") -> tuple[Mistake, ...]:
     """What was stored as a list of `Mistake.to_dict`."""
-    return parse(tuple[Mistake, ...], data, where)
+    if not isinstance(data, list):
+        raise InputError(f"{where}: expected a list of errors, got a {type(data).__name__}")
+    return tuple(parse(Mistake, one, f"{where}: {place}") for place, one in enumerate(data))
 
 
 def mistakes(

@@ -8,7 +8,6 @@ from importlib.metadata import version
 import optuna
 
 from flaxyolo.cost.measurement import versions
-from flaxyolo.search.setting import Sweep
 from flaxyolo.search.spending import Spending
 from flaxyolo.spec import parse
 from flaxyolo.statistics.rules import Advice
@@ -35,7 +34,15 @@ class Conditions:
     advice: tuple[Advice, ...] = ()
 
 
-def keep_conditions(study: optuna.Study, sweep: Sweep, command: str, workers: int) -> None:
+def keep_conditions(
+    study: optuna.Study,
+    *,
+    command: str,
+    workers: int,
+    seed: int,
+    spending: Spending,
+    advice: tuple[Advice, ...],
+) -> None:
     """Store with the study of a sweep's runs how it is made."""
     system = {"python": platform.python_version(), "system": platform.platform()}
     made = Conditions(
@@ -43,9 +50,9 @@ def keep_conditions(study: optuna.Study, sweep: Sweep, command: str, workers: in
         began=datetime.now().strftime("%Y-%m-%d %H:%M"),
         versions=versions() | {name: version(name) for name in ALSO} | system,
         workers=workers,
-        seed=sweep.seed,
-        spending=sweep.spending,
-        advice=sweep.advice,
+        seed=seed,
+        spending=spending,
+        advice=advice,
     )
     study.set_user_attr(CONDITIONS, asdict(made))
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from flaxyolo.base.markup import Markup, element
 
+Number = int | float
+Point = tuple[Number, Number]
+
 WIDTH = 400
 """Units of a chart's width; it is as wide as its card, so its text is about 12 px on any screen."""
 
@@ -15,15 +18,15 @@ WIDTH = 400
 class Axes:
     """A rectangle of an SVG, and which figures its sides stand for."""
 
-    x: tuple[float, float]
-    y: tuple[float, float]
+    x: Point
+    y: Point
     height: int = 300
     left: int = 48
     right: int = 14
     top: int = 14
     bottom: int = 44
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: Number, y: Number) -> tuple[float, float]:
         """Where a point lies."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
@@ -49,30 +52,32 @@ class Axes:
         parts.append(text(y_label, 12, middle, class_="label middle", transform=turned))
         return element("g", parts)
 
-    def path(self, points: Sequence[tuple[float, float]], **attributes: Any) -> Markup:
+    def path(self, points: Sequence[Point], **attributes: Any) -> Markup:
         """A line through points."""
         told = "L".join(f"{x:.1f} {y:.1f}" for x, y in (self.at(*point) for point in points))
         return element("path", d=f"M{told}", fill="none", **attributes)
 
 
-def svg(height: float, label: str, *inside: Any, width: float = WIDTH, **attributes: Any) -> Markup:
+def svg(
+    height: Number, label: str, *inside: Any, width: Number = WIDTH, **attributes: Any
+) -> Markup:
     """A picture that is as wide as there is room; `label` says what it shows."""
     return element("svg", *inside, viewBox=f"0 0 {width:g} {height:g}", role="img",
                    aria_label=label, **attributes)  # fmt: skip
 
 
-def text(said: str, x: float, y: float, **attributes: Any) -> Markup:
+def text(said: str, x: Number, y: Number, **attributes: Any) -> Markup:
     """Words at a place."""
     return element("text", said, x=float(x), y=float(y), **attributes)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> Markup:
+def line(x1: Number, y1: Number, x2: Number, y2: Number, **attributes: Any) -> Markup:
     """A straight line."""
     ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
     return element("line", **{name: float(value) for name, value in ends.items()}, **attributes)
 
 
-def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+def ticks(low: Number, high: Number, *, whole: bool = False) -> list[float]:
     """Round figures from `low` to `high`, about five."""
     if not (isfinite(low) and isfinite(high)) or high <= low:
         return []
@@ -86,7 +91,7 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def widened(
-    values: Sequence[float], *, zero: bool = False, share: float = 0.08
+    values: Sequence[Number], *, zero: bool = False, share: Number = 0.08
 ) -> tuple[float, float]:
     """A range a little wider than the values; `zero` begins at 0."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)

@@ -10,7 +10,7 @@ from flaxyolo.crew.record import CurvePoint, Record
 from flaxyolo.search.finalists import pooled_reach
 from flaxyolo.trials.findings import Findings
 from flaxyolo.trials.networks import Network
-from flaxyolo.trials.page_axes import WIDTH, Axes, line, svg, text, ticks, widened
+from flaxyolo.trials.page_axes import WIDTH, Axes, Number, line, svg, text, ticks, widened
 from flaxyolo.trials.page_front import ROLES, role
 
 ROW, HEAD = 22, 26
@@ -83,7 +83,7 @@ def sizes_chart(findings: Findings) -> Markup | None:
     return svg(down + 22, "average precision by size of objects", grid, parts)
 
 
-def _size_row(one: Network, key: str, findings: Findings, place: Any, top: float) -> Markup:
+def _size_row(one: Network, key: str, findings: Findings, place: Any, top: Number) -> Markup:
     middle, value = top + ROW / 2, one.scores.get(key)
     kind = role(one, findings)
     parts: list[Markup] = [text(row_name(one, findings), 0, middle + 4, class_="tick start")]
@@ -164,7 +164,7 @@ def _whole_runs(network: Network) -> Sequence[Record]:
     return runs if any(_goes_on(network, run) for run in runs) else [own, *runs]
 
 
-def _loss(point: CurvePoint, gains: Mapping[str, float]) -> float:
+def _loss(point: CurvePoint, gains: Mapping[str, Any]) -> float:
     return sum(value * gains.get(GAINS.get(name, ""), 1.0) for name, value in point.loss.items())
 
 
@@ -193,7 +193,7 @@ def _rank(kind: str) -> int:
     return -list(ROLES).index(kind)
 
 
-def bars(rows: Sequence[tuple[str, float, str]], most: float = 1.0, kind: str = "") -> Markup:
+def bars(rows: Sequence[tuple[str, Number, str]], most: Number = 1.0, kind: str = "") -> Markup:
     """Rows of a name, a bar of its share of `most`, and the figure in words."""
     return element("div", [
         element("div", element("span", name, class_="name"),

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from flaxyolo.base.markup import Markup, element
 from flaxyolo.trials.findings import Findings
 from flaxyolo.trials.networks import Network
-from flaxyolo.trials.page_axes import WIDTH, Axes, line, svg, text, widened
+from flaxyolo.trials.page_axes import WIDTH, Axes, Number, Point, line, svg, text, widened
 from flaxyolo.trials.pareto import fate
 
 FAR = 2.5
@@ -116,7 +116,7 @@ def _legend(findings: Findings) -> Markup:
     return element("p", items, class_="legend")
 
 
-def _dot(axes: Axes, one: Network, point: tuple[float, float], findings: Findings) -> Markup:
+def _dot(axes: Axes, one: Network, point: Point, findings: Findings) -> Markup:
     x, y = axes.at(*point)
     said = told(one, findings)
     kind = role(one, findings)
@@ -134,13 +134,13 @@ def _dot(axes: Axes, one: Network, point: tuple[float, float], findings: Finding
     )
 
 
-def _whisker(axes: Axes, one: Network, point: tuple[float, float]) -> Markup:
+def _whisker(axes: Axes, one: Network, point: Point) -> Markup:
     wide = one.half_width or 0.0
     (x, low), (_, high) = axes.at(point[0], point[1] - wide), axes.at(point[0], point[1] + wide)
     return line(x, low, x, high, class_="whisker")
 
 
-def _budget_line(axes: Axes, budget: float) -> Markup:
+def _budget_line(axes: Axes, budget: Number) -> Markup:
     x, low = axes.at(budget, axes.y[0])
     _, high = axes.at(budget, axes.y[1])
     said = f"budget {budget:g} ms"
@@ -149,10 +149,10 @@ def _budget_line(axes: Axes, budget: float) -> Markup:
     return element("g", line(x, low, x, high, class_="limit"), name)
 
 
-def _labels(axes: Axes, at: dict[int, tuple[float, float]]) -> list[Markup]:
+def _labels(axes: Axes, at: dict[int, Point]) -> list[Markup]:
     """The number of each trial beside its point, where there is room for it."""
     points = [axes.at(*point) for point in at.values()]
-    taken: list[tuple[float, float, float]] = []
+    taken: list[tuple[Number, Number, Number]] = []
     labels = []
     for number, point in at.items():
         x, y = axes.at(*point)
@@ -171,6 +171,6 @@ def _labels(axes: Axes, at: dict[int, tuple[float, float]]) -> list[Markup]:
     return labels
 
 
-def _over(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+def _over(one: tuple[Number, Number, Number], other: tuple[Number, Number, Number]) -> bool:
     apart = one[0] + one[2] < other[0] or other[0] + other[2] < one[0]
     return not apart and abs(one[1] - other[1]) < 11

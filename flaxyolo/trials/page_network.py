@@ -2,7 +2,7 @@
 
 from flaxyolo.base.markup import Markup, element
 from flaxyolo.spec import LEVEL_STRIDES, DetectorSpec, StageSpec, stem_stride
-from flaxyolo.trials.page_axes import line, svg, text
+from flaxyolo.trials.page_axes import Number, line, svg, text
 
 WIDE = 420
 BACKBONE, NECK, HEAD = (0, 168), (198, 98), (326, 94)
@@ -129,9 +129,9 @@ def _heads() -> Markup:
 
 def _box(
     column: tuple[int, int],
-    top: float,
+    top: Number,
     said: list[str],
-    share: float | None,
+    share: Number | None,
     kind: str,
     longest: int = LONGEST,
 ) -> Markup:
@@ -157,7 +157,7 @@ def _short(said: str, longest: int) -> str:
     return said if len(said) <= longest else f"{said[: longest - 1]}…"
 
 
-def _arrow(x1: float, y1: float, x2: float, y2: float) -> Markup:
+def _arrow(x1: Number, y1: Number, x2: Number, y2: Number) -> Markup:
     """An arrow straight across, up or down."""
     length = abs(x2 - x1) + abs(y2 - y1)
     dx, dy = (x2 - x1) / length, (y2 - y1) / length
