@@ -39,10 +39,14 @@ def test_intervals_hold_the_score_and_are_as_wide_as_images_differ():
     matched = matched_by_size(evaluated(truth, found))
     scores = coco_scores(truth, found)
     told = intervals(matched)
-    assert set(told) == {"map", "map_50", "map_small", "map_medium", "map_large"}
+    # No object is large.
+    assert scores.map_large is None
+    assert set(told) == {"map", "map_50", "map_small", "map_medium"}
     for name, (low, high) in told.items():
         assert low <= getattr(scores, name) <= high
-    assert told["map_large"][0] < told["map_large"][1]
+    # Every medium object is found in all images, and one image misses a small one.
+    assert told["map_medium"] == (1.0, 1.0)
+    assert told["map_small"][0] < told["map_small"][1]
 
 
 def test_they_are_read_back_as_they_were():

@@ -35,7 +35,7 @@ BUDGET = Budget(10.0)
 
 
 def scene():
-    """Truth and detections of three images with every kind of size, some right and some wrong."""
+    """Truth and detections of three images, small and medium, some right and some wrong."""
     places = {0: (5, 5, 20, 20), 1: (30, 5, 50, 60), 2: (5, 70, 100, 45)}
     truth = {
         "images": [{"id": number} for number in (1, 2, 3)],
