@@ -49,6 +49,7 @@ COMMANDS = {
     "stats": "what the images and boxes are like, and what that advises",
     "preflight": "check data, transforms, losses and gradients before a long run",
     "sweep": "search for the best detector under a latency and memory budget",
+    "report": "the page of a study: one HTML file that needs no network",
     "ablate": "change one variable at a time, with paired seeds, and say what came of it",
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",

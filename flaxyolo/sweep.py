@@ -59,6 +59,7 @@ from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.training.distill import lesson_of
+from flaxyolo.trials.conditions import keep_conditions
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.trials.swept import Swept
@@ -271,6 +272,7 @@ def _run(flags: Flags) -> Swept:
     suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
     teacher = None if flags.teacher is None else read_source(flags.teacher)
+    command = cli.command_line("sweep", *cli.given(flags))
     flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
     if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
@@ -346,6 +348,8 @@ def _run(flags: Flags) -> Swept:
         if left:
             log.info("going on with %s", many(len(left), "interrupted trial"))
         workers = flags.workers or default_workers()
+        keep_conditions(study, command=command, workers=workers, seed=sweep.seed,
+                        spending=sweep.spending, advice=sweep.advice)  # fmt: skip
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))

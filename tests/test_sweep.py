@@ -24,7 +24,8 @@ from flaxyolo.search.space import suggest_detector
 from flaxyolo.spec import to_dict
 from flaxyolo.trials import run as trials_run
 from flaxyolo.trials import standings
-from flaxyolo.trials.run import nothing_learnt, tell_objective
+from flaxyolo.trials.answer import nothing_learnt
+from flaxyolo.trials.run import tell_objective
 from flaxyolo.weights.checkpoint import save_detector, source_of
 from flaxyolo.weights.transfer import read_source
 from tests.search.made import result

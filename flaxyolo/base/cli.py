@@ -9,8 +9,9 @@ import shlex
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -86,6 +87,23 @@ def print_anything() -> None:
 def command_line(name: str, *arguments: object) -> str:
     """A command of this package as it can be typed into a shell, whatever its paths hold."""
     return shlex.join(["python", "-m", f"flaxyolo.{name}", *map(str, arguments)])
+
+
+def given(flags: Any) -> list[str]:
+    """The words of a command that give these flags, those left out that are as ever."""
+    words: list[str] = []
+    for each in fields(flags):
+        value = getattr(flags, each.name)
+        if value == each.default:
+            continue
+        name = each.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            short = f"{value:g}" if isinstance(value, float) else str(value)
+            exact = not isinstance(value, float) or float(short) == value
+            words += [f"--{name}", short if exact else repr(value)]
+    return words
 
 
 def steps_bar() -> Progress:

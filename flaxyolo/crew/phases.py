@@ -148,7 +148,9 @@ def first_weights(
     except InputError as error:
         log.warning("%s; this trial begins with fresh weights", error)
         return None
-    entry.keep(inherited=round(begun.share, 4))
+    kinds = {} if begun.inherited is None else begun.inherited.shares
+    shares = {str(kind): round(share, 4) for kind, share in kinds.items()}
+    entry.keep(inherited=round(begun.share, 4), begun=shares)
     task = to_mend(ready.spec, initial, begun)
     if task is None:
         return begun.weights

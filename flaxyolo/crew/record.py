@@ -87,6 +87,8 @@ class Record:
 
     inherited: float | None = None
     """How near its first weights were to another detector's, 0 to 1."""
+    begun: Mapping[str, float] = field(default_factory=dict)
+    """Of its parameters, the shares of layers that were copied, sliced, grown or fresh then."""
     mended: float | None = None
     """Share of the other's features that its fresh layers, fitted to them, missed at the start."""
     predicted_ms: float | None = None

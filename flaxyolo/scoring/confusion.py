@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.matches import MIN_IOU, Case
+from flaxyolo.spec import parse
 
 MIN_SCORE = 0.25
 """Score from which on a detection is looked at: below it one would not act on it."""
@@ -64,6 +65,29 @@ class Confusion:
             "min_iou": self.min_iou,
             "min_score": self.min_score,
         }
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "confusion") -> "Confusion":
+        """The inverse of `to_dict`."""
+        known = parse(_Stored, data, where)
+        matrix = np.array(known.matrix, np.int64)
+        if matrix.shape != (len(known.classes),) * 2:
+            raise InputError(
+                f"{where}: matrix: expected {len(known.classes)} rows of as many counts, got "
+                f"{matrix.shape}"
+            )
+        return cls(known.classes[:-1], matrix, known.min_iou, known.min_score)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """`Confusion.to_dict`."""
+
+    classes: tuple[str, ...]
+    matrix: tuple[tuple[int, ...], ...]
+    pairs: tuple[Pair, ...]
+    min_iou: float
+    min_score: float
 
 
 def confusion_matrix(

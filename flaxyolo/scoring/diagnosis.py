@@ -68,11 +68,6 @@ def diagnose(
     )
 
 
-def summary(truth: GroundTruth, detections: Detections) -> dict[str, Any]:
-    """Error kinds, confusion and calibration of detections as a plain dict, ready for JSON."""
-    return diagnose(truth, detections).to_dict()
-
-
 def error_table(errors: ErrorKinds) -> Table:
     """AP that each kind of error costs and how many there are, in all and by size."""
     table = Table(box=box.SIMPLE_HEAD)

@@ -51,7 +51,7 @@ def draw_errors(
             continue
         figure, grid = panels(len(worst), COLUMNS, PANEL_INCHES, head=0.3, foot=0.34, caption=0.38)
         for axes, index in zip(grid, worst.tolist(), strict=False):
-            number = case.truth.image_ids[_image_of(case, errors, index)]
+            number = case.truth.image_ids[place_of(case, errors, index)]
             if number not in by_id:
                 raise InputError(
                     f"{truth_name}: expected its images in the data set, which has no image "
@@ -60,7 +60,7 @@ def draw_errors(
             example = by_id[number]
             image = decode(example.image, oriented=example.oriented)
             _draw(axes, image, case, errors, index)
-            text = f"{_title(example)}\n{describe(case, errors, index)}"
+            text = f"{title_of(example)}\n{describe(case, errors, index)}"
             axes.set_title(text, fontsize=7.5, pad=3)
         total = int((errors.kind == kind).sum())
         order = "largest" if kind == MISSED else "best-scored"
@@ -90,7 +90,7 @@ def worst_errors(case: Case, errors: Errors, kind: int, most: int) -> Int[np.nda
     return mine[np.argsort(-weight, kind="stable")[:most]]
 
 
-def _image_of(case: Case, errors: Errors, index: int) -> int:
+def place_of(case: Case, errors: Errors, index: int) -> int:
     """Place of an error's image in `GroundTruth.image_ids`."""
     found = errors.found[index]
     return int(case.found.image[found] if found >= 0 else case.truth.image[errors.truth[index]])
@@ -111,7 +111,8 @@ def describe(case: Case, errors: Errors, index: int) -> str:
     return f"{said}: is {_name(case, case.truth.labels[truth])}, {iou}"
 
 
-def _title(example: Example) -> str:
+def title_of(example: Example) -> str:
+    """The name of an image's file, or its id where it has none."""
     if isinstance(example.image, np.ndarray):
         return f"image {example.image_id}"
     return Path(name_of(example.image)).name
@@ -133,7 +134,7 @@ def _draw(axes: Axes, image: np.ndarray, case: Case, errors: Errors, index: int)
         solid = {"edgecolor": FOUND, "linewidth": 2.0}
         # Below the dashes, which stay visible where the two coincide.
         boxes.insert(0, (xywh_to_xyxy(case.found.xywh[found]), solid))
-    left, top, right, bottom = _view(np.array([box for box, _ in boxes]), *image.shape[:2])
+    left, top, right, bottom = view(np.array([box for box, _ in boxes]), *image.shape[:2])
     part = image[top:bottom, left:right]
     smooth = "nearest" if max(part.shape) < 300 else "antialiased"
     axes.imshow(part, interpolation=smooth, extent=(left, right, bottom, top))
@@ -146,7 +147,7 @@ def _draw(axes: Axes, image: np.ndarray, case: Case, errors: Errors, index: int)
     axes.set_ylim(bottom, top)
 
 
-def _view(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> tuple[int, int, int, int]:
+def view(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> tuple[int, int, int, int]:
     """A square around the boxes, as far as it lies in the image: left, top, right, bottom."""
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     side = max(SURROUNDINGS * float((high - low).max()), LEAST_SIDE)

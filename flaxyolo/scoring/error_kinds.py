@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from flaxyolo.base.detections import Detections
 from flaxyolo.scoring.matches import MIN_IOU, Case, Matches, case_of, match
 from flaxyolo.scoring.truth import GroundTruth
+from flaxyolo.spec import parse
 
 BACKGROUND_IOU = 0.1
 """Overlap up to which a detection has nothing to do with an object."""
@@ -60,6 +61,11 @@ class ErrorKinds:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict, ready for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "errors") -> "ErrorKinds":
+        """The inverse of `to_dict`."""
+        return parse(cls, data, where)
 
 
 class Errors(NamedTuple):

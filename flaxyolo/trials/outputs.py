@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 
 from flaxyolo.base import cli
+from flaxyolo.base.files import replace_file
 from flaxyolo.config import Config, write_config
 from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import absolute
@@ -21,10 +22,13 @@ from flaxyolo.trials.account import front_line, funnel_line, inside_line, second
 from flaxyolo.trials.pareto import draw_front
 from flaxyolo.trials.standings import Standings
 from flaxyolo.trials.table import Report, outcome, write
-from flaxyolo.trials.trial import ERRORS_FILE
+from flaxyolo.trials.trial import CURVES_FILE, ERRORS_FILE, MISTAKES_FILE
 from flaxyolo.weights.checkpoint import SOURCE, load_detector, read_metadata, save_detector
 
 log = logging.getLogger(__name__)
+
+PICTURE = "detections.png"
+"""In a study's folder: what the best detector finds on a few validation images."""
 
 
 def sweep_report(standings: Standings, sweep: Sweep) -> Report:
@@ -80,8 +84,10 @@ def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     line = f"{rank} of study {sweep.folder.name}: trial {best.trial}, {outcome(best, sweep.budget)}"
     training = sweep.short if best.seed is None else sweep.full(best.seed)
     write_config(sweep.folder / "best.yaml", Config(best.spec, training), line)
-    if (errors := sweep.runs / best.run / ERRORS_FILE).exists():
-        shutil.copyfile(errors, sweep.folder / ERRORS_FILE)
+    for name in (ERRORS_FILE, CURVES_FILE, MISTAKES_FILE):
+        (sweep.folder / name).unlink(missing_ok=True)
+        if (found := sweep.runs / best.run / name).exists():
+            replace_file(sweep.folder / name, found.read_bytes())
     with gate.training():
         draw_best(detector, sweep, f"Trial {best.trial} of {sweep.folder.name}")
     # Last: it tells which trial the three belong to.
@@ -109,4 +115,4 @@ def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
     examples = [sweep.data.val[i] for i in chosen]
     some = pixels._replace(images=np.asarray(pixels.images[chosen]))
     found = run_detector(detector, examples, some)
-    draw_sample(found, examples, sweep.data, sweep.folder / "detections.png", title)
+    draw_sample(found, examples, sweep.data, sweep.folder / PICTURE, title)

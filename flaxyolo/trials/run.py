@@ -3,38 +3,36 @@
 import logging
 import math
 import shlex
+from pathlib import Path
 
 import optuna
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.words import many
-from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import FINAL, Record
 from flaxyolo.crew.storage import STUDY_FILE
 from flaxyolo.crew.supervise import supervise, worker_command
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
-from flaxyolo.search.controls import SCALED, controls, drawn
+from flaxyolo.search.controls import drawn
 from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported, thin
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
-from flaxyolo.search.spending import Spending
-from flaxyolo.trials.confirm import confirm, confirmed_cost
+from flaxyolo.trials.answer import answer_lines, nothing_found, nothing_learnt
+from flaxyolo.trials.confirm import confirm
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
+from flaxyolo.trials.page import write_at_end
 from flaxyolo.trials.parent import FOLDER
 from flaxyolo.trials.progress import Display
 from flaxyolo.trials.published import publish
-from flaxyolo.trials.standings import LEARNT, Standings
-from flaxyolo.trials.table import best_found, costs, outcome, table
-from flaxyolo.trials.work import EXHAUSTED, NONE_SCALED
+from flaxyolo.trials.standings import Standings
+from flaxyolo.trials.table import table
+from flaxyolo.trials.work import EXHAUSTED
 
 log = logging.getLogger(__name__)
 PIPED = 160
 """Columns of the table in a file or pipe."""
 USED = 0.85
 """Of the budget, what candidates are expected to take."""
-NO_CANDIDATE = "no candidate met the budget"
 
 
 def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hours: float) -> None:
@@ -123,8 +121,9 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     gate = Gate(device_key())
     confirm(study, sweep, gate)
     standings = standings_of(study, sweep)
-    publish(study, standings, sweep.folder, ended=True)
+    seen = publish(study, standings, sweep.folder, ended=True)
     update_outputs(standings, sweep, gate)
+    written = write_at_end(study, seen, sweep.folder)
     tell_end(study, standings, sweep)
     report = sweep_report(standings, sweep)
     best = standings.best
@@ -133,7 +132,8 @@ def finish(study: optuna.Study, sweep: Sweep) -> None:
     if best is not None and standings.nothing_learnt:
         answer = nothing_learnt(best, sweep.budget, sweep.source, sweep.spending.epochs)
     elif best is not None:
-        answer, where = answer_lines(study, standings, sweep), where_lines(sweep)
+        answer = answer_lines(study, standings, sweep.spending)
+        where = where_lines(sweep, written)
     for line in answer:
         told.print(line, soft_wrap=True)
     told.print(table(report))
@@ -156,58 +156,12 @@ def tell_end(study: optuna.Study, standings: Standings, sweep: Sweep) -> None:
              done, sweep.spending.trials)  # fmt: skip
 
 
-def answer_lines(study: optuna.Study, standings: Standings, sweep: Sweep) -> list[str]:
-    """The best detector: how good it is, what it costs, what it beats, how sure that is."""
-    best = standings.best
-    assert best is not None, "there is an answer"
-    network = next(one for one in standings.networks if one.number == best.trial)
-    again = confirmed_cost(study, best.number)
-    cost = again or network.shown.cost
-    told = None if cost is None else costs(cost, standings.budget)
-    where = ", measured again in a fresh process" if again is not None else ""
-    cost_line = None if told is None else f"{told}{where}"
-    missing = missing_line(study, standings, sweep.spending)
-    lines = [best_found(network), cost_line, standings.lead, missing, open_line(standings)]
-    return [line for line in lines if line]
-
-
-def open_line(standings: Standings) -> str | None:
-    """That a trained network is ahead of the best, but for the budget, which only a calmer machine
-    can tell; None where there is none."""
-    budget, best = standings.budget, standings.best
-    ahead = [
-        each
-        for each in standings.records
-        if each.stage == FINAL
-        and each.undecided
-        and each.objective is not None
-        and (best is None or each.objective > (best.objective or 0.0))
-    ]
-    if not ahead:
-        return None
-    first = max(ahead, key=lambda each: each.objective or 0.0)
-    assert first.cost is not None, "it was measured"
-    return (
-        f"Trial {first.trial} has {first.objective:.3f}, and only a calmer machine can tell if "
-        f"it keeps the budget: {budget.latency_of(first.cost):.2f} ms here, at least "
-        f"{first.cost.floor_ms or 0.0:.2f} ms; the same command measures it again"
-    )
-
-
-def missing_line(study: optuna.Study, standings: Standings, spending: Spending) -> str | None:
-    """That no YOLOv8 was begun which the best could be compared with, and why."""
-    if not spending.controls or SCALED in controls(standings.records):
-        return None
-    if study.user_attrs.get(NONE_SCALED, False):
-        return f"No {SCALED} into the budget is compared with: none is expected to keep it"
-    return f"No {SCALED} into the budget is compared with yet: the same command goes on with it"
-
-
-def where_lines(sweep: Sweep) -> list[str]:
-    """Where the best detector lies, and what to do next."""
+def where_lines(sweep: Sweep, page: Path | None = None) -> list[str]:
+    """Where the best detector lies, and the page of the study, and what to do next."""
     folder = sweep.folder
     lines = [
         f"Checkpoint: {folder / 'best'}   Pictures: {folder / 'detections.png'}",
+        None if page is None else f"Report: {page}",
         error_line(sweep),
     ]
     if (folder / STUDY_FILE).exists():
@@ -223,41 +177,7 @@ def where_lines(sweep: Sweep) -> list[str]:
     return [line for line in lines if line]
 
 
-def nothing_learnt(first: Record, budget: Budget, source: str, epochs: int) -> list[str]:
-    """That there is no best detector though one is first, and what to do about it."""
-    return [
-        f"Nothing has learnt: trial {first.trial} is first with {outcome(first, budget)}; "
-        f"an mAP50 below {LEARNT:g} is chance, and none of these detectors is of use",
-        f"Train for longer: the same command with --epochs {10 * epochs} and another --study",
-        "Or look whether boxes and classes are those of the images: "
-        f"python -m flaxyolo.stats {source}",
-    ]
-
-
 def parent_told(sweep: Sweep) -> str:
     """Where the parent is, which is trained all the same."""
     detector = sweep.folder / FOLDER / "detector"
     return f"; the parent is trained: {detector}" if detector.is_dir() else ""
-
-
-def nothing_found(standings: Standings) -> str:
-    """Why there is no best detector, with the nearest candidate and its figure."""
-    budget, records = standings.budget, standings.records
-    costs = {record.trial: record.cost for record in records if record.cost is not None}
-    if not costs:
-        return f"{NO_CANDIDATE}: none of the {len(records)} could be measured; see the table"
-    number = min(costs, key=lambda number: budget.latency_of(costs[number]))
-    figures = (
-        f"the fastest of {len(costs)} measured is trial {number} with "
-        f"{budget.latency_of(costs[number]):.2f} ms {budget.latency_stat} and "
-        f"{costs[number].vram_mib:.1f} MiB"
-    )
-    inside = sum(budget.allows(cost) for cost in costs.values())
-    if inside:
-        return (
-            f"{many(inside, 'candidate')} met the budget but none finished its training; {figures}"
-        )
-    return (
-        f"{NO_CANDIDATE} ({budget.describe()}): {figures}; raise the budget, or name a space "
-        "of smaller networks with --space"
-    )

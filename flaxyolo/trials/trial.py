@@ -28,7 +28,11 @@ from flaxyolo.crew.phases import (
 from flaxyolo.crew.record import FINAL, Entry, read
 from flaxyolo.crew.surroundings import ALONE, OutOfTimeError, PausedError, Stage, Surroundings
 from flaxyolo.nn.detector import TrainedDetector
-from flaxyolo.scoring.diagnosis import summary
+from flaxyolo.scoring.curves import curves
+from flaxyolo.scoring.diagnosis import diagnose
+from flaxyolo.scoring.matches import match
+from flaxyolo.scoring.mistakes import mistakes
+from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.search.features import features
 from flaxyolo.search.setting import Sweep
 from flaxyolo.spec import DetectorSpec, to_dict
@@ -39,6 +43,10 @@ LOOKS = 3
 """Measurements on a busy machine after which the last decides all the same."""
 ERRORS_FILE = "errors.json"
 """In a finished run's folder: kinds of its errors, confusion and calibration."""
+CURVES_FILE = "curves.json"
+"""There too: precision against recall, and the intervals of its scores over the images."""
+MISTAKES_FILE = "mistakes.json"
+"""There too: the worst errors of each kind, as small pictures."""
 
 
 def run_trial(
@@ -65,7 +73,7 @@ def run_trial(
     with around.busy():
         detector, result = trained_until(until, rungs, entry, ready, config, sweep, around)
     afforded_trained(entry, ready, detector, sweep, around)
-    save_trained(run_dir, entry, detector, result)
+    save_trained(run_dir, entry, detector, result, ready)
     return sweep.objective.value(result.scores)
 
 
@@ -180,8 +188,10 @@ def afforded_trained(
         raise PausedError(entry.record.epochs)
 
 
-def save_trained(run_dir: Path, entry: Entry, detector: TrainedDetector, result: Scored) -> None:
-    """Write the trained detector, and where its errors are."""
+def save_trained(
+    run_dir: Path, entry: Entry, detector: TrainedDetector, result: Scored, ready: Prepared
+) -> None:
+    """Write the trained detector, how good it is, and where its errors are."""
     assert entry.record.cost is not None, "it was measured before it was trained"
     facts = {
         "trial": entry.record.number,
@@ -189,8 +199,15 @@ def save_trained(run_dir: Path, entry: Entry, detector: TrainedDetector, result:
         "cost": entry.record.cost.to_dict(),
     }
     save_detector(run_dir / "detector", detector, facts)
-    errors = json.dumps(summary(result.truth, result.detections), indent=1)
-    replace_file(run_dir / ERRORS_FILE, f"{errors}\n")
+    diagnosis = diagnose(result.truth, result.detections)
+    reached = thresholds(diagnosis.case, match(diagnosis.case))
+    worst = mistakes(diagnosis, ready.data.val)
+    for name, content in (
+        (ERRORS_FILE, diagnosis.to_dict()),
+        (CURVES_FILE, curves(reached, result.matched).to_dict()),
+        (MISTAKES_FILE, [one.to_dict() for one in worst]),
+    ):
+        replace_file(run_dir / name, f"{json.dumps(content, indent=1)}\n")
 
 
 def prune_over(entry: Entry, budget: Budget, cost: Measurement, when: str = "") -> None:

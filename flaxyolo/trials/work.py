@@ -208,6 +208,7 @@ def add_final(study: optuna.Study, candidate: Record, seed: int, sweep: Sweep) -
         spec=candidate.spec,
         # A run that goes on from the candidate's began as that did.
         inherited=candidate.inherited,
+        begun=candidate.begun,
         looks=candidate.looks,
     )
     same = sweep.full(seed) == sweep.short and sweep.teacher is None

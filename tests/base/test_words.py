@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxyolo.base.words import many
+from flaxyolo.base.words import many, percent
 
 
 @pytest.mark.parametrize(
@@ -12,3 +12,8 @@ from flaxyolo.base.words import many
 )  # fmt: skip
 def test_one_is_one_and_others_are_many(count, thing, told):
     assert many(count, thing) == told
+
+
+def test_a_share_is_never_told_as_nothing():
+    told = [percent(share) for share in (0, 0.001, 0.86, 1.3)]
+    assert told == ["0%", "under 1%", "86%", "130%"]

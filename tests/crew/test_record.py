@@ -39,6 +39,7 @@ WHOLE = Record(
     arm="se",
     seed=1,
     inherited=0.5,
+    begun={"copied": 0.5, "fresh": 0.5},
     mended=0.2,
     predicted_ms=4.5,
     predicted_score=0.3,

@@ -20,7 +20,7 @@ def shown(*things):
 
 
 def test_a_summary_is_plain_and_holds_all_three():
-    told = diagnosis.summary(*judged(TRUTH, ROWS))
+    told = diagnosis.diagnose(*judged(TRUTH, ROWS)).to_dict()
     assert tuple(told) == ("errors", "confusion", "calibration")
     assert json.loads(json.dumps(told)) == told
     assert told["errors"]["kinds"]["classification"]["count"] == 1

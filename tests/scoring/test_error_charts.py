@@ -92,7 +92,7 @@ def test_an_image_that_the_data_set_lacks_is_named(told, tmp_path):
 )
 def test_the_view_holds_the_box_and_stays_in_the_image(box):
     corners = np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], np.float64)
-    left, top, right, bottom = error_charts._view(corners, 400, 400)
+    left, top, right, bottom = error_charts.view(corners, 400, 400)
     assert 0 <= left < right <= 400
     assert 0 <= top < bottom <= 400
     assert right - left >= error_charts.LEAST_SIDE

@@ -10,7 +10,7 @@ from flaxyolo.search.advised import BASELINE
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.spending import Spending
-from flaxyolo.trials.run import missing_line, open_line
+from flaxyolo.trials.answer import missing_line, open_line
 from flaxyolo.trials.standings import Standings
 from flaxyolo.trials.work import NONE_SCALED
 from tests.search.made import COST, final, result
