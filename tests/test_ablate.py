@@ -18,7 +18,8 @@ from flaxyolo.ablation.study import Ablation
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.crew import phases
-from flaxyolo.crew.record import CurvePoint, Record
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import Record
 from flaxyolo.crew.storage import open_study, read_runs, read_study
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.sources import Dataset, read_dataset

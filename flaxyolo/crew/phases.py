@@ -19,7 +19,8 @@ from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.record import CurvePoint, Entry
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import Entry
 from flaxyolo.crew.surroundings import Stage, Surroundings
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels

@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.optuna_inside import constrain, latest, set_attr
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
@@ -26,34 +27,6 @@ FINAL = "final"
 """Trials of the full schedule, one for each finalist and seed."""
 INTERRUPTED = "interrupted"
 """Reason of a trial whose process ended, in studies of old; others went on in its place."""
-ADDED = ("objective_se", "val_loss")
-"""Fields of a scored epoch that studies of old do not have."""
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """What an epoch left; without an objective it was not scored."""
-
-    epoch: int
-    objective: float | None = None
-    loss: Mapping[str, float] = field(default_factory=dict)
-    """Mean terms of the epoch, before gains."""
-    map: float | None = None
-    map_50: float | None = None
-    epoch_seconds: float = 0.0
-    objective_se: float | None = None
-    """Standard error of the objective over the validation images; a seed's comes on top."""
-    val_loss: float | None = None
-    """The training loss on the validation images, its terms times their gains."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        scored = self.objective is not None
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if value is not None or (scored and name not in ADDED)
-        }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxyolo.crew.record import FINAL, CurvePoint, Record
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import FINAL, Record
 from flaxyolo.search.earlier import as_runs, scored_candidates
 from flaxyolo.search.features import matrix
 from flaxyolo.search.funnel import Candidates, propose

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from flaxyolo.base.markup import Markup, element
-from flaxyolo.crew.record import CurvePoint, Record
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import Record
 from flaxyolo.search.finalists import pooled_reach
 from flaxyolo.trials.findings import Findings
 from flaxyolo.trials.networks import Network

@@ -1,7 +1,8 @@
 """Records made by hand."""
 
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.record import FINAL, CurvePoint, Record
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import FINAL, Record
 
 COST = Measurement(
     latency_ms_p50=5.0,

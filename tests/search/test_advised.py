@@ -7,7 +7,7 @@ import pytest
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops
-from flaxyolo.crew.record import CurvePoint
+from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.advised import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flaxyolo.crew.record import CurvePoint
+from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.search.racing import contested, next_runs
 from tests.search.made import OVER, final
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flaxyolo.crew.record import CurvePoint
+from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.search.advised import BASELINE
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.schedule import (

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import FINAL, CurvePoint, Entry
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import FINAL, Entry
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.data.sources import Example
 from flaxyolo.scoring.average_precision import coco_scores, evaluated

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import CurvePoint, Entry
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import Entry
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate

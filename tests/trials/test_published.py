@@ -6,7 +6,8 @@ from optuna.trial import TrialState
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
-from flaxyolo.crew.record import FINAL, CurvePoint, Entry
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import FINAL, Entry
 from flaxyolo.crew.storage import move_runs, open_runs, open_study, read_runs, read_study, runs_name
 from flaxyolo.scoring.average_precision import KEYS, Scores
 from flaxyolo.search.controls import SCALED

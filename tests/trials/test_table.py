@@ -8,7 +8,8 @@ from rich.console import Console
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.crew.record import INTERRUPTED, CurvePoint
+from flaxyolo.crew.curve import CurvePoint
+from flaxyolo.crew.record import INTERRUPTED
 from flaxyolo.scoring.average_precision import KEYS, ClassScores, Scores
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import Objective

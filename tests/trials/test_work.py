@@ -14,8 +14,9 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import Reference
 from flaxyolo.cost.table.file import best_reference, conditions
+from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.phases import curve_point
-from flaxyolo.crew.record import CurvePoint, Entry, Record
+from flaxyolo.crew.record import Entry, Record
 from flaxyolo.crew.storage import open_study
 from flaxyolo.crew.surroundings import OutOfTimeError, PausedError, Stage
 from flaxyolo.crew.worker import Reporter, at_desk
