@@ -42,7 +42,7 @@ PROGRAMS = ("python", "python3", "flaxyolo", "pip", "pytest", "optuna-dashboard"
 FLAG = re.compile(r"(?<!\S)--([a-z][a-z-]*)")
 OWN_PATH = re.compile(r"(?:flaxyolo|configs|sweeps|notebooks|benchmarks|tests|\.ci)/[\w./-]*")
 FOR_READERS_TO_WRITE = {"sweeps/ghost.py"}
-QUICK = {"stats", "data", "evaluate"}
+QUICK = {"stats", "data", "evaluate", "export", "report"}
 """Doors whose commands take seconds. Of the others a test reads the flags."""
 
 
@@ -221,7 +221,7 @@ def clone(study, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words", [words for words in DOORS if words[0] in QUICK and len(words) > 1], ids=named
 )
-def test_a_quick_command_runs(words, clone, capsys):
+def test_a_quick_command_runs(words, clone, capsys, unchecked):
     assert door.main(words) == 0, capsys.readouterr().err
 
 

@@ -9,9 +9,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import (
     STORED,
-    CurvePoint,
     Custody,
     Entry,
     Hold,
