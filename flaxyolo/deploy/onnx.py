@@ -21,8 +21,10 @@ import flaxyolo
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import replace_file
 from flaxyolo.deploy.batches import Batch, shape_of
+from flaxyolo.deploy.emitter import Emitter
 from flaxyolo.deploy.graph import Graph
-from flaxyolo.deploy.operators import CHANNELS_FIRST, Emitter
+from flaxyolo.deploy.layers import CHANNELS_FIRST
+from flaxyolo.deploy.operators import NAMED, RULES
 from flaxyolo.deploy.values import BATCH, Value
 from flaxyolo.nn.detector import TrainedDetector, fuse, fused_graph
 from flaxyolo.nn.nms import IOU_THRESHOLD, MAX_DETECTIONS, MIN_SCORE, candidates
@@ -64,7 +66,7 @@ def onnx_model(detector: TrainedDetector, form: OnnxForm = PLAIN) -> "onnx.Model
     size = spec.image_size
     shape = traced.in_avals[0].shape
     images = Value(shape, shape, CHANNELS_FIRST, INPUT)
-    emitter = Emitter(graph)
+    emitter = Emitter(graph, RULES, NAMED)
     found = emitter.run(traced.jaxpr, traced.consts, [images])
     names = [emitter.shaper.plain(value) for value in found]
     if selected:

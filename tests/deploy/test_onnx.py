@@ -149,13 +149,15 @@ def test_clients_are_told_what_they_ask_for():
 
 
 def test_an_operation_without_onnx_form_is_named():
+    from flaxyolo.deploy.emitter import Emitter
     from flaxyolo.deploy.graph import Graph
-    from flaxyolo.deploy.operators import CHANNELS_FIRST, Emitter
+    from flaxyolo.deploy.layers import CHANNELS_FIRST
+    from flaxyolo.deploy.operators import NAMED, RULES
     from flaxyolo.deploy.values import Value
 
     traced = jax.make_jaxpr(lambda x: jnp.cumsum(x, 1))(np.zeros((1, 4, 4, 3), np.float32))
     shape = (1, 4, 4, 3)
     with pytest.raises(InputError, match=r"'cumsum' of JAX.*stablehlo"):
-        Emitter(Graph()).run(
+        Emitter(Graph(), RULES, NAMED).run(
             traced.jaxpr, traced.consts, [Value(shape, shape, CHANNELS_FIRST, "images")]
         )
