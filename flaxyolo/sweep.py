@@ -58,6 +58,8 @@ from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.training.distill import lesson_of
+from flaxyolo.training.follow import Followers, LogFlag
+from flaxyolo.training.writers import ready
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.weights.transfer import read_source
@@ -156,6 +158,8 @@ class Flags:
     teacher: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Let the full runs, the controls' like the finalists', learn from this larger detector too;
     candidates do without."""
+    log: LogFlag = ()
+    """Log each training there too, several if you like: a run for each, csv in metrics/."""
 
     def budget(self) -> Budget:
         """The limits; InputError where there is none."""
@@ -271,6 +275,7 @@ def run_sweep(flags: Flags) -> None:
     teacher = None if flags.teacher is None else read_source(flags.teacher)
     flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
+    ready(flags.log, folder.name)
     if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
         log.warning(
             "%s: a study of data of this name; --study %s goes on with it",
@@ -347,7 +352,9 @@ def run_sweep(flags: Flags) -> None:
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))
-        watch(study, sweep, workers, flags.storage, began, deadline)
+        logs = Followers(flags.log, folder, folder.name)
+        logs.begin(anew=False)
+        watch(study, sweep, workers, flags.storage, began, deadline, logs)
         finish(study, sweep)
 
 

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.optuna_inside import begun, beside, constrain, delete
 from flaxyolo.crew.storage import RUNS
 from flaxyolo.machine.locks import held
@@ -71,17 +72,7 @@ def attributes(network: Network) -> dict[str, Any]:
         "control": network.control and CONTROLS[network.control],
     }
     if cost is not None:
-        known |= {
-            "latency_ms_p50": cost.latency_ms_p50,
-            "latency_ms_p95": cost.latency_ms_p95,
-            "network_ms_p50": cost.network_ms_p50,
-            "fps": cost.fps,
-            "vram_mib": cost.vram_mib,
-            "train_vram_mib": cost.train_vram_mib,
-            "params": cost.params,
-            "gflops": cost.gflops,
-            "image_size_px": cost.image_size,
-        }
+        known |= cost_figures(cost)
     known |= scores
     known |= {
         "objective_half_width": network.half_width,
@@ -92,6 +83,22 @@ def attributes(network: Network) -> dict[str, Any]:
         "all_seconds": sum(network.seconds.values()) or None,
         "predicted_latency_ms": network.candidate.predicted_ms,
         "run_folder": None if record.run is None else f"trials/{record.run}",
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def cost_figures(cost: Measurement) -> dict[str, float]:
+    """What a network costs, by names that tell their units; what is not known is left out."""
+    known = {
+        "latency_ms_p50": cost.latency_ms_p50,
+        "latency_ms_p95": cost.latency_ms_p95,
+        "network_ms_p50": cost.network_ms_p50,
+        "fps": cost.fps,
+        "vram_mib": cost.vram_mib,
+        "train_vram_mib": cost.train_vram_mib,
+        "params": cost.params,
+        "gflops": cost.gflops,
+        "image_size_px": cost.image_size,
     }
     return {name: value for name, value in known.items() if value is not None}
 

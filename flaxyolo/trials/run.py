@@ -20,7 +20,9 @@ from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
 from flaxyolo.search.spending import Spending
+from flaxyolo.training.follow import Followers
 from flaxyolo.trials.confirm import confirm, confirmed_cost
+from flaxyolo.trials.logged import follow
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.parent import FOLDER
 from flaxyolo.trials.progress import Display
@@ -89,8 +91,9 @@ def watch(
     storage: str | None,
     began: float,
     deadline: float,
+    logs: Followers,
 ) -> None:
-    """Run the workers to their end; every output is up to date after each change.
+    """Run the workers to their end; every output is up to date after each change, and every logger.
 
     Both times are in seconds since 1970.
     """
@@ -103,10 +106,11 @@ def watch(
         standings = standings_of(study, sweep)
         outcome_changed = display.update(standings)
         publish(study, standings, sweep.folder, ended=False)
+        follow(logs, standings.records, sweep, shared=storage is not None)
         if outcome_changed:
             update_outputs(standings, sweep, gate)
 
-    with display.bars:
+    with display.bars, logs:
         publish(study, standings, sweep.folder, ended=False)
         update_outputs(standings, sweep, gate)
         supervise(study, sweep.folder, command, workers, changed=changed, draw=display.draw)
