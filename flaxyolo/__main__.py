@@ -50,6 +50,7 @@ COMMANDS = {
     "preflight": "check data, transforms, losses and gradients before a long run",
     "sweep": "search for the best detector under a latency and memory budget",
     "ablate": "change one variable at a time, with paired seeds, and say what came of it",
+    "dashboard": "the study of a sweep in a browser",
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",
     "convert": "turn a PyTorch state dict of a known network into a checkpoint",

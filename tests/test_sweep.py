@@ -98,7 +98,7 @@ def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(
     assert re.match(r"It takes [0-9.]+ of 10000 ms p95 \(0%\), ", told[1])
     assert "python -m flaxyolo.train" in shown.out
     assert "the points of AP50 that each kind costs: " in shown.out
-    assert f"optuna-dashboard {study}/study.log" in shown.out
+    assert f"python -m flaxyolo.dashboard {study}" in shown.out
     after = {result.number: result for result in results(read_runs(study))}
     assert after == before
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 
 import optuna
 
@@ -215,7 +214,7 @@ def where_lines(sweep: Sweep) -> list[str]:
         error_line(sweep),
     ]
     if (folder / STUDY_FILE).exists():
-        lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
+        lines.append(f"Look closer: {cli.command_line('dashboard', folder)}")
     longer: list[object] = ["--epochs", sweep.final_epochs, "--out", f"{folder}-trained"]
     if sweep.initial is not None:
         # What was compared begins with weights; a training from none would begin anew.
