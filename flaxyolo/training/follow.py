@@ -16,10 +16,12 @@ from typing import Annotated, Any
 import tyro
 
 from flaxyolo.base.files import replace_file
+from flaxyolo.machine.locks import lock, open_lock
 from flaxyolo.training.writers import EVENTS, WRITERS, Kind, Run, Writer, in_a_line
 
 log = logging.getLogger(__name__)
 
+LOCK_FILE = ".logging"
 STATE_FILE = "logged.json"
 """In the folder of a training or a study: what each logger has written."""
 
@@ -44,10 +46,20 @@ class Followers:
         self.failed: set[Kind] = set()
         self.writers: dict[tuple[Kind, str], Writer] = {}
         self.marks: dict[str, dict[str, Mark]] = {}
+        self.alone: int | None = None
 
     def begin(self, *, anew: bool) -> None:
-        """Take up where an earlier command stopped, or forget what it wrote."""
+        """Take up where an earlier command stopped, or forget what it wrote.
+
+        Where another command, on another machine perhaps, logs what is in this folder already,
+        nothing is written.
+        """
         path = self.home / STATE_FILE
+        if self.kinds:
+            self.alone = open_lock(self.home / LOCK_FILE)
+            if not lock(self.alone, wait=False):
+                log.info("log: another command logs what is in %s", self.home)
+                self.kinds = ()
         if anew:
             path.unlink(missing_ok=True)
             shutil.rmtree(self.home / EVENTS, ignore_errors=True)
@@ -84,6 +96,13 @@ class Followers:
 
     def __exit__(self, *_: object) -> None:
         """Close what is open; those runs go on with a later command."""
+        try:
+            self._close()
+        finally:
+            if self.alone is not None:
+                os.close(self.alone)
+
+    def _close(self) -> None:
         for kind, key in list(self.writers):
             writer = self.writers.pop((kind, key))
             if kind not in self.failed:

@@ -14,7 +14,8 @@ from flaxyolo.trials.published import cost_figures
 def follow(logs: Followers, records: Sequence[Record], sweep: Sweep, *, shared: bool) -> None:
     """Give the loggers what they do not have of the trainings of a study.
 
-    Where many machines share it, each logs what was trained on it.
+    Where many machines share it, each logs what was trained under its own folder; of those that
+    have one folder, the first logs for all.
     """
     if not logs.kinds:
         return

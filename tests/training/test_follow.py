@@ -131,10 +131,24 @@ def test_runs_of_a_study_have_a_table_each(tmp_path):
 
 
 def test_how_far_it_came_is_kept_after_each_epoch(made, tmp_path):
-    logs = begun(tmp_path, "mlflow")
-    logs.follow("run", ROWS[:2], {}, name="x")
+    with begun(tmp_path, "mlflow") as logs:
+        logs.follow("run", ROWS[:2], {}, name="x")
     state = json.loads((tmp_path / STATE_FILE).read_text())
     assert state == {"mlflow": {"run": {"id": "id of x", "step": 2, "ended": False}}}
+
+
+def test_of_two_commands_at_a_folder_the_first_logs_for_both(made, tmp_path, caplog):
+    caplog.set_level("INFO", logger="flaxyolo")
+    first = begun(tmp_path, "mlflow")
+    with begun(tmp_path, "mlflow") as second:
+        second.follow("run", ROWS, {}, name="x")
+    assert made.kept == []
+    assert f"another command logs what is in {tmp_path}" in caplog.text
+    with first:
+        first.follow("run", ROWS, {}, name="x")
+    with begun(tmp_path, "mlflow") as third:
+        third.follow("run", [*ROWS, (4, {})], {}, name="x")
+    assert steps(made) == [1, 2, 3, 4]
 
 
 def test_settings_become_one_level():

@@ -1,9 +1,11 @@
 """What a dashboard shows: a copy of a study with notes and pictures, which leaves it alone."""
 
 import hashlib
+import json
 import shutil
 import time
 from datetime import datetime
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -178,6 +180,18 @@ def test_a_sweep_goes_on_in_a_study_that_is_looked_at(folder, tmp_path):
     assert runs.trials[-1].value == 0.9
     with pytest.raises(InputError, match="holds no study 's'"):
         read_study(folder)
+
+
+def test_a_study_of_an_earlier_version_is_shown(tmp_path):
+    written = Path(__file__).resolve().parents[1] / "studies" / "sweep"
+    shutil.copytree(written, tmp_path / "tiny")
+    feed = made(tmp_path / "tiny", tmp_path)
+    known = json.loads((written / "trials.json").read_text())
+    trials = shown(feed).trials
+    assert 0 < len(trials) <= len(known)
+    for trial in trials:
+        (row,) = (row for row in known if row["number"] == trial.number)
+        assert trial.params == row["params"]
 
 
 def test_a_folder_without_the_study_of_a_sweep_is_said_in_one_line(folder, tmp_path):
