@@ -51,6 +51,7 @@ COMMANDS = {
     "sweep": "search for the best detector under a latency and memory budget",
     "report": "the page of a study: one HTML file that needs no network",
     "ablate": "change one variable at a time, with paired seeds, and say what came of it",
+    "dashboard": "the study of a sweep in a browser",
     "train": "train one detector from a config",
     "evaluate": "average precision of a checkpoint, or of a COCO result file",
     "predict": "what a detector finds in images, folders and videos, as pictures and files",

@@ -59,6 +59,8 @@ from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.spec import DetectorSpec, describe, to_dict
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.training.distill import lesson_of
+from flaxyolo.training.follow import Followers, LogFlag
+from flaxyolo.training.writers import ready
 from flaxyolo.trials.conditions import keep_conditions
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from flaxyolo.trials.run import finish, tell_plan, watch
@@ -159,6 +161,8 @@ class Flags:
     teacher: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Let the full runs, the controls' like the finalists', learn from this larger detector too;
     candidates do without."""
+    log: LogFlag = ()
+    """Log each training there too, several if you like: a run for each, csv in metrics/."""
 
     def budget(self) -> Budget:
         """The limits; InputError where there is none."""
@@ -275,6 +279,7 @@ def _run(flags: Flags) -> Swept:
     command = cli.command_line("sweep", *cli.given(flags))
     flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
+    ready(flags.log, folder.name)
     if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
         log.warning(
             "%s: a study of data of this name; --study %s goes on with it",
@@ -353,7 +358,9 @@ def _run(flags: Flags) -> Swept:
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
         hand_over(Task(sweep, flags.space, ranges, workers, deadline))
-        watch(study, sweep, workers, flags.storage, began, deadline)
+        logs = Followers(flags.log, folder, folder.name)
+        logs.begin(anew=False)
+        watch(study, sweep, workers, flags.storage, began, deadline, logs)
         finish(study, sweep)
     return Swept(folder, flags.storage)
 

@@ -30,17 +30,22 @@ from flaxyolo.scoring.matches import case_of, match
 from flaxyolo.scoring.pictures import draw_confusion, draw_precision_recall, draw_sample, sample
 from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.scoring.truth import ground_truth
-from flaxyolo.spec import describe
+from flaxyolo.spec import describe, to_dict
 from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.distill import teacher_for
+from flaxyolo.training.follow import Followers, LogFlag
 from flaxyolo.training.history import Record, draw_curve, write_csv
 from flaxyolo.training.loop import DivergedError, StepReport, train
+from flaxyolo.training.metrics import epoch_metrics
 from flaxyolo.training.state import has_state
+from flaxyolo.training.writers import ready
 from flaxyolo.weights.checkpoint import BEST, SOURCE, load_detector, save_detector
 from flaxyolo.weights.transfer import Begun, Source, begun_from, read_source
 
 log = logging.getLogger("flaxyolo.train")
 
+PROJECT = "flaxyolo"
+"""What loggers keep single trainings under."""
 CURVE = "curve.png"
 PICTURES = ("detections.png", "pr.png", "confusion.png")
 """Of the best detector, in the folder of the run."""
@@ -79,6 +84,9 @@ class Flags:
     teacher: Annotated[Path | None, tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Learn from this larger detector too: its class scores, boxes and features, with the gains of
     training.distillation; its share of a step's time is told. A run that goes on needs it again."""
+    log: LogFlag = ()
+    """Log each epoch there too, several if you like; csv gives metrics.csv, which is always
+    written, the names that the others have (train/box_loss, val/map_50)."""
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:
@@ -138,6 +146,7 @@ def run_training(flags: Flags) -> None:
     """Train, evaluate and save; print the scores of the last and of the best epoch."""
     if flags.evaluate_every < 1:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
+    ready(flags.log, PROJECT)
     use_device(flags.device)
     dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
     named = {"data": dataset.name, SOURCE: absolute(dataset.name)}
@@ -175,7 +184,11 @@ def run_training(flags: Flags) -> None:
         for name in PICTURES:
             (flags.out / name).unlink(missing_ok=True)
     recorded = {row["epoch"] for row in record.rows()}
-    with cli.steps_bar() as progress:
+    logs = Followers(flags.log, flags.out, PROJECT)
+    logs.begin(anew=not begun)
+    follow = partial(follow_record, logs, record, config, dataset)
+    with cli.steps_bar() as progress, logs:
+        follow()
         task = progress.add_task("compiling", total=None)
 
         def report(step: StepReport) -> None:
@@ -220,10 +233,12 @@ def run_training(flags: Flags) -> None:
                 if last:
                     save_detector(flags.out / "last", epoch.detector, facts)
             record.add(row)
+            follow()
             if "map" in row:
-                write_curve(flags.out, record)
+                write_curve(flags.out, record, table="csv" not in flags.log)
             log.info("%s", ", ".join(f"{key} {_short(value)}" for key, value in row.items()))
-    write_curve(flags.out, record)
+        follow(ended=True)
+    write_curve(flags.out, record, table="csv" not in flags.log)
     scored = [row for row in record.rows() if "map" in row]
     best = max(scored, key=lambda row: row["map"] or 0)
     for name, row in (("last", scored[-1]), ("best", best)):
@@ -235,9 +250,26 @@ def run_training(flags: Flags) -> None:
     print(f"next: {cli.command_line('evaluate', flags.out / BEST, '--data', flags.data)}")
 
 
-def write_curve(out: Path, record: Record) -> None:
-    """Bring the table and the curve of a run in line with its record."""
-    write_csv(record.rows(), out / "metrics.csv")
+def follow_record(
+    logs: Followers, record: Record, config: Config, dataset: Dataset, *, ended: bool = False
+) -> None:
+    """Give the loggers what they do not have of a run's record."""
+    if not logs.kinds:
+        return
+    spec, images = config.detector, len(dataset.train)
+    rows = [
+        (row["epoch"], epoch_metrics(
+            row["epoch"], row, row["seconds"], spec, config.training, images))
+        for row in record.rows()
+    ]  # fmt: skip
+    settings = {"data": dataset.name, "images": images, **to_dict(config)}
+    logs.follow("run", rows, settings, name=logs.home.name, figures={} if ended else None)
+
+
+def write_curve(out: Path, record: Record, *, table: bool) -> None:
+    """Bring the curve of a run in line with its record, and the table where no logger writes it."""
+    if table:
+        write_csv(record.rows(), out / "metrics.csv")
     draw_curve(record.rows(), out / CURVE, out.name)
 
 

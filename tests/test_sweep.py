@@ -1,6 +1,8 @@
+import csv
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -99,9 +101,26 @@ def test_the_same_command_goes_on_to_a_larger_total_and_heals_the_outputs(
     assert re.match(r"It takes [0-9.]+ of 10000 ms p95 \(0%\), ", told[1])
     assert "python -m flaxyolo.train" in shown.out
     assert "the points of AP50 that each kind costs: " in shown.out
-    assert f"optuna-dashboard {study}/study.log" in shown.out
+    assert f"python -m flaxyolo.dashboard {study}" in shown.out
     after = {result.number: result for result in results(read_runs(study))}
     assert after == before
+
+
+@pytest.mark.slow
+def test_a_study_that_is_complete_is_logged_by_the_same_command(study):
+    command = [*tiny_command(study.parents[1]), "--log", "csv"]
+    try:
+        assert sweep.main(command) == 0
+        tables = sorted(path.name for path in (study / "metrics").iterdir())
+        # The finalist's run is the candidate's own.
+        assert tables == ["trial-0.csv", "trial-1.csv"]
+        table = list(csv.DictReader((study / "metrics" / "trial-0.csv").read_text().splitlines()))
+        assert [row["epoch"] for row in table] == ["1", "2"], "those that were scored"
+        assert all(float(row["train/box_loss"]) > 0 for row in table)
+        assert table[0]["latency_ms_p50"] == ""
+        assert float(table[1]["latency_ms_p50"]) > 0
+    finally:
+        shutil.rmtree(study / "metrics", ignore_errors=True)
 
 
 @pytest.mark.slow

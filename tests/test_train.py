@@ -24,6 +24,7 @@ from flaxyolo.training.loop import DivergedError, compile_step, start, train
 from flaxyolo.training.plan import plan_run
 from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
 from flaxyolo.weights.transfer import read_source
+from tests.events import events, scalars
 from tests.small import tiny_feed, tiny_pixels, tiny_spec
 from tests.tiny_data import write_coco
 
@@ -164,6 +165,31 @@ def test_an_interruption_after_an_epoch_is_saved_leaves_no_gap_and_no_double_lin
     assert lines[1]["seconds"] > 0
     assert main([*command, str(tmp_path / "3")]) == 0
     assert Record(tmp_path / "3" / "metrics.jsonl").rows() == lines
+
+
+@pytest.mark.slow
+def test_a_logged_run_that_was_interrupted_has_each_epoch_once(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboardX")
+    write_coco(tmp_path / "data")
+    write_config(tmp_path / "tiny.yaml", Config(tiny_spec(), CONFIG))
+    command = [str(tmp_path / "tiny.yaml"), "--data", f"coco:{tmp_path / 'data'}"]
+    command += ["--evaluate-every", "2", "--no-preflight", "--out", str(tmp_path / "run")]
+    command += ["--log", "tensorboard", "csv"]
+    with monkeypatch.context() as patch:
+        interrupted_in(patch, Record, "add", 2, True)
+        assert main(command) == 130
+    assert main(command) == 0
+    found = scalars(events(tmp_path / "run" / "tensorboard"))
+    assert [step for tag, step, _ in found if tag == "train/loss"] == [1, 2, 3]
+    assert [step for tag, step, _ in found if tag == "val/map"] == [2, 3]
+    table = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert {tag for tag, _, _ in found} == table[0].keys() - {"epoch"}
+    # Without the flag the table is that of every run; with it nothing is written once more.
+    assert main(command[:-3]) == 0
+    assert (tmp_path / "run" / "metrics.csv").read_text().startswith("epoch,seconds,box,cls")
+    assert main(command) == 0
+    assert scalars(events(tmp_path / "run" / "tensorboard")) == found
 
 
 @pytest.mark.slow

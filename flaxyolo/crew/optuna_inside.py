@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 AnyTrial = optuna.Trial | FrozenTrial
@@ -107,6 +107,12 @@ def copy(study: optuna.Study, name: str) -> None:
         to_storage=study._storage,
         to_study_name=name,
     )
+
+
+def take_over(storage: InMemoryStorage, other: InMemoryStorage) -> None:
+    """Let a storage hold what another does, at once for all who read it; the other is done with."""
+    with storage._lock:
+        vars(storage).update(other.__getstate__())
 
 
 def uncached(storage: BaseStorage) -> BaseStorage:

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.optuna_inside import begun, beside, constrain, delete
 from flaxyolo.crew.storage import RUNS
 from flaxyolo.machine.locks import held
@@ -45,20 +46,20 @@ def publish(runs: optuna.Study, standings: Standings, folder: Path, *, ended: bo
     study is made anew.
     """
     with held(folder / ".publish"):
-        wanted, outcomes = (_wanted(runs, standings, over) for over in (ended, True))
+        now, outcomes = (wanted(runs, standings, over) for over in (ended, True))
         name = runs.study_name.removesuffix(RUNS)
         study = beside(runs, name)
         there = study.get_trials(deepcopy=False)
         # One that has its outcome keeps it while that is still what it would be.
-        if len(there) > len(wanted) or any(map(_contradicts, there, outcomes)):
+        if len(there) > len(now) or any(map(_contradicts, there, outcomes)):
             delete(study)
             study, there = beside(runs, name), []
-        for known, trial in zip(there, wanted, strict=False):
+        for known, trial in zip(there, now, strict=False):
             if not known.state.is_finished():
                 _bring(study, known, trial)
-        for trial in wanted[len(there) :]:
+        for trial in now[len(there) :]:
             study.add_trial(trial)
-        _describe(study, runs, standings)
+        describe(study, runs, standings)
         return study
 
 
@@ -69,19 +70,10 @@ def attributes(network: Network) -> dict[str, Any]:
         "outcome": network.note(),
         "origin": network.candidate.origin,
         "control": network.control and CONTROLS[network.control],
+        "trained_as": trained_as(network),
     }
     if cost is not None:
-        known |= {
-            "latency_ms_p50": cost.latency_ms_p50,
-            "latency_ms_p95": cost.latency_ms_p95,
-            "network_ms_p50": cost.network_ms_p50,
-            "fps": cost.fps,
-            "vram_mib": cost.vram_mib,
-            "train_vram_mib": cost.train_vram_mib,
-            "params": cost.params,
-            "gflops": cost.gflops,
-            "image_size_px": cost.image_size,
-        }
+        known |= cost_figures(cost)
     known |= scores
     known |= {
         "objective_half_width": network.half_width,
@@ -96,7 +88,30 @@ def attributes(network: Network) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _wanted(runs: optuna.Study, standings: Standings, ended: bool) -> list[FrozenTrial]:
+def trained_as(network: Network) -> str:
+    """Which schedule its value is of: candidates were trained for less than the others."""
+    if not network.runs:
+        return "candidate"
+    return "finalist" if network.control is None else "control"
+
+
+def cost_figures(cost: Measurement) -> dict[str, float]:
+    """What a network costs, by names that tell their units; what is not known is left out."""
+    known = {
+        "latency_ms_p50": cost.latency_ms_p50,
+        "latency_ms_p95": cost.latency_ms_p95,
+        "network_ms_p50": cost.network_ms_p50,
+        "fps": cost.fps,
+        "vram_mib": cost.vram_mib,
+        "train_vram_mib": cost.train_vram_mib,
+        "params": cost.params,
+        "gflops": cost.gflops,
+        "image_size_px": cost.image_size,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def wanted(runs: optuna.Study, standings: Standings, ended: bool) -> list[FrozenTrial]:
     """The trials that there should be; a network that was not begun has no parameters yet, and
     those after it wait for it, so that each keeps its number."""
     drawn = runs.get_trials(deepcopy=False)
@@ -168,7 +183,16 @@ def _bring(study: optuna.Study, known: FrozenTrial, wanted: FrozenTrial) -> None
         study.tell(trial, state=wanted.state)
 
 
-def _describe(study: optuna.Study, runs: optuna.Study, standings: Standings) -> None:
+def _drawn(network: Network) -> bool:
+    """Whether its parameters make its network: a control may be no point of the space."""
+    record = network.candidate
+    if record.spec is None:
+        return record.origin != SCALED
+    size = record.params.get("image_size", record.spec.image_size)
+    return record.origin != SCALED and size == record.spec.image_size
+
+
+def describe(study: optuna.Study, runs: optuna.Study, standings: Standings) -> None:
     """What the study is about, where a person looks first."""
     facts = runs.user_attrs.get("facts", {})
     best = standings.best
@@ -180,7 +204,7 @@ def _describe(study: optuna.Study, runs: optuna.Study, standings: Standings) -> 
         "space": facts.get("space"),
         "best_trial": None if best is None else best.trial,
         "lead": standings.lead,
-        NO_DRAWS: [n.number for n in standings.networks if n.candidate.origin == SCALED] or None,
+        NO_DRAWS: [n.number for n in standings.networks if not _drawn(n)] or None,
         FINAL_EPOCHS: runs.user_attrs.get(FINAL_EPOCHS),
         "runs": f"each training run is a trial of the study {runs.study_name!r}",
     }

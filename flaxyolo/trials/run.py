@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 from pathlib import Path
 
 import optuna
@@ -17,8 +16,10 @@ from flaxyolo.search.controls import drawn
 from flaxyolo.search.objective import FULL_SUPPORT, in_words, support, supported, thin
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import BATCH_SIZE, Sweep
+from flaxyolo.training.follow import Followers
 from flaxyolo.trials.answer import answer_lines, nothing_found, nothing_learnt
 from flaxyolo.trials.confirm import confirm
+from flaxyolo.trials.logged import follow
 from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
 from flaxyolo.trials.page import write_at_end
 from flaxyolo.trials.parent import FOLDER
@@ -87,8 +88,9 @@ def watch(
     storage: str | None,
     began: float,
     deadline: float,
+    logs: Followers,
 ) -> None:
-    """Run the workers to their end; every output is up to date after each change.
+    """Run the workers to their end; every output is up to date after each change, and every logger.
 
     Both times are in seconds since 1970.
     """
@@ -101,10 +103,11 @@ def watch(
         standings = standings_of(study, sweep)
         outcome_changed = display.update(standings)
         publish(study, standings, sweep.folder, ended=False)
+        follow(logs, standings.records, sweep, shared=storage is not None)
         if outcome_changed:
             update_outputs(standings, sweep, gate)
 
-    with display.bars:
+    with display.bars, logs:
         publish(study, standings, sweep.folder, ended=False)
         update_outputs(standings, sweep, gate)
         supervise(study, sweep.folder, command, workers, changed=changed, draw=display.draw)
@@ -165,7 +168,7 @@ def where_lines(sweep: Sweep, page: Path | None = None) -> list[str]:
         error_line(sweep),
     ]
     if (folder / STUDY_FILE).exists():
-        lines.append(f"Look closer: {shlex.join(['optuna-dashboard', str(folder / STUDY_FILE)])}")
+        lines.append(f"Look closer: {cli.command_line('dashboard', folder)}")
     longer: list[object] = ["--epochs", sweep.final_epochs, "--out", f"{folder}-trained"]
     if sweep.initial is not None:
         # What was compared begins with weights; a training from none would begin anew.

@@ -33,10 +33,22 @@ def runs(folder):
     return open_study(folder, name=runs_name(folder))
 
 
-def tried(runs, *rungs, final_of=None, seed=None, cost=COST, budget=BUDGET, se=None, **facts):
+def tried(
+    runs,
+    *rungs,
+    final_of=None,
+    seed=None,
+    cost=COST,
+    budget=BUDGET,
+    se=None,
+    drawn_size=None,
+    **facts,
+):
     """A trial of the runs that has got this far, as pairs of epoch and objective."""
     trial = runs.ask()
     trial.suggest_int("width", 1, 64)
+    if drawn_size is not None:
+        trial.suggest_int("image_size", drawn_size, drawn_size)
     entry = Entry(trial)
     if final_of is not None:
         entry.keep(stage=FINAL, finalist=final_of, seed=seed)
@@ -138,6 +150,14 @@ def test_a_later_command_that_trains_more_makes_the_study_anew(runs, folder):
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
     assert study.trials[0].user_attrs["outcome"] == "complete, 9 epochs, none of the finalists"
     assert study.best_trial.number == 1
+
+
+def test_a_network_that_its_parameters_do_not_make_is_named(runs, folder):
+    for size in (64, 128):
+        trial = tried(runs, (9, 0.5), origin="baseline", drawn_size=size)
+        runs.tell(trial, 0.5)
+    _, study = shown(runs, folder)
+    assert study.user_attrs["no_draws"] == [1]
 
 
 def test_a_control_is_named_and_the_study_says_how_far_the_best_is_ahead(runs, folder):
