@@ -39,7 +39,7 @@ log = logging.getLogger("pairs_of_sweeps")
 
 WAYS = {
     "inherited": ["--parent-epochs", "14", "--epochs", "4"],
-    "from scratch": ["--from-scratch", "--epochs", "9", "--short-epochs", "3"],
+    "from scratch": ["--from-scratch", "--epochs", "18", "--short-epochs", "6"],
 }
 FRESH = "from scratch"
 SPREAD = 0.2
