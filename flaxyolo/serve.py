@@ -37,13 +37,13 @@ class Flags:
     """Address to listen on; any but the machine's own is open to everyone who reaches it."""
     port: int = 8000
     """0 takes any that is free."""
-    max_mb: float = 20
+    max_mb: float = 20.0
     """Largest image file, in millions of bytes."""
-    max_megapixels: float = 50
+    max_megapixels: float = 50.0
     """Largest image."""
     batch: int = 8
     """Most images that are detected in together."""
-    wait_ms: float = 5
+    wait_ms: float = 5.0
     """How long an image waits for others that are on their way."""
     min_score: float = 0.25
     """Least score of a detection, where a request names none."""

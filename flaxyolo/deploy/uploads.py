@@ -99,12 +99,12 @@ def prepare(content: bytes, name: str, size: int, max_pixels: int) -> Prepared:
 
 
 async def _of_body(request: Request, max_bytes: int) -> Upload:
-    chunks = [chunk async for chunk in _limited(request, max_bytes).stream()]
+    chunks = [chunk async for chunk in _limited(request, max_bytes, 0).stream()]
     return Upload(b"".join(chunks), "the body")
 
 
 async def _of_form(request: Request, max_bytes: int) -> Upload:
-    async with _limited(request, max_bytes + FORM_SLACK).form(max_files=1, max_fields=8) as form:
+    async with _limited(request, max_bytes, FORM_SLACK).form(max_files=1, max_fields=8) as form:
         file = _file_of(form)
         content = await file.read()
         if len(content) > max_bytes:
@@ -122,12 +122,12 @@ def _file_of(form: FormData) -> UploadFile:
     return files[0]
 
 
-def _limited(request: Request, most: int) -> Request:
-    """The same request, whose body may not be longer than `most` bytes."""
+def _limited(request: Request, max_bytes: int, slack: int) -> Request:
+    """The same request, whose body may not be longer than this and the slack together."""
+    most, read = max_bytes + slack, 0
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most and "expect" in request.headers:
-        raise _too_large(most)  # the client has not begun to send
-    read = 0
+        raise _too_large(max_bytes)  # the client has not begun to send
 
     async def receive() -> Any:
         nonlocal read
@@ -138,7 +138,7 @@ def _limited(request: Request, most: int) -> Request:
         while message.get("more_body", False) and read <= DRAINED * most:
             message = await request.receive()
             read += len(message.get("body", b""))
-        raise _too_large(most)
+        raise _too_large(max_bytes)
 
     return Request(request.scope, receive)
 
