@@ -56,6 +56,7 @@ COMMANDS = {
     "evaluate": "average precision of a checkpoint, or of a COCO result file",
     "predict": "what a detector finds in images, folders and videos, as pictures and files",
     "export": "write a detector as ONNX, OpenVINO or StableHLO, for programs that run it",
+    "serve": "a detector over HTTP, with a page to drop an image on",
     "convert": "turn a PyTorch state dict of a known network into a checkpoint",
     "replay": "the search on a table of known results, and its regret",
     "measure": "latency, memory, parameters and GFLOPs of a config or checkpoint",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -33,6 +34,22 @@ def test_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no test data at {path}; set FLAXYOLO_TEST_DATA to its folder")
     return path.resolve()
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser; the test is skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    with api.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,10 @@
 """The page in a headless browser: no error, no request, no sideways scrolling, in both themes."""
 
-import shutil
-
 import pytest
 
 from flaxyolo.trials.findings import read_findings
 from flaxyolo.trials.page import write_page
 from tests.trials.made_study import write_study
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
-    with api.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
