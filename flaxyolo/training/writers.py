@@ -20,8 +20,15 @@ from flaxyolo.base.files import replace_file
 
 Kind = Literal["tensorboard", "csv", "mlflow", "wandb"]
 
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""Without these MLflow waits minutes for a server that is gone; a user's own settings stay."""
+MANNERS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Without these MLflow waits minutes for a server that is gone, and prints into a command's output;
+a user's own settings stay."""
+LINE = 200
+"""Characters of an error that are told, at most."""
 EVENTS = "tensorboard"
 """Folder of event files, in a run's home."""
 MLFLOW_LENGTH = 500
@@ -81,7 +88,9 @@ def ready(kinds: Sequence[Kind], project: str) -> None:
 
 def in_a_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line for line in str(error).splitlines() if line.strip())
+    told = next(lines, type(error).__name__)
+    return told if len(told) <= LINE else f"{told[: LINE - 3]}..."
 
 
 @dataclass
@@ -276,7 +285,7 @@ def _package(kind: Kind, part: str = "") -> Any:
 
 
 def _client() -> Any:
-    for name, value in PATIENCE.items():
+    for name, value in MANNERS.items():
         os.environ.setdefault(name, value)
     client = _package("mlflow").MlflowClient()
     for name in ("mlflow", "alembic"):
