@@ -73,12 +73,14 @@ def _schema(name: str, schema: dict[str, Any]) -> Markup:
 def _table(heading: str, rows: list[tuple[str, str, str]]) -> Markup | None:
     if not rows:
         return None
+    told = any(about for *_, about in rows)
     lines = [
         element("tr", element("td", element("code", name)), element("td", kind),
-                element("td", about))
+                element("td", about) if told else None)
         for name, kind, about in rows
     ]  # fmt: skip
-    head = element("tr", [element("th", one) for one in (heading, "Type", "Meaning")])
+    headings = (heading, "Type", "Meaning") if told else (heading, "Type")
+    head = element("tr", [element("th", one) for one in headings])
     return element("div", element("table", element("thead", head), element("tbody", lines)),
                    class_="wide")  # fmt: skip
 
@@ -102,7 +104,7 @@ def _kind(schema: dict[str, Any]) -> str:
         )
     if schema.get("type") == "array":
         if "prefixItems" in schema:
-            return f"{len(schema['prefixItems'])} of {_kind(schema['prefixItems'][0])}"
+            return f"{len(schema['prefixItems'])} {_kind(schema['prefixItems'][0])}s"
         return f"list of {_kind(schema['items'])}"
     if schema.get("format") == "binary":
         return "bytes of an image"

@@ -65,15 +65,15 @@ class Server(uvicorn.Server):
                 server_header=False,
             )
         )
-        self._ready = ready
+        self._ready, self._state = ready, app.state
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(self._ready, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        tasks = len(self.server_state.tasks)
-        if tasks and not self.should_exit:
+        requests = getattr(self._state, "requests", None)  # none before the start
+        if requests is not None and requests.open and not self.should_exit:
             log.info("finishing what has come; Ctrl-C again stops at once")
         super().handle_exit(sig, frame)
 

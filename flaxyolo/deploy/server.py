@@ -156,7 +156,13 @@ def make_app(service: Service) -> FastAPI:
     def told_in_a_line(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": _line(error.errors())}, 422)
 
-    @app.post("/predict", responses=RESPONSES, openapi_extra=BODY, response_model=Answer)
+    @app.post(
+        "/predict",
+        response_model=Answer,
+        response_description="what was found",
+        responses=RESPONSES,
+        openapi_extra=BODY,
+    )
     async def predict(
         request: Request,
         min_score: Annotated[
@@ -166,7 +172,7 @@ def make_app(service: Service) -> FastAPI:
         """What is found in an image: a file of a form, or the bytes of one as the body."""
         return await app.state.requests.answer(request, min_score)
 
-    @app.get("/health")
+    @app.get("/health", response_description="the server is ready")
     async def health() -> Health:
         """What is served, since when, and how much has been done."""
         return app.state.requests.health()
@@ -195,16 +201,18 @@ class Requests:
 
     def __init__(self, service: Service, batcher: Batcher[Prepared, Detections]):
         self.service, self.batcher = service, batcher
-        self._open, self._began = 0, time.monotonic()
+        self.open = 0
+        """That have no answer yet."""
+        self._began = time.monotonic()
 
     async def answer(self, request: Request, min_score: float | None) -> Answer | Response:
         """Read, decode, wait for the turn, detect."""
         counts = self.service.counts
-        if self._open >= MOST_AT_ONCE:
+        if self.open >= MOST_AT_ONCE:
             counts.refused += 1
             told = f"{MOST_AT_ONCE} requests at once are the most; try again"
             raise HTTPException(503, told, {"Retry-After": "1"})
-        self._open += 1
+        self.open += 1
         try:
             answer = await self._answer(request, min_score)
         except AnyHTTPException:  # also the framework's, of a broken form
@@ -217,7 +225,7 @@ class Requests:
             counts.failed += 1
             raise
         finally:
-            self._open -= 1
+            self.open -= 1
         counts.answered += 1
         return answer
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import struct
 import threading
 import time
@@ -18,6 +19,7 @@ from PIL import Image
 
 from flaxyolo.base.exif import upright
 from flaxyolo.deploy import server as server_module
+from flaxyolo.deploy import uploads
 from flaxyolo.deploy.service import Limits, Service, shares
 from flaxyolo.deploy.uploads import prepare
 from tests.deploy.learnt import learnt
@@ -239,6 +241,28 @@ def test_a_body_without_an_end_is_not_read_without_end(url):
     with suppress(httpx.TransportError):
         assert httpx.post(f"{url}/predict", content=endless()).status_code == 413
     assert given < 50_000 * KILO
+
+
+def heard(url, *lines, body=b""):
+    """What the server says to a head and a part of a body."""
+    host, port = url.removeprefix("http://").split(":")
+    head = "\r\n".join(["POST /predict HTTP/1.1", "Host: x", *lines, "", ""])
+    with socket.create_connection((host, int(port)), timeout=LONG) as wire:
+        wire.sendall(head.encode() + body)
+        return wire.recv(1000).decode()
+
+
+def test_who_asks_before_sending_hears_at_once(url):
+    said = heard(url, "Content-Length: 1000000", "Expect: 100-continue")
+    assert said.startswith("HTTP/1.1 413 ")
+    assert heard(url, "Content-Length: 10", "Expect: 100-continue").startswith("HTTP/1.1 100 ")
+
+
+def test_who_does_not_send_is_not_waited_for_for_ever(url, monkeypatch):
+    monkeypatch.setattr(uploads, "READ_SECONDS", 0.1)
+    said = heard(url, "Content-Length: 1000", body=b"x")
+    assert said.startswith("HTTP/1.1 408 ")
+    assert "connection: close" in said.lower()
 
 
 @pytest.mark.parametrize(
