@@ -112,7 +112,7 @@ def test_empty_files_score_nothing(files):
     ("content", "says"),
     [
         (b"[1,\n 2", "dets.json, line 2: expected JSON"),
-        (b"{}", "dets.json: expected a COCO result file .* got a dict"),
+        (b"{}", "dets.json: expected a list of COCO results, .* got None under 'images'"),
         (b"\xff\xfe\xff", "dets.json.*expected JSON"),
         (b'[{"image_id": 5}]', "dets.json: record 0: .* got 5"),
     ],

@@ -169,8 +169,8 @@ def test_without_a_command_the_help_is_shown_as_an_error(capsys):
 def test_an_unknown_command_is_one_line_with_a_guess(capsys):
     assert door.main(["evalute"]) == 2
     assert capsys.readouterr().err == (
-        "error: expected one of data, stats, preflight, sweep, ablate, train, evaluate, convert, "
-        "replay, measure, "
+        "error: expected one of data, stats, preflight, sweep, report, ablate, dashboard, train, "
+        "evaluate, predict, export, serve, convert, replay, measure, "
         "got 'evalute'; "
         "did you mean 'evaluate'?\n"
     )
