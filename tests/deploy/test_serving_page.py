@@ -47,7 +47,8 @@ def opened(browser, url, width=1000, theme="light"):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)
-    page.wait_for_function("document.getElementById('about').textContent.includes('nut')")
+    # Not wait_for_function: it evaluates text in the page, which the page forbids.
+    page.locator("#about", has_text="nut").wait_for()
     yield page, said, asked
     context.close()
 
@@ -148,6 +149,7 @@ def test_the_page_of_the_api_is_quiet_and_fits(browser, url, theme, width):
         asked.clear()
         page.get_by_role("link", name="API").click()
         page.get_by_text("POST /predict").wait_for()
+        page.wait_for_load_state()  # with its style, which its width depends on
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert said == []
         paths = [one.removeprefix(url) for one in asked if not one.startswith("data:")]
