@@ -189,7 +189,7 @@ def test_a_command_of_another_program_is_one_that_is_there(words):
             assert words in (
                 ("python3", "-m", "venv", ".venv"),
                 (".", ".venv/bin/activate"),
-                ("pytest", "-m", "not slow"),
+                ("pytest", "-m", "not slow", "-n", "2", "--dist", "loadfile"),
             )
 
 
@@ -398,7 +398,7 @@ def test_functions_named_with_their_file_are_in_it():
 def test_continuous_integration_runs_the_command_of_the_readme():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     install, tests = the_block("README.md", "sh", "pytest").strip().split(" && ")
-    assert tests == 'pytest -m "not slow"'
+    assert tests == 'pytest -m "not slow" -n 2 --dist loadfile'
     assert lines.count(tests) == 1
     assert lines.count(install.replace("install", "install --quiet")) == 1
     (rest,) = (line for line in lines if line.startswith('pytest -m "slow'))
