@@ -8,13 +8,11 @@ from typing import Any
 
 import yaml
 
+from flaxyolo.base.boxes import GREY
 from flaxyolo.base.files import replace_file
 from flaxyolo.deploy.onnx import OnnxForm, write_onnx
 from flaxyolo.nn.detector import TrainedDetector
-from flaxyolo.nn.nms import IOU_THRESHOLD, MAX_DETECTIONS
-
-GREY = 114
-"""What fills the border of a letterboxed image."""
+from flaxyolo.nn.nms import IOU_THRESHOLD, MAX_DETECTIONS, MIN_SCORE
 
 Bundle = Callable[[TrainedDetector, Path, OnnxForm], list[Path]]
 
@@ -39,7 +37,7 @@ def roboflow(detector: TrainedDetector, folder: Path, form: OnnxForm) -> list[Pa
     }
     if fused:
         inference["post_processing"]["nms_parameters"] = {
-            "max_detections": MAX_DETECTIONS, "confidence_threshold": 0.001,
+            "max_detections": MAX_DETECTIONS, "confidence_threshold": MIN_SCORE,
             "iou_threshold": IOU_THRESHOLD, "class_agnostic": 0,
         }  # fmt: skip
     model = {"model_architecture": "yolov8", "task_type": "object-detection",

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from flaxyolo.base.boxes import GREY
 from flaxyolo.deploy.onnx import PLAIN, OnnxForm, metadata, needs, write_onnx
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.nn.nms import IOU_THRESHOLD
@@ -13,7 +14,7 @@ from flaxyolo.nn.nms import IOU_THRESHOLD
 MODEL_API = {
     "model_type": "YOLOv8",
     "resize_type": "fit_to_window_letterbox",
-    "pad_value": 114,
+    "pad_value": GREY,
     "scale_values": 255,
     "reverse_input_channels": True,
     "iou_threshold": IOU_THRESHOLD,

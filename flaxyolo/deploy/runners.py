@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from flaxyolo.base.boxes import letterbox, unletterbox_boxes
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
 from flaxyolo.deploy.onnx import INPUT, needs
@@ -96,19 +95,14 @@ def detections(
 ) -> list[Detections]:
     """The detections of letterboxed images in pixels of their originals of these shapes (h, w)."""
     output = runner(images)
-    if runner.end2end:
-        return [
-            _in_original(rows[rows[:, 4] > 0], shape, runner.image_size)
-            for rows, shape in zip(output, shapes, strict=True)
-        ]
-    slots = Slots(*_suppressed(output))
-    return in_original(slots, shapes, runner.image_size)
+    found = _rows(output) if runner.end2end else _suppressed(output)
+    return in_original(Slots(*found), shapes, runner.image_size)
 
 
-def _in_original(rows: Float[np.ndarray, "n 6"], shape: tuple[int, int], size: int) -> Detections:
-    place = letterbox(*shape, size)
-    boxes = unletterbox_boxes(rows[:, :4], place, *shape)
-    return Detections.from_corners(boxes, rows[:, 4], rows[:, 5].astype(np.int32))
+def _rows(output: Any) -> Any:
+    """Boxes, scores, labels and validity of an end2end output [B, 300, 6]."""
+    scores = output[..., 4]
+    return output[..., :4], scores, output[..., 5].astype(np.int32), scores > 0
 
 
 @jax.jit
