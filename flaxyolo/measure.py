@@ -19,6 +19,7 @@ from rich.table import Table
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig, read_config
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.gpu import (
     DTYPE,
     NOT_COUNTED,
@@ -28,8 +29,9 @@ from flaxyolo.cost.gpu import (
     target_memory,
 )
 from flaxyolo.cost.measure import count_gflops, count_params, measure
-from flaxyolo.cost.measurement import Measurement, versions
+from flaxyolo.cost.measurement import EngineName, Measurement, versions
 from flaxyolo.cost.step_memory import compile_nominal_step
+from flaxyolo.deploy.engines import program, read_engine
 from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import Weights, abstract_weights
 from flaxyolo.spec import DetectorSpec, describe
@@ -52,6 +54,14 @@ class Flags:
     """Input size in pixels, instead of the detector's own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Letterboxed uint8 images (n, size, size, 3) of a .npy file, instead of photographs."""
+    engine: EngineName = "jax"
+    """What the latency is measured on: JAX, another engine with NMS inside on this processor, or a
+    command of yours that times the ONNX model elsewhere."""
+    engine_command: Annotated[str | None, tyro.conf.arg(metavar="COMMAND")] = None
+    """Of --engine command: a program that is given the path of an ONNX model, and prints
+    milliseconds on its last line, one number or two (p50 p95)."""
+    engine_timeout: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
+    """How long that may take (300)."""
     paced: bool = False
     """Also measure with a pause of 200 ms before every call."""
     no_training: bool = False
@@ -72,6 +82,7 @@ def measure_detector(
     images: UInt8[np.ndarray, "n s s 3"] | None = None,
     paced: bool = False,
     training: bool = True,
+    engine: Engine = JAX_ENGINE,
 ) -> Measurement:
     """Measure a detector and, unless not `training`, compile one training step for its memory.
 
@@ -82,11 +93,13 @@ def measure_detector(
     if training:
         log.info("compiling a training step of %d images for its memory", config.batch_size)
         step, data_bytes = compile_nominal_step(spec, config)
+    on_engine = program(engine, spec, weights)
     log.info("measuring")
     return measure(
         spec,
         weights=weights,
         images=images,
+        program=on_engine,
         train_step=step,
         train_batch_size=config.batch_size if training else None,
         data_bytes=data_bytes,
@@ -168,6 +181,7 @@ def target_conditions(found: dict[str, Any], target: Target) -> str:
 def table(cost: Measurement) -> Table:
     """The figures, one a line."""
     rows = [
+        ("engine", cost.engine, "image in, boxes out, NMS included"),
         ("latency p50", f"{cost.latency_ms_p50:.2f} ms", "network, decoding and NMS"),
         ("latency p95", f"{cost.latency_ms_p95:.2f} ms", "what a budget limits"),
         *machine_rows(cost),
@@ -177,10 +191,9 @@ def table(cost: Measurement) -> Table:
             ("paced p50", f"{cost.latency_paced_ms_p50:.2f} ms", "200 ms before every call"),
             ("paced p95", f"{cost.latency_paced_ms_p95:.2f} ms", ""),
         ]
-    rows += [
-        ("network p50", f"{cost.network_ms_p50:.2f} ms", "without NMS"),
-        ("FPS", f"{cost.fps:.1f}", "one image after another"),
-    ]
+    if cost.network_ms_p50 is not None:
+        rows.append(("network p50", f"{cost.network_ms_p50:.2f} ms", "without NMS"))
+    rows.append(("FPS", f"{cost.fps:.1f}", "one image after another"))
     return lines(rows + size_rows(cost.to_dict()))
 
 
@@ -207,7 +220,8 @@ def machine_rows(cost: Measurement) -> list[tuple[str, str, str]]:
 
 def size_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Memory, parameters and GFLOPs, by the names of a `Measurement`."""
-    rows = [("memory", f"{found['vram_mib']:.1f} MiB", "inference")]
+    whose = "" if found.get("engine", "jax") == "jax" else ", of JAX's program"
+    rows = [("memory", f"{found['vram_mib']:.1f} MiB", f"inference{whose}")]
     if found["train_vram_mib"] is not None:
         batch = f"training, batch {found['train_batch_size']}, without the data set"
         rows.append(("memory", f"{found['train_vram_mib']:.1f} MiB", batch))
@@ -233,8 +247,13 @@ def _run(flags: Flags) -> None:
     if flags.target is not None:
         extra = [name for name in ("images", "paced") if getattr(flags, name)]
         extra += ["no-training"] if flags.no_training else []
+        extra += ["engine"] if flags.engine != "jax" else []
         if extra:
             raise InputError(f"--target only compiles: expected no --{extra[0]} beside it")
+    engine = read_engine(flags.engine, flags.engine_command, flags.engine_timeout)
+    extra = [name for name in ("images", "paced") if getattr(flags, name) and not engine.here]
+    if extra:
+        raise InputError(f"--engine command times by itself: expected no --{extra[0]} beside it")
     use_device(flags.device)
     target = None if flags.target is None else read_target(flags.target)
     spec, config, weights = read_detector(flags.detector)
@@ -255,6 +274,7 @@ def _run(flags: Flags) -> None:
             images=images,
             paced=flags.paced,
             training=not flags.no_training,
+            engine=engine,
         )
         found, figures, under = cost.to_dict(), table(cost), cost.conditions()
     else:

@@ -22,15 +22,17 @@ from flaxyolo.base.functions import as_function
 from flaxyolo.base.words import many
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measure import count_gflops
-from flaxyolo.cost.measurement import device_name
+from flaxyolo.cost.measurement import EngineName, device_name
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
+from flaxyolo.deploy.engines import read_engine
 from flaxyolo.machine.devices import default_workers, device_key, use_device
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.compiling import keep_compiled
@@ -94,6 +96,14 @@ class Flags:
     """Largest latency of one image, in ms, with decoding and NMS."""
     budget_stat: Literal["p95", "p50"] = "p95"
     """Whether that is the 95th percentile or the median."""
+    engine: EngineName = "jax"
+    """What latencies are measured on, NMS included: JAX, another engine on this processor, or a
+    command of yours that times each ONNX model elsewhere (a phone, another host)."""
+    engine_command: Annotated[str | None, tyro.conf.arg(metavar="COMMAND")] = None
+    """Of --engine command: a program that is given the path of an ONNX model, and prints
+    milliseconds on its last line, one number or two (p50 p95)."""
+    engine_timeout: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
+    """How long that may take for one model (300)."""
     budget_vram_mib: Annotated[float | None, tyro.conf.arg(metavar="MIB")] = None
     """Largest memory of detecting in one image, in MiB."""
     budget_train_vram_mib: Annotated[float | None, tyro.conf.arg(metavar="MIB")] = None
@@ -215,7 +225,8 @@ def told_limits(flags: Flags) -> list[str]:
         (flags.budget_gflops, "gflops"),
     )
     told = [f"{limit:g}{unit}" for limit, unit in limits if limit is not None]
-    return told + ["p50"] * (flags.budget_stat == "p50")
+    engine = [flags.engine] if flags.engine != "jax" else []
+    return told + ["p50"] * (flags.budget_stat == "p50") + engine
 
 
 def spending_of(flags: Flags) -> Spending:
@@ -272,6 +283,7 @@ def _run(flags: Flags) -> Swept:
     target = None if flags.target is None else read_target(flags.target)
     if target is not None:
         require_packages(target)
+    engine = read_engine(flags.engine, flags.engine_command, flags.engine_timeout)
     spending = spending_of(flags)
     suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
@@ -295,15 +307,16 @@ def _run(flags: Flags) -> Swept:
         move_runs(folder, flags.storage)
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         before = study.user_attrs.get("facts", {})
+        same_engine(engine, before)
         if teacher is None and before.get("teacher"):
             raise InputError("--teacher: this study was begun with one, which its full runs need "
                              "again; name another with --study")  # fmt: skip
         short, epochs = schedules(flags, before.get("schedule", {}))
-        ranges = ranges_of(study, suggest, longest, budget, data, flags.seed)
+        ranges = ranges_of(study, suggest, longest, budget, data, flags.seed, engine)
         sizes = ranges.image_sizes
         usual = with_ranges(suggest, replace(USUAL, image_sizes=sizes))
         suggest = with_ranges(suggest, ranges)
-        expected = partial(expected_ms, budget.latency_stat)
+        expected = partial(expected_ms, budget.latency_stat, engine=engine)
         shares = affordable_sizes(expected, usual, sizes, budget)
         advice = learn(data, sizes, BATCH_SIZE, shares)
         tell_advice(advice, flags)
@@ -328,6 +341,7 @@ def _run(flags: Flags) -> Swept:
             teacher=teacher,
             target=target,
             known_as=known_as(study, data.fingerprint, data.formerly),
+            engine=engine,
             parent_epochs=parent_epochs,
             later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
         )
@@ -344,8 +358,8 @@ def _run(flags: Flags) -> Swept:
             sweep = with_bounded_parent(study, sweep, step, 3600 * hours_of(flags))
         if ranges.why:
             log.info("plan: %s", ranges.why)
-        tell_plan(sweep, step, None if parent is None else expected_share(parent, budget),
-                  hours_of(flags))  # fmt: skip
+        share = None if parent is None else expected_share(parent, budget, engine)
+        tell_plan(sweep, step, share, hours_of(flags))
         if parent is not None:
             sweep = replace(sweep, initial=trained_parent(sweep, parent))
         enqueue_opening(study, sweep.suggest, advice, baseline, fill)
@@ -400,7 +414,9 @@ def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:
     if size is not None:
         log.info("advice: image_size %s: %s", size.value, size.why)
     others = ", ".join(f"{each.key} {each.value}" for each in advice if each is not size)
-    budget = () if flags.budget_ms is None else ("--budget-ms", f"{flags.budget_ms:g}")
+    # That command knows of JAX's latencies.
+    in_jax = flags.budget_ms if flags.engine == "jax" else None
+    budget = () if in_jax is None else ("--budget-ms", f"{in_jax:g}")
     log.info("advice: %s; reasons: %s", others, cli.command_line("stats", flags.data, *budget))
 
 
@@ -411,6 +427,7 @@ def ranges_of(
     budget: Budget,
     data: Dataset,
     seed: int,
+    engine: Engine = JAX_ENGINE,
 ) -> Ranges:
     """How large the study's detectors may be: chosen when it is new, and kept with it.
 
@@ -424,7 +441,7 @@ def ranges_of(
             suggest,
             image_sizes_for(longest_side),
             budget,
-            LatencyTable.open(),
+            LatencyTable.open(engine=engine),
             classes=len(data.class_names),
             seed=seed,
         )
@@ -460,10 +477,20 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         "training": to_dict(sweep.short),
         "init": None if sweep.initial is None else sweep.initial.fingerprint,
         "device": device_name(),
-        # Studies begun before there were parents, or teachers, have no such entry.
+        # Studies begun before there were parents, teachers or engines have no such entry.
         **({"parent_epochs": sweep.parent_epochs} if sweep.parent_epochs else {}),
         **({"teacher": sweep.teacher.fingerprint} if sweep.teacher else {}),
+        **({"engine": sweep.engine.describe()} if sweep.engine.name != "jax" else {}),
     }
+
+
+def same_engine(engine: Engine, before: Mapping[str, Any]) -> None:
+    """InputError where the study that goes on, with these facts, was begun on another engine."""
+    begun = before.get("engine", JAX_ENGINE.describe())
+    if before and begun != engine.describe():
+        raise InputError(f"--engine: the latencies of this study are those of {begun}, now "
+                         f"{engine.describe()}, and not to be compared; name another study with "
+                         "--study")  # fmt: skip
 
 
 def check_space(suggest: Suggest, path: Path | None) -> None:

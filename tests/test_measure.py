@@ -267,3 +267,53 @@ def test_a_target_that_cannot_be_compiled_for_is_one_line(config_path, capsys, m
     monkeypatch.setattr(target, "find_spec", lambda name: None)
     err = refused(capsys, config_path, "--target", "h100")
     assert "pip install jax-cuda13-plugin==" in err
+
+
+@pytest.mark.usefixtures("few_calls")
+def test_a_command_tells_the_latency_and_the_figures_say_so(config_path, capsys):
+    pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    flags = ["--no-training", "--engine", "command", "--engine-command", "sh -c 'echo 4.5 5.25'"]
+    assert measure.main([str(config_path), *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["engine"], found["latency_ms_p95"], found["load"]) == ("command", 5.25, None)
+    assert measure.main([str(config_path), *flags]) == 0
+    out = capsys.readouterr().out
+    for part in ("5.25 ms", "the device of sh -c 'echo 4.5 5.25', command", "of JAX's program"):
+        assert part in out
+    assert "without NMS" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_calls")
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_another_engine_is_measured_and_told(engine, config_path, capsys):
+    pytest.importorskip(engine, reason="the extra `export` is not installed")
+    assert measure.main([str(config_path), "--no-training", "--engine", engine]) == 0
+    out = capsys.readouterr().out
+    assert f", {engine}, float32, 64x64" in out
+    assert "reference" in out
+
+
+def test_a_command_that_fails_is_one_line(config_path, capsys):
+    pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    flags = ["--no-training", "--engine", "command", "--engine-command"]
+    assert measure.main([str(config_path), *flags, "sh -c 'echo lost >&2; exit 3'"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    last = shown.err.strip().splitlines()[-1]
+    assert last.startswith("error: --engine-command sh -c 'echo lost >&2; exit 3': exit status 3: ")
+    assert "lost; expected milliseconds on the last line of its output" in last
+    assert "Traceback" not in shown.err
+
+
+def test_flags_that_an_engine_does_not_take_are_refused(config_path, capsys, monkeypatch):
+    monkeypatch.setattr("flaxyolo.deploy.engines.needs", lambda *names: None)
+    told = ("--engine", "command", "--engine-command", "sh")
+    assert "expected no --paced beside it" in refused(capsys, config_path, *told, "--paced")
+    assert "expected no --images" in refused(capsys, config_path, *told, "--images", "x.npy")
+    assert "expected no --engine beside it" in refused(
+        capsys, config_path, "--target", "h100", "--engine", "onnxruntime"
+    )
+    assert "--engine-timeout is for --engine command" in refused(
+        capsys, config_path, "--engine-timeout", "3"
+    )

@@ -188,6 +188,63 @@ def test_full_runs_learn_from_the_teacher_and_candidates_do_not(tmp_path, capsys
     assert "some of the classes blue, red, got one of cat, cow, dog" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_sweep_on_another_engine_says_so_and_is_no_other_study(tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    write_coco(tmp_path / "data")
+    command = [*flags(tmp_path, "--trials", "2"), "--from-scratch"]
+    assert sweep.main([*command, "--engine", "onnxruntime"]) == 0
+    shown = capsys.readouterr()
+    assert "plan: latencies are those of onnxruntime, NMS included" in shown.err
+    assert re.search(r"Budget: at most 10000 ms \(p95\); .*, onnxruntime, float32", shown.out)
+    folder = tmp_path / "runs" / "tiny"
+    found = results(read_runs(folder))
+    assert {each.cost.engine for each in found if each.cost} == {"onnxruntime"}
+    confirmed = read_runs(folder).user_attrs["confirmed"]
+    assert {again["cost"]["engine"] for again in confirmed.values()} == {"onnxruntime"}
+    assert read_study(folder).user_attrs["engine"] == "onnxruntime"
+    assert (
+        "onnxruntime, one image in, boxes out, NMS included" in (folder / "report.html").read_text()
+    )
+    assert sweep.main(command) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line == (
+        "error: --engine: the latencies of this study are those of onnxruntime, now jax, and not "
+        "to be compared; name another study with --study"
+    )
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_fails_its_trials_and_then_the_sweep(tmp_path, capsys):
+    pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    write_coco(tmp_path / "data")
+    phone, unplugged = tmp_path / "phone.sh", tmp_path / "unplugged"
+    phone.write_text(
+        f"#!/bin/sh\nif [ -e {unplugged} ]; then echo 'no phone' >&2; exit 1; fi\necho 3 4\n"
+    )
+    phone.chmod(0o755)
+    told = ["--engine", "command", "--engine-command", str(phone)]
+    command = [*flags(tmp_path, "--trials", "1"), "--from-scratch", *told]
+    assert sweep.main(command) == 0
+    shown = capsys.readouterr()
+    assert f"; the device of {phone}, command, float32" in shown.out
+    unplugged.touch()
+    more = [*flags(tmp_path, "--trials", "6"), "--from-scratch", *told]
+    assert sweep.main(more) == 2
+    shown = capsys.readouterr()
+    last = shown.err.strip().splitlines()[-1]
+    assert last.startswith(f"error: --engine-command {phone}: exit status 1: no phone; expected")
+    assert last.endswith("(3 trials in a row ended so)")
+    assert "Traceback" not in shown.err
+    failed = [each for each in results(read_runs(tmp_path / "runs" / "tiny"))
+              if each.state == "fail"]  # fmt: skip
+    assert len(failed) == 3
+    for each in failed:
+        assert each.reason.startswith(f"not measured: --engine-command {phone}: exit status 1")
+    unplugged.unlink()
+    assert sweep.main(more) == 0
+
+
 def test_only_the_first_command_has_a_limit_of_its_own():
     assert sweep.hours_of(sweep.Flags(8.0)) == sweep.HOURS
     for more in ({"trials": 8}, {"epochs": 24}, {"data": "coco:x"}):
@@ -283,6 +340,7 @@ def test_a_sweep_in_which_nothing_has_learnt_calls_nothing_best():
         ({"data": "yolo:/a/cells/data.yaml"}, "cells-8ms"),
         ({"data": "yolo:/a/cars/data.yaml"}, "cars-8ms"),
         ({"study": "mine"}, "mine"),
+        ({"engine": "onnxruntime"}, "digits-8ms-onnxruntime"),
     ],
 )
 def test_a_study_is_named_after_its_data_and_budget(given, name):
@@ -391,6 +449,7 @@ def test_the_plan_tells_the_objective_and_what_it_has_few_boxes_of(
         ("--finalists", "0", "--finalists: expected at least 1, got 0"),
         ("--short-epochs", "5", "--short-epochs: expected at most --epochs 2, got 5"),
         ("--trials", "0", "--trials: expected at least 1, got 0"),
+        ("--engine-command", "sh", "--engine-command is for --engine command, got --engine jax"),
         ("--epochs", "0", "--epochs: expected at least 1, got 0"),
         ("--seed", "-1", "--seed: expected 0"),
         ("--study", "a/b", "--study: expected a name without slashes"),

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import Timed, Told
 from flaxyolo.cost.measure import measure
 from flaxyolo.cost.measurement import BUSY_LOAD, Measurement
 from flaxyolo.machine.child import run_module
@@ -47,6 +48,7 @@ def measure_for(
     *,
     trained: bool = False,
     before: Measurement | None = None,
+    program: Timed | Told | None = None,
 ) -> Measurement:
     """The cost; over the latency budget the calmest of several measurements.
 
@@ -56,8 +58,12 @@ def measure_for(
 
     Of trained weights, `before` is what the same network took with its first ones: where that
     leaves room for what training adds, a machine that is busier now changes nothing about it.
+
+    `program` is the same network on another engine; what is told of another machine counts as told.
     """
-    attempt = partial(measure, spec, weights=weights, images=images)
+    attempt = partial(measure, spec, weights=weights, images=images, program=program)
+    if isinstance(program, Told):
+        return attempt()
     return _calmest(budget, attempt, trained, before)
 
 
@@ -66,9 +72,13 @@ def measure_in_fresh_process(
     images: UInt8[np.ndarray, "n s s 3"],
     budget: Budget,
     *,
+    module: str = "flaxyolo.cost.measure",
+    more: Sequence[str] = (),
     timeout: float = FRESH_SECONDS,
 ) -> Measurement:
     """`measure_for` of a trained detector's folder, each measurement in a process of its own.
+
+    `module` measures, given the folder, a file of images and what is `more`.
 
     The memory of training is not in it. InputError where a process fails, with its last lines.
     """
@@ -78,8 +88,8 @@ def measure_in_fresh_process(
 
         def attempt() -> Measurement:
             printed = run_module(
-                "flaxyolo.cost.measure",
-                *(str(folder), str(shown)),
+                module,
+                *(str(folder), str(shown), *more),
                 what=f"{folder}: measuring again",
                 # Beside a process that has its own share of an accelerator's memory.
                 environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},

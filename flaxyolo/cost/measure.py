@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64, UInt8
 
 from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
+from flaxyolo.cost.engine import JAX_ENGINE, Timed, Told, where
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown, versions
+from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown
 from flaxyolo.cost.reference import LOW, block_low, calm_ms, reference_call, reference_of
 from flaxyolo.cost.table.file import best_reference
 from flaxyolo.machine.clock import (
@@ -58,6 +60,7 @@ def measure(
     *,
     weights: Weights | None = None,
     images: np.ndarray | None = None,
+    program: Timed | Told | None = None,
     train_step: jax.stages.Compiled | None = None,
     train_batch_size: int | None = None,
     data_bytes: int = 0,
@@ -70,64 +73,144 @@ def measure(
     """Measure a detector on the default device, alone among the measurements on this machine.
 
     `images` are letterboxed uint8 (n, s, s, 3), shown in turn; None takes photographs. Without
-    `weights` they are fresh ones. `train_step` adds the memory of training, less `data_bytes` of
-    the data set among its arguments. A latency takes at least `min_calls` calls and `min_seconds`,
-    but ends after `max_seconds`, the reference's calls in turn included.
+    `weights` they are fresh ones. `program` is the same detector on another engine, whose latency
+    counts then. `train_step` adds the memory of training, less `data_bytes` of the data set among
+    its arguments. A latency takes at least `min_calls` calls and `min_seconds`, but ends after
+    `max_seconds`, the reference's calls in turn included.
     """
-    weights = initial_weights(spec, 0) if weights is None else weights
     images = photographs(spec.image_size) if images is None else images
     shape = (spec.image_size, spec.image_size, 3)
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise ValueError(f"expected uint8 images (n, *{shape}), got {images.dtype} {images.shape}")
-    fused = jax.device_put(fuse(spec, weights))
-    detect, network = compiled_detect(spec, 1, images.dtype), compiled_network(spec)
-    reference = reference_call()
-    limits = {"min_calls": min_calls, "max_seconds": max_seconds}
-    seconds = min(min_seconds, max_seconds)
-    with device_lock():
-        first = jax.device_put(images[:1])
-        call_s = float(np.median(warm_up(lambda _: detect(fused, first), min(3, min_calls))))
-        # A turn is a call, and about as long a block of the reference.
-        calls = min(max(min_calls, seconds / (2 * call_s)), max_seconds / (2 * call_s))
-        some = spread(images, max(1, int(calls / CALLS_AN_IMAGE)))
-        shown = [jax.device_put(image[None]) for image in some]
-        before = usage()
-        whole = take_turns(
-            lambda i: detect(fused, shown[i % len(shown)]), reference, min_seconds=seconds, **limits
-        )
-        after = usage()
-        alone = take_turns(
-            lambda i: network(fused, shown[i % len(shown)]),
-            reference,
-            min_calls=max(1, min_calls // 4),
-            min_seconds=seconds / 4,
-            max_seconds=max_seconds / 4,
-        )
-        slow = (
-            time_calls(lambda i: detect(fused, shown[i % len(shown)]), gap=PACED_GAP_S, **limits)
-            if paced
-            else None
-        )
-    best = best_reference(reference_of(whole.reference.ravel()))
-    # An accelerator's neighbours are not seen in the processor's time.
-    load = share_of_others(before, after) if jax.default_backend() == "cpu" else None
-    paced_p50, paced_p95 = (None, None) if slow is None else np.percentile(slow, [50, 95]).tolist()
+    engine = JAX_ENGINE if program is None else program.engine
+    detect = compiled_detect(spec, 1, images.dtype)
+    if isinstance(program, Told):
+        figures = told_figures(*program.tell())
+    else:
+        limits = Limits(min_calls, min(min_seconds, max_seconds), max_seconds)
+        if program is None:
+            weights = initial_weights(spec, 0) if weights is None else weights
+            fused = jax.device_put(fuse(spec, weights))
+            network = partial(compiled_network(spec), fused)
+            runs = Programs(partial(detect, fused), network, jax.device_put)
+        else:
+            runs = Programs(program.detect)
+        figures = timed_figures(runs, images, limits, take_turns, paced=paced)
+    place = where(engine)
     return Measurement(
-        **calm_figures(whole, len(shown), best, load),
-        network_ms_p50=calm_ms(alone, best),
+        **figures,
         vram_mib=memory_mib(detect),
         train_vram_mib=None if train_step is None else memory_mib(train_step) - data_bytes / MIB,
         params=count_params(spec),
         gflops=count_gflops(spec),
-        device=device_name(),
-        dtype=jnp.dtype(compute_dtype()).name,
+        device=place.device,
+        dtype=place.dtype,
         image_size=spec.image_size,
         batch_size=1,
         train_batch_size=train_batch_size,
-        versions=versions(),
-        latency_paced_ms_p50=paced_p50,
-        latency_paced_ms_p95=paced_p95,
+        versions=place.versions,
+        memory_device=None if place.device == device_name() else device_name(),
+        engine=engine.name,
     )
+
+
+class Limits(NamedTuple):
+    """How long a program is timed."""
+
+    calls: int
+    """At least."""
+    seconds: float
+    """At least."""
+    most_seconds: float
+
+    def part(self, share: int) -> dict[str, Any]:
+        """One of so many parts of it, as the clock takes it."""
+        return {
+            "min_calls": max(1, self.calls // share),
+            "min_seconds": self.seconds / share,
+            "max_seconds": self.most_seconds / share,
+        }
+
+
+class Programs(NamedTuple):
+    """What is timed, each called with what `placed` makes of an image."""
+
+    detect: Callable[[Any], Any]
+    network: Callable[[Any], Any] | None = None
+    """Without NMS, where that can be run for itself."""
+    placed: Callable[[UInt8[np.ndarray, "1 s s 3"]], Any] = np.ascontiguousarray
+
+
+def timed_figures(
+    runs: Programs, images: np.ndarray, limits: Limits, take_turns: TakeTurns, *, paced: bool
+) -> dict[str, Any]:
+    """The figures of a `Measurement` that are timed on this machine.
+
+    What runs on the processor beside an accelerator is timed without the reference, which would
+    tell of the accelerator: the quietest of its calls are what counts.
+    """
+    on_processor = jax.default_backend() == "cpu"
+    reference = reference_call() if on_processor or runs.network is not None else None
+    slow = alone = None
+    with device_lock():
+        shown = shown_images(runs, images, limits)
+        detect = each(runs.detect, shown)
+        before = usage()
+        if reference is None:
+            whole = time_calls(detect, **limits.part(1))
+        else:
+            whole = take_turns(detect, reference, **limits.part(1))
+        after = usage()
+        if runs.network is not None:
+            alone = take_turns(each(runs.network, shown), reference, **limits.part(4))
+        if paced:
+            slow = time_calls(
+                detect,
+                gap=PACED_GAP_S,
+                min_calls=limits.calls,
+                max_seconds=limits.most_seconds,
+            )
+    # An accelerator's neighbours are not seen in the processor's time.
+    load = share_of_others(before, after) if on_processor or reference is None else None
+    p50, p95 = (None, None) if slow is None else np.percentile(slow, [50, 95]).tolist()
+    told = {"latency_paced_ms_p50": p50, "latency_paced_ms_p95": p95}
+    if not isinstance(whole, Turns):
+        return quiet_figures(whole, load) | told
+    best = best_reference(reference_of(whole.reference.ravel()))
+    network_ms = None if alone is None else calm_ms(alone, best)
+    return calm_figures(whole, len(shown), best, load) | told | {"network_ms_p50": network_ms}
+
+
+def shown_images(runs: Programs, images: np.ndarray, limits: Limits) -> list[Any]:
+    """As many of the images as the time is enough for, as the programs take them."""
+    first = runs.placed(images[:1])
+    call_s = float(np.median(warm_up(lambda _: runs.detect(first), min(3, limits.calls))))
+    # A turn is a call, and about as long a block of the reference.
+    turn_s = 2 * call_s
+    calls = min(max(limits.calls, limits.seconds / turn_s), limits.most_seconds / turn_s)
+    some = spread(images, max(1, int(calls / CALLS_AN_IMAGE)))
+    return [runs.placed(image[None]) for image in some]
+
+
+def each(program: Callable[[Any], Any], shown: Sequence[Any]) -> Callable[[int], Any]:
+    """The program on the images in turn, by the number of the call."""
+    return lambda number: program(shown[number % len(shown)])
+
+
+def quiet_figures(times: Float64[np.ndarray, " n"], load: float | None) -> dict[str, Any]:
+    """The figures of a `Measurement` of the quietest hundred calls in a row, as measured."""
+    p50, p95 = np.percentile(quietest(times), [50, 95]).tolist()
+    return told_figures(p50, p95) | {"measured_ms_p50": p50, "measured_ms_p95": p95, "load": load}
+
+
+def told_figures(p50_ms: float, p95_ms: float) -> dict[str, Any]:
+    """The figures of a `Measurement` where no reference tells of the device."""
+    return {
+        "latency_ms_p50": p50_ms,
+        "latency_ms_p95": p95_ms,
+        "network_ms_p50": None,
+        "fps": 1000 / p50_ms,
+    }
 
 
 def calm_figures(turns: Turns, images: int, best: Reference, load: float | None) -> dict[str, Any]:

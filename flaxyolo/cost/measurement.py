@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -17,6 +17,9 @@ from flaxyolo.base.words import many
 from flaxyolo.spec import STRICT, parse
 
 VERSIONS_OF = ("jax", "jaxlib", "flax")
+
+EngineName = Literal["jax", "onnxruntime", "openvino", "command"]
+"""What a latency is of: JAX, another engine on this machine, or what a user's command told."""
 
 BUSY_LOAD = 0.48
 """Share of the processor used by others from which a latency is marked. On two cores a job on one
@@ -63,15 +66,16 @@ class Measurement:
     """What a detector costs, and under which conditions.
 
     Latency is that of `detect`, one image on the device in, boxes on the device out, on a device
-    as calm as it was ever seen: what was timed, by the reference's times now and at its best. The
-    memory of training leaves out the data set, and is None where no training step was compiled.
+    as calm as it was ever seen: what was timed, by the reference's times now and at its best.
+    Another engine than JAX takes a letterboxed uint8 image and gives rows. Memory is that of JAX's
+    programs; of training it leaves out the data set, and is None where no step was compiled.
     Of records of old the latencies are as measured, and what belongs to the reference is None.
     """
 
     latency_ms_p50: float
     latency_ms_p95: float
-    network_ms_p50: float
-    """Without NMS."""
+    network_ms_p50: float | None
+    """Without NMS; None on another engine than JAX, which runs it with its NMS only."""
     fps: float
     """Images per second at the median latency."""
     vram_mib: float
@@ -105,6 +109,8 @@ class Measurement:
     """Share of the processor (0..1) that others used; None on an accelerator."""
     floor_ms: float | None = None
     """What the latency is at least, however busy the machine was."""
+    engine: EngineName = "jax"
+    """What the latency is of."""
 
     @property
     def busy(self) -> bool:
@@ -140,7 +146,7 @@ class Measurement:
             self,
             latency_ms_p50=self.latency_ms_p50 * factor,
             latency_ms_p95=self.latency_ms_p95 * calm.p95_ms / then.p95_ms,
-            network_ms_p50=self.network_ms_p50 * factor,
+            network_ms_p50=None if self.network_ms_p50 is None else self.network_ms_p50 * factor,
             fps=self.fps / factor,
             reference_best=best,
             slowdown=slowdown(self.reference_ms, calm),
@@ -152,7 +158,8 @@ class Measurement:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         size = f"{self.image_size}x{self.image_size}"
         beside = f"; memory for {self.memory_device}" if self.memory_device else ""
-        return f"{self.device}, {self.dtype}, {size}, batch {self.batch_size}, {versions}{beside}"
+        where = f"{self.device}, {self.engine}, {self.dtype}"
+        return f"{where}, {size}, batch {self.batch_size}, {versions}{beside}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -176,8 +183,12 @@ def device_name() -> str:
     import jax
 
     device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
+    return processor_name() if device.platform == "cpu" else device.device_kind
+
+
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """This machine's processor, with the cores that this process may use."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -5,6 +5,7 @@ Each takes values and gives one; what becomes of it, and what is stored, is the 
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measure import compiled_network
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.curve import CurvePoint
@@ -25,6 +27,7 @@ from flaxyolo.crew.surroundings import Stage, Surroundings
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
+from flaxyolo.deploy.engines import program
 from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.scoring.average_precision import Scores, evaluated, scores_of
 from flaxyolo.scoring.detect import run_detector
@@ -89,17 +92,28 @@ def measured(
     around: Surroundings,
     weights: Weights | None = None,
     before: Measurement | None = None,
+    engine: Engine = JAX_ENGINE,
 ) -> Measurement:
     """The cost on this device, alone on it; near the budget it is measured more than once.
+
+    The latency is that of the engine. Where that is on another machine, others train meanwhile.
 
     Trained weights find more boxes than fresh ones, so the latency that counts is theirs; `before`
     is that of the fresh ones.
     """
     around.report(Stage("measuring"))
-    with around.quiet(), entry.timed("measure"):
-        return measure_for(
-            budget, ready.spec, ready.shown, weights, trained=weights is not None, before=before
-        )
+    with entry.timed("measure"):
+        on_engine = program(engine, ready.spec, weights)
+        with around.quiet() if engine.here else nullcontext():
+            return measure_for(
+                budget,
+                ready.spec,
+                ready.shown,
+                weights,
+                trained=weights is not None,
+                before=before,
+                program=on_engine,
+            )
 
 
 def trained(

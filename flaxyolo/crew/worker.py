@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from flaxyolo.base import cli
 from flaxyolo.base.files import replace_file
+from flaxyolo.cost.engine import EngineError
 from flaxyolo.crew.leases import Lease, LostLeaseError, Worker, at_work, claim, workers_folder
 from flaxyolo.crew.processes import attach
 from flaxyolo.crew.record import Entry
@@ -33,6 +34,8 @@ TASK_FILE = "task.pickle"
 STORAGE = "FLAXYOLO_STORAGE"
 """Environment variable with the URL of the study's database; a password belongs in no file."""
 WAIT_S = 1.0
+UNMEASURED = "not measured: "
+"""Begins the reason of a trial that the engine of the latencies has not run."""
 STATUS_S = 0.5
 """Least time between two notes of how far a worker is."""
 
@@ -87,8 +90,9 @@ class Desk(NamedTuple):
     def carry_out(self, lease: Lease, run: Callable[[], float]) -> bool:
         """Run a claimed trial for its value, and store how it ended; whether there was time for it.
 
-        A trial without memory or with a loss that is not finite fails with its reason. Any other
-        error of the candidate ends this process; the trial has one more chance.
+        A trial without memory, with a loss that is not finite or that the engine of the latencies
+        does not run fails with its reason. Any other error of the candidate ends this process; the
+        trial has one more chance.
         """
         with lease:
             try:
@@ -102,6 +106,9 @@ class Desk(NamedTuple):
                 self.end(lease, TrialState.PRUNED, str(pruned))
             except DivergedError as error:
                 self.end(lease, TrialState.FAIL, f"diverged: {error}")
+            except EngineError as error:
+                log.warning("trial %d: not measured: %s", lease.trial.number, error)
+                self.end(lease, TrialState.FAIL, f"{UNMEASURED}{error}")
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise

@@ -45,6 +45,8 @@ def onnxruntime_runner(path: Path, threads: int = 0) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Its threads would go on spinning after a call, and slow whatever is timed in turn with it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

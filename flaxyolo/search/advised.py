@@ -13,6 +13,7 @@ from optuna.trial import FixedTrial
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replace_file
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable, Stat
@@ -90,20 +91,22 @@ def affordable_sizes(
     return dict(zip(sizes, map(max, zip(*shares, strict=True)), strict=True)) if shares else None
 
 
-def expected_ms(stat: Stat, specs: Sequence[DetectorSpec]) -> list[float]:
+def expected_ms(
+    stat: Stat, specs: Sequence[DetectorSpec], *, engine: Engine = JAX_ENGINE
+) -> list[float]:
     """What networks take by the table of this device, of which the first and last are measured."""
-    table = LatencyTable.open()
+    table = LatencyTable.open(engine=engine)
     with Gate(device_key()).quiet():
         table.measure([specs[0], specs[-1]], MEASURE_S)
         predictions = table.predict(specs)
     return [each.expected(stat) for each in predictions]
 
 
-def expected_share(spec: DetectorSpec, budget: Budget) -> float | None:
+def expected_share(spec: DetectorSpec, budget: Budget, engine: Engine = JAX_ENGINE) -> float | None:
     """The share of the latency budget that a network is expected to take; None without one."""
     if budget.latency_ms is None:
         return None
-    (prediction,) = LatencyTable.open().predict([spec])
+    (prediction,) = LatencyTable.open(engine=engine).predict([spec])
     return prediction.expected(budget.latency_stat) / budget.latency_ms
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.crew.storage import STUDY_FILE, read_runs
 from flaxyolo.search.funnel import Runs
@@ -64,14 +65,20 @@ def as_runs(scored: Sequence[Scored], features: Float[np.ndarray, "n f"]) -> Run
 
 
 def earlier_studies(
-    folder: Path, fingerprint: str, objective: str, *, inherited: bool = False
+    folder: Path,
+    fingerprint: str,
+    objective: str,
+    *,
+    inherited: bool = False,
+    engine: Engine = JAX_ENGINE,
 ) -> list[list[Scored]]:
     """The scored candidates of every other study beside `folder` on the same data.
 
     Only studies with the same objective count, whose networks begin with `inherited` weights or
-    with fresh ones as here; another budget or space does not matter.
+    with fresh ones as here, and whose latencies are of the same engine; another budget or space
+    does not matter.
     """
-    wanted = fingerprint, objective, inherited
+    wanted = fingerprint, objective, inherited, engine.describe()
     studies = []
     for path in sorted(folder.parent.glob(f"*/{STUDY_FILE}")):
         if path.parent == folder:
@@ -80,7 +87,8 @@ def earlier_studies(
             study = read_runs(path.parent)
             facts = study.user_attrs.get("facts", {})
             begun = bool(facts.get("init") or facts.get("parent_epochs"))
-            if (facts.get("fingerprint"), facts.get("objective"), begun) != wanted:
+            kept = facts.get("fingerprint"), facts.get("objective"), begun
+            if (*kept, facts.get("engine", JAX_ENGINE.name)) != wanted:
                 continue
             scored = scored_candidates(results(study), facts["schedule"]["short_epochs"])
         except (InputError, KeyError, TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable, Stat
 from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.data.feeds import open_pixels
+from flaxyolo.deploy.engines import program
 from flaxyolo.machine.devices import device_key
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.advised import SIZE
@@ -64,7 +65,7 @@ def filled(sweep: Sweep, params: dict[str, Any]) -> Filled:
     counted = not {"params", "gflops"}.isdisjoint(budget.limits)
     if budget.latency_ms is None and not counted:
         return Filled(params)
-    table, best, used = LatencyTable.open(), Filled(params), 0.0
+    table, best, used = LatencyTable.open(engine=sweep.engine), Filled(params), 0.0
     pool = [Drawn(params, _finished(sweep, sweep.suggest(FixedTrial(params))))]
     pool += relatives(
         params, sweep.suggest, random.Random(sweep.seed), COUNTED if counted else POOL,
@@ -128,8 +129,11 @@ def _fullest(
 def _measured(sweep: Sweep, spec: DetectorSpec) -> Measurement:
     """The cost of a fresh network on the first validation images."""
     pixels = open_pixels(sweep.data, "val", spec.image_size, keep=sweep.keep)
+    on_engine = program(sweep.engine, spec)
     with Gate(device_key()).quiet():
-        return measure_for(sweep.budget, spec, np.asarray(pixels.images[:MEASURED_IMAGES]), None)
+        return measure_for(
+            sweep.budget, spec, np.asarray(pixels.images[:MEASURED_IMAGES]), None, program=on_engine
+        )
 
 
 def _finished(sweep: Sweep, spec: DetectorSpec) -> DetectorSpec:

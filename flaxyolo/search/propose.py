@@ -78,8 +78,8 @@ class Proposer:
 
     @cached_property
     def table(self) -> LatencyTable:
-        """What is known of latencies on this device."""
-        return LatencyTable.open()
+        """What is known of latencies on this device, and of the engine's."""
+        return LatencyTable.open(engine=self.sweep.engine)
 
     @cached_property
     def earlier(self) -> list[list[Scored]]:
@@ -90,6 +90,7 @@ class Proposer:
             sweep.fingerprint,
             sweep.objective.text,
             inherited=sweep.initial is not None,
+            engine=sweep.engine,
         )
 
     def learn(self, record: Record) -> None:

@@ -21,6 +21,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops, count_params, measure
 from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.deploy.engines import program
 from flaxyolo.search.funnel import DEFAULTS
 from flaxyolo.search.screen import draw
 from flaxyolo.search.space import (
@@ -330,9 +331,15 @@ def advised(suggest: Suggest, ranges: Ranges, classes: int) -> DetectorSpec:
 
 def calibrate(table: LatencyTable, spec: DetectorSpec) -> None:
     """Correct a table by a whole network: the sum of its pieces alone may be far off."""
-    if network_key(spec) in table.contents.networks:
+    if network_key(spec) in table.networks:
         return
-    cost = measure(spec, min_calls=50, min_seconds=MEASURE_S, max_seconds=2 * MEASURE_S)
+    cost = measure(
+        spec,
+        program=program(table.engine, spec),
+        min_calls=50,
+        min_seconds=MEASURE_S,
+        max_seconds=2 * MEASURE_S,
+    )
     if table.add_network(spec, cost):
         table.save()
 

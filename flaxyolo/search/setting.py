@@ -6,6 +6,7 @@ from typing import Any
 
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.gpu import Target
 from flaxyolo.crew.worker import write_task
 from flaxyolo.data.feeds import Keep
@@ -55,6 +56,8 @@ class Sweep:
     """Of the parent that is trained first; 0 where there is none of the sweep's own."""
     teacher: Source | None = None
     """A detector that the full runs, of finalists and controls alike, learn from."""
+    engine: Engine = JAX_ENGINE
+    """What the latencies are measured on."""
     later_epochs: int | None = None
     """Of the schedule that the user will train the best with; None is `LATER` times the full."""
 

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import optuna
 
-from flaxyolo.cost.again import measure_in_fresh_process
 from flaxyolo.cost.budget import overrun
+from flaxyolo.cost.engine import EngineError
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import keep_memory
 from flaxyolo.crew.phases import MEASURED_IMAGES
 from flaxyolo.data.feeds import open_pixels
+from flaxyolo.deploy.engines import measured_again
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.results import CONFIRMED, results
 from flaxyolo.search.setting import Sweep
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
     """Measure the chosen run in a fresh process; one that is over the budget makes way.
 
+    Where its engine does not run it now, nobody makes way either.
     A latency over it that only shows how busy the machine was makes nobody step down.
     What was measured is stored in the study, so that it is done once.
     """
@@ -38,10 +40,13 @@ def confirm(study: optuna.Study, sweep: Sweep, gate: Gate) -> None:
             return
         log.info("measuring trial %d once more, in a fresh process", best.trial)
         pixels = open_pixels(sweep.data, "val", best.spec.image_size, keep=sweep.keep)
-        with gate.quiet():
-            measured = measure_in_fresh_process(
-                folder, np.asarray(pixels.images[:MEASURED_IMAGES]), sweep.budget
-            )
+        images = np.asarray(pixels.images[:MEASURED_IMAGES])
+        try:
+            with gate.quiet():
+                measured = measured_again(sweep.engine, folder, images, sweep.budget)
+        except EngineError as error:
+            log.warning("trial %d is not measured again: %s", best.trial, error)
+            return
         cost = keep_memory(measured, best.cost)
         undecided = sweep.budget.undecided(cost)
         inside = sweep.budget.allows(cost) or undecided

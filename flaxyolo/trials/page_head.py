@@ -8,8 +8,10 @@ from flaxyolo.trials.findings import Findings
 
 def question(findings: Findings) -> str:
     """What was asked, in a sentence."""
-    budget = findings.standings.budget.describe()
-    return f"Which detector is best for {findings.facts.get('source', 'the data')} with {budget}?"
+    budget, engine = findings.standings.budget, findings.facts.get("engine")
+    on = f", measured on {engine}" if engine and budget.latency_ms is not None else ""
+    source = findings.facts.get("source", "the data")
+    return f"Which detector is best for {source} with {budget.describe()}{on}?"
 
 
 def answer(findings: Findings) -> str:

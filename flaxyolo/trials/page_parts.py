@@ -8,6 +8,7 @@ from flaxyolo.base import cli
 from flaxyolo.base.markup import Markup, element, joined
 from flaxyolo.base.words import many, percent
 from flaxyolo.cost.budget import LIMITS
+from flaxyolo.cost.engine import JAX_ENGINE
 from flaxyolo.trials.findings import Findings
 from flaxyolo.trials.networks import Network
 from flaxyolo.trials.page_charts import bars, interval_of, learning_charts, row_name, sizes_chart
@@ -260,7 +261,7 @@ def repeat(findings: Findings) -> Markup:
     training = facts.get("training", {})
     schedule = facts.get("schedule", {})
     measured = "" if not findings.confirmed else ", measured again in a fresh process"
-    engine = "jax" if cost is None else cost.to_dict().get("engine", "jax")
+    engine = facts.get("engine", JAX_ENGINE.describe())
     rows: list[tuple[str, Any]] = [
         ("Data", facts.get("source")),
         ("Fingerprint of the data", facts.get("fingerprint")),

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import JAX_ENGINE
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.optuna_inside import begun, beside, constrain, delete
 from flaxyolo.crew.storage import RUNS
@@ -201,6 +202,7 @@ def describe(study: optuna.Study, runs: optuna.Study, standings: Standings) -> N
         "budget": standings.budget.describe(),
         "objective": standings.objective.text,
         "device": facts.get("device"),
+        "engine": facts.get("engine", JAX_ENGINE.name),
         "space": facts.get("space"),
         "best_trial": None if best is None else best.trial,
         "lead": standings.lead,

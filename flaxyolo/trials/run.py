@@ -54,6 +54,11 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hou
                  sweep.teacher.path, sweep.spending.seconds_each)  # fmt: skip
     log.info("plan: the best is meant to be trained for %d epochs (--final-epochs)",
              sweep.final_epochs)  # fmt: skip
+    if sweep.engine.name != "jax":
+        log.info("plan: latencies are those of %s, NMS included; what is not measured yet is "
+                 "expected from JAX's times of its blocks here, corrected by the networks that "
+                 "were measured on %s",
+                 sweep.engine.describe(), sweep.engine.name)  # fmt: skip
     if step_seconds is not None:
         steps = -(-len(sweep.data.train) // BATCH_SIZE)
         spending = sweep.spending

@@ -58,7 +58,7 @@ class Report:
         where = (
             "nothing was measured"
             if cost is None
-            else f"{cost.device}, {cost.dtype}, batch {cost.batch_size}"
+            else f"{cost.device}, {cost.engine}, {cost.dtype}, batch {cost.batch_size}"
         )
         busy = any(network.shown.cost.busy for network in self.standings.networks
                    if network.shown.cost)  # fmt: skip

@@ -107,7 +107,7 @@ def afforded(
     # What is trained to its end is measured with its own weights.
     open_question = entry.record.undecided and entry.record.epochs < config.epochs
     if known is None or open_question:
-        cost = measured(ready, budget, entry, around)
+        cost = measured(ready, budget, entry, around, engine=sweep.engine)
         cost = cost if known is None else keep_memory(cost, known)
         keep_look(entry, here, cost)
     else:
@@ -178,7 +178,9 @@ def afforded_trained(
     PausedError where a calmer machine has to tell.
     """
     assert entry.record.cost is not None, "it was measured before it was trained"
-    cost = measured(ready, sweep.budget, entry, around, detector.weights, entry.record.cost)
+    cost = measured(
+        ready, sweep.budget, entry, around, detector.weights, entry.record.cost, sweep.engine
+    )
     cost = keep_memory(cost, entry.record.cost)
     keep_look(entry, sweep.budget, cost)
     keep_cost(entry, cost)

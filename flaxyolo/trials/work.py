@@ -7,18 +7,20 @@ import logging
 import sys
 import time
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState, create_trial
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.base.words import many
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.record import FINAL, Entry, Record, attributes
+from flaxyolo.crew.record import FINAL, Entry, Record, attributes, custody
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
-from flaxyolo.crew.worker import Desk, at_desk, main, read_task
+from flaxyolo.crew.worker import UNMEASURED, Desk, at_desk, main, read_task
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.anew import judged_anew, thrown_out
 from flaxyolo.search.controls import kind
@@ -46,6 +48,8 @@ log = logging.getLogger("flaxyolo.trials.work")
 
 EXHAUSTED = "exhausted"
 """Attribute of a study whose space holds nothing new."""
+UNMEASURED_IN_A_ROW = 3
+"""Trials that the engine of the latencies did not run, before the sweep ends."""
 NONE_SCALED = "no_scaled_fits"
 """Attribute of a study in whose budget no YOLOv8 is expected to fit."""
 
@@ -154,11 +158,26 @@ def go_on(
     Entry(lease.trial).keep(paused=None)
     around = desk.surroundings(lease, end)
     try:
-        return desk.carry_out(
+        had_time = desk.carry_out(
             lease, partial(run_trial, lease.trial, sweep=sweep, until=until, around=around)
         )
     finally:
         proposer.learn(Entry(lease.trial).record)
+    if Entry(lease.trial).record.reason.startswith(UNMEASURED):
+        give_up(desk.study)
+    return had_time
+
+
+def give_up(study: optuna.Study) -> None:
+    """InputError where the engine of the latencies ran none of the trials that ended last: that is
+    no fault of theirs."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_complete]
+    ended.sort(key=lambda trial: trial.datetime_complete or datetime.min)
+    reasons = [custody(trial).reason for trial in ended[-UNMEASURED_IN_A_ROW:]]
+    failed = [reason for reason in reasons if reason.startswith(UNMEASURED)]
+    if len(failed) == UNMEASURED_IN_A_ROW:
+        why = failed[-1].removeprefix(UNMEASURED)
+        raise InputError(f"{why} ({len(failed)} trials in a row ended so)")
 
 
 def close(desk: Desk, record: Record, sweep: Sweep) -> None:

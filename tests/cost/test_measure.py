@@ -133,7 +133,9 @@ def test_a_measurement_goes_through_json_and_back():
 
 
 def test_the_conditions_are_one_line():
-    assert MEASUREMENT.conditions() == "abacus, float32, 64x64, batch 1, flaxyolo 0.1.0, jax 1.2"
+    assert (
+        MEASUREMENT.conditions() == "abacus, jax, float32, 64x64, batch 1, flaxyolo 0.1.0, jax 1.2"
+    )
 
 
 def test_yolov8n_has_the_published_gflops():

@@ -33,7 +33,7 @@ class ByWidth(Known):
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, SUGGEST, ByWidth, latency_ms=6.0)
-    monkeypatch.setattr(filling.LatencyTable, "open", lambda: table)
+    monkeypatch.setattr(filling.LatencyTable, "open", lambda **_: table)
     return proposer.sweep
 
 
@@ -95,7 +95,7 @@ def test_without_a_limit_of_what_is_known_nothing_grows(sweep, looks):
 
 def test_gflops_and_parameters_are_used_without_measuring(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, SUGGEST, Counted, gflops=0.4, params=2e6)
-    monkeypatch.setattr(filling.LatencyTable, "open", lambda: table)
+    monkeypatch.setattr(filling.LatencyTable, "open", lambda **_: table)
     sweep, before = proposer.sweep, reference_params(SUGGEST)
     after, cost, over = filled(sweep, before)
     assert cost is None

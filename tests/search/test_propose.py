@@ -68,7 +68,7 @@ def made(tmp_path, monkeypatch, suggest=suggest_detector, table=Known, **limits)
     write_coco(tmp_path / "data")
     source = f"coco:{tmp_path / 'data'}"
     table = table(tmp_path / "table.json")
-    monkeypatch.setattr(propose.LatencyTable, "open", lambda: table)
+    monkeypatch.setattr(propose.LatencyTable, "open", lambda **_: table)
     monkeypatch.setattr(propose, "POOL", 60)
     # What is drawn depends on the process, and how much is judged on its speed.
     monkeypatch.setattr(propose.os, "getpid", lambda: 1)

@@ -50,7 +50,7 @@ def test_only_what_a_calm_machine_says_makes_the_winner_step_down(
     study.tell(trial, 0.5)
     (sweep.runs / "r" / "detector").mkdir(parents=True)
     calls = []
-    monkeypatch.setattr(confirming, "measure_in_fresh_process", lambda *_: calls.append(1) or again)
+    monkeypatch.setattr(confirming, "measured_again", lambda *_: calls.append(1) or again)
     gate = Gate("test", tmp_path)
     confirm(study, sweep, gate)
     confirm(study, sweep, gate)

@@ -115,7 +115,7 @@ def test_flat_rows_are_what_plots_and_data_frames_take():
 def test_every_outcome_is_told_in_words():
     text = markdown(report(*ALL))
     lines = text.splitlines()
-    assert lines[0] == ("Budget: at most 8 ms (p95); a device, float32, batch 1; data: digits")
+    assert lines[0] == ("Budget: at most 8 ms (p95); a device, jax, float32, batch 1; data: digits")
     assert lines[4] == (
         "| 6 | 0.800 | 0.031 | 0.400 | 0.600 | 0.200 | n/a | 0.500 | 5.00 | 6.25 | 200 | 64.0 | "
         "512 | 1,234,567 | 0.500 | 192 | complete, 10 epochs |"

@@ -97,7 +97,7 @@ def test_a_trained_candidate_waits_for_a_calm_machine_to_judge_it(
 ):
     left, trained = [BUSY, BUSY, last], []
 
-    def measured(ready, budget, entry, around, weights=None, before=None):
+    def measured(ready, budget, entry, around, weights=None, before=None, engine=None):
         trained.append(weights is not None)
         return left.pop(0)
 
@@ -128,7 +128,7 @@ def test_a_trained_candidate_waits_for_a_calm_machine_to_judge_it(
 def test_a_candidate_that_waits_at_its_rung_is_measured_and_waits_on(study, sweep, monkeypatch):
     short = replace(sweep, spending=replace(sweep.spending, short_epochs=2, epochs=6))
     left = [BUSY, CALM]
-    monkeypatch.setattr(trials, "measured", lambda *_: left.pop(0))
+    monkeypatch.setattr(trials, "measured", lambda *_, **__: left.pop(0))
     monkeypatch.setattr(trials, "with_training_memory", lambda cost, *_: cost)
     trial = study.ask()
     for undecided in (True, False):
@@ -143,7 +143,7 @@ def test_a_candidate_that_waits_at_its_rung_is_measured_and_waits_on(study, swee
 
 def test_a_candidate_that_was_left_open_is_measured_when_it_is_taken_up(study, sweep, monkeypatch):
     left = [BUSY, SLOW]
-    monkeypatch.setattr(trials, "measured", lambda *_: left.pop(0))
+    monkeypatch.setattr(trials, "measured", lambda *_, **__: left.pop(0))
     monkeypatch.setattr(trials, "with_training_memory", lambda cost, *_: cost)
 
     def stopped(*_):

@@ -11,7 +11,9 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial, TrialState, create_trial
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.engine import EngineError
 from flaxyolo.cost.measurement import Reference
 from flaxyolo.cost.table.file import best_reference, conditions
 from flaxyolo.crew.curve import CurvePoint
@@ -85,6 +87,7 @@ def run(study, sweep, outcome, monkeypatch):
         (0.5, "complete", ""),
         (optuna.TrialPruned("over budget by 1 ms"), "pruned", "over budget by 1 ms"),
         (DivergedError("epoch 1"), "fail", "diverged: epoch 1"),
+        (EngineError("no phone"), "fail", "not measured: no phone"),
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"),
             "fail",
@@ -97,6 +100,15 @@ def test_an_outcome_is_stored(study, sweep, monkeypatch, outcome, state, reason)
     result, had_time = run(study, sweep, outcome, monkeypatch)
     assert (result.state, result.reason, had_time) == (state, reason, True)
     assert result.paused == (8 if state == "waiting" else None)
+
+
+def test_an_engine_that_fails_again_and_again_ends_the_sweep(study, sweep, monkeypatch):
+    lost = EngineError("no phone")
+    for outcome in (lost, lost, 0.5, lost, lost):
+        run(study, sweep, outcome, monkeypatch)
+    with pytest.raises(InputError, match=r"^no phone \(3 trials in a row ended so\)$"):
+        run(study, sweep, lost, monkeypatch)
+    assert study.get_trials()[-1].state == TrialState.FAIL
 
 
 def test_a_trial_without_time_waits_for_the_next_run(study, sweep, monkeypatch):

@@ -26,6 +26,8 @@ SLOPE_SPREAD = 0.15
 SHARE_SPREAD = 0.3
 """How far, in logarithms, networks may be from the sum of their pieces before any is measured:
 all of them, with their size, and with the share that each kind of piece has."""
+ELSEWHERE_SPREAD = 2.0
+"""`OFFSET_SPREAD` of another engine or machine than the pieces were timed on: a factor of 7."""
 FAR = 2.0
 """Errors beyond so many spreads count the less the larger they are."""
 ROUNDS = 5
@@ -50,12 +52,13 @@ class Correction:
         parts: Float64[np.ndarray, "n k"],
         variance: Float64[np.ndarray, " n"],
         latency_ms: Float64[np.ndarray, " n"],
+        offset_spread: float = OFFSET_SPREAD,
     ):
         sums = parts.sum(1)
         self.centre = float(np.log(sums).mean()) if len(sums) else 0.0
         self.shares = (parts / sums[:, None]).mean(0) if len(sums) else np.zeros(parts.shape[1])
         self.freedom = FREEDOM + len(sums)
-        self.prior = np.array([OFFSET_SPREAD, SLOPE_SPREAD, *[SHARE_SPREAD] * parts.shape[1]])
+        self.prior = np.array([offset_spread, SLOPE_SPREAD, *[SHARE_SPREAD] * parts.shape[1]])
         features, logs = self._features(parts), np.log(latency_ms / sums)
         self.spread, doubt = SPREAD, np.ones(len(sums))
         for _ in range(ROUNDS):

@@ -10,23 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 import flaxyolo.spec
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replacing
-from flaxyolo.cost.measurement import (
-    Measurement,
-    Milliseconds,
-    Reference,
-    device_name,
-    versions,
-)
+from flaxyolo.cost.engine import JAX_ENGINE, Engine, where
+from flaxyolo.cost.measurement import Measurement, Milliseconds, Reference
 from flaxyolo.cost.reference import SPEC as REFERENCE
 from flaxyolo.machine.locks import held
-from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import STRICT, DetectorSpec, parse, to_dict
 
 log = logging.getLogger(__name__)
@@ -64,8 +57,8 @@ class Contents:
     """The reference at its best."""
 
 
-@lru_cache(maxsize=1)
-def conditions() -> dict[str, Any]:
+@lru_cache(maxsize=8)
+def conditions(engine: Engine = JAX_ENGINE) -> dict[str, Any]:
     """What a time depends on beside the network: other conditions, another file."""
     package = Path(flaxyolo.spec.__file__).parent
     digest = hashlib.sha256((package / "spec.py").read_bytes())
@@ -73,13 +66,14 @@ def conditions() -> dict[str, Any]:
     for path in (Path(__file__).with_name("pieces.py"), *sorted((package / "nn").glob("*.py"))):
         digest.update(path.read_bytes())
     digest.update(json.dumps(to_dict(REFERENCE)).encode())
-    return {
-        "device": device_name(),
-        "dtype": jnp.dtype(compute_dtype()).name,
-        "versions": versions(),
+    here = {
+        **where(JAX_ENGINE)._asdict(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "layers": digest.hexdigest()[:16],
     }
+    if engine == JAX_ENGINE:
+        return here
+    return here | {"engine": engine.describe(), "engine_versions": where(engine).versions}
 
 
 def file_name(of: Mapping[str, Any]) -> str:
@@ -88,11 +82,14 @@ def file_name(of: Mapping[str, Any]) -> str:
     return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
-def device_file(cache_dir: Path | None = None) -> Path:
-    """The file of this device's table in the cache folder, which may not be there yet."""
+def device_file(cache_dir: Path | None = None, engine: Engine = JAX_ENGINE) -> Path:
+    """The file of this device's table in the cache folder, which may not be there yet.
+
+    That of another engine holds its networks.
+    """
     folder = cache_root(cache_dir) / "latency"
     folder.mkdir(exist_ok=True)
-    return folder / file_name(conditions())
+    return folder / file_name(conditions(engine))
 
 
 def best_reference(seen: Reference) -> Reference:
@@ -105,14 +102,11 @@ def best_reference(seen: Reference) -> Reference:
     return best
 
 
-def measured_here(measurement: Measurement) -> bool:
-    """Whether it is one of this device, dtype and versions."""
-    here = conditions()
-    return (measurement.device, measurement.dtype, measurement.versions) == (
-        here["device"],
-        here["dtype"],
-        here["versions"],
-    )
+def measured_here(measurement: Measurement, engine: Engine | None = None) -> bool:
+    """Whether it is one of this device, dtype and versions on this engine, or on its own."""
+    engine = Engine(measurement.engine) if engine is None else engine
+    found = (measurement.device, measurement.dtype, measurement.versions)
+    return measurement.engine == engine.name and found == where(engine)
 
 
 def network_key(spec: DetectorSpec) -> str:

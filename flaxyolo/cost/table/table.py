@@ -3,6 +3,9 @@
 The times of pieces are kept in a file for each device, dtype and set of versions. A piece that has
 not been measured is estimated from those that have. The sum is corrected by whole networks that
 were measured, which also tell the table's error: it is trusted only as far as that.
+
+Pieces are timed in JAX. What a network takes on another engine is their sum too, corrected by the
+networks that were measured on that engine, which have a file of their own.
 """
 
 import logging
@@ -15,8 +18,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.cost.table.correction import Correction, quantile
+from flaxyolo.cost.table.correction import (
+    ELSEWHERE_SPREAD,
+    OFFSET_SPREAD,
+    Correction,
+    quantile,
+)
 from flaxyolo.cost.table.estimate import Estimate, Regression, kind_of, regressions
 from flaxyolo.cost.table.file import (
     Count,
@@ -92,21 +101,31 @@ class TableError(NamedTuple):
 class LatencyTable:
     """What is known of latencies on this device, kept on disk; processes may share the file."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, engine: Engine = JAX_ENGINE, own: Path | None = None):
+        """`own` is the file of the networks of another engine than JAX."""
+        self.path, self.engine, self.own = path, engine, own
         self.contents = read_contents(path)
+        self.elsewhere = None if own is None else read_contents(own)
         self._regressions: dict[str, Regression] = {}
         self._corrections: dict[Stat, Correction] = {}
         self._fitted: tuple[int, int] | None = None
 
     @classmethod
-    def open(cls, cache_dir: Path | None = None) -> "LatencyTable":
+    def open(cls, cache_dir: Path | None = None, engine: Engine = JAX_ENGINE) -> "LatencyTable":
         """The table of this device in the cache folder, a new one where there is none."""
-        return cls(device_file(cache_dir))
+        own = None if engine == JAX_ENGINE else device_file(cache_dir, engine)
+        return cls(device_file(cache_dir), engine, own)
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """Those measured on the table's engine, by `network_key`."""
+        return (self.contents if self.elsewhere is None else self.elsewhere).networks
 
     def save(self) -> None:
         """Merge into the file what is new here, and take over what others have added."""
         self.contents = merge_into(self.path, self.contents, conditions())
+        if self.own is not None and self.elsewhere is not None:
+            self.elsewhere = merge_into(self.own, self.elsewhere, conditions(self.engine))
 
     def measure(self, specs: Sequence[DetectorSpec], seconds: float | None = None) -> int:
         """Measure every piece of these networks that the table lacks; returns how many.
@@ -146,9 +165,9 @@ class LatencyTable:
 
         What was measured on a busy machine counts only while nothing better is known.
         """
-        if not measured_here(measurement):
+        if not measured_here(measurement, self.engine):
             return False
-        key, networks = network_key(spec), self.contents.networks
+        key, networks = network_key(spec), self.networks
         if measurement.busy and key in networks and not networks[key].busy:
             return False
         p50, p95 = measurement.latency_ms_p50, measurement.latency_ms_p95
@@ -238,7 +257,7 @@ class LatencyTable:
 
     def _networks(self) -> list[Network]:
         """Those measured on a calm machine; before there is one, all."""
-        networks = list(self.contents.networks.values())
+        networks = list(self.networks.values())
         return [network for network in networks if not network.busy] or networks
 
     def _begun(self) -> bool:
@@ -260,7 +279,8 @@ class LatencyTable:
         parts, variance = self._sums(keys, held_out=True)
         for stat, field in STATS.items():
             measured = np.array([getattr(network, field) for network in networks], np.float64)
-            self._corrections[stat] = Correction(parts, variance, measured)
+            offset = OFFSET_SPREAD if self.own is None else ELSEWHERE_SPREAD
+            self._corrections[stat] = Correction(parts, variance, measured, offset)
         self._fitted = state
 
     def _estimate(self, keys: Sequence[str]) -> Estimate:

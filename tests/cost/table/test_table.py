@@ -262,7 +262,7 @@ def test_another_version_has_another_file(tmp_path, monkeypatch):
     here = LatencyTable.open(tmp_path).path
     assert here == LatencyTable.open(tmp_path).path
     other = latency_file.conditions() | {"versions": {"jax": "0.0.1"}}
-    monkeypatch.setattr(latency_file, "conditions", lambda: other)
+    monkeypatch.setattr(latency_file, "conditions", lambda engine: other)
     assert LatencyTable.open(tmp_path).path != here
     assert here.parent == tmp_path / "latency"
 
