@@ -27,7 +27,7 @@ def postgresql() -> Iterator[str]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     if not found and on_path is None:
-        pytest.skip("no PostgreSQL here; on Debian: bash .ci/postgresql")
+        pytest.skip("no PostgreSQL here; on Debian: bash .ci/packages")
     programs = (found[-1] if found else Path(on_path or "")).resolve().parent
     # The server refuses to run as root; the package comes with its own user.
     user = "postgres" if os.getuid() == 0 else None
