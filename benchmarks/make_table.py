@@ -59,8 +59,8 @@ SLOWEST = 1.5
 """Of the budget, up to which networks outside the band are taken."""
 POOL = 300
 """Specs that are drawn to choose one from."""
-FILL_S = 30.0
-"""For the table of blocks, once in a run of this command."""
+FILL = 45
+"""Pieces for the table of blocks, once in a run of this command."""
 DIGITS = 6
 """Of a number in the file."""
 
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--budget-ms", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin none after so long")
-    parser.add_argument("--fill-seconds", type=float, default=FILL_S, help="for table of blocks")
+    parser.add_argument("--fill", type=int, default=FILL, help="pieces for table of blocks")
     parser.add_argument("--json", type=Path, required=True, help="the file, a line for each")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -291,7 +291,7 @@ def main() -> None:
         pool = draw(suggest, POOL, 1009 * arguments.seed + number, finish=finish).drawn
         pool = [one for one in pool if one.spec not in tried]
         if not filled:
-            table.fill([one.spec for one in pool], arguments.fill_seconds)
+            table.fill([one.spec for one in pool], arguments.fill)
             filled = True
         judged, inside = choose(judge(pool, table, counts=False), arguments.budget_ms, number)
         row = network_row(

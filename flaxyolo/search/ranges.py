@@ -7,7 +7,6 @@ the rung of which they do at the other.
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -83,11 +82,12 @@ as a second path through the neck, must be inside the budget too."""
 LEAST_DEPTH = 2
 """To which every stage may go that is not shallow in the usual ranges."""
 
-LEARN_S = 1.5
+LEARN = 4
 LEARN_BATCH = 2
-"""Seconds spent on the table of blocks for a rung, and pieces timed in turn."""
-LEARN_IN_ALL_S = 6.0
-LEARN_MOST_S = 60.0
+"""Pieces measured for the table of blocks for a rung, and pieces timed in turn; each takes some
+0.7 s, a large one longer."""
+LEARN_IN_ALL = 8
+LEARN_MOST = 40
 """In all, and where most networks still use less than half of the band: a space that ends there
 would leave the budget unused."""
 LEARN_UP_TO = 1.5
@@ -370,10 +370,10 @@ def climbed(
     """The rungs of which enough is known: what is unlike all that was measured is thought fast.
 
     Measures pieces of random networks at the smallest and the largest of these sizes, on every
-    second rung, as far as they may be inside the budget and for a limited time in all, which is
-    longer while the networks are far too small.
+    second rung, as far as they may be inside the budget and so many in all, which are more while
+    the networks are far too small.
     """
-    began, ends = time.monotonic(), tuple(sorted({sizes[0], sizes[-1]}))
+    learnt, ends = 0, tuple(sorted({sizes[0], sizes[-1]}))
     for place in range(0, len(ladder), 2):
         space = with_ranges(suggest, replace(ladder[place], image_sizes=ends))
         drawn = draw(space, DRAWS, seed).drawn
@@ -381,11 +381,10 @@ def climbed(
         near = [spec for spec, share in zip(specs, used(specs), strict=True)
                 if share <= LEARN_UP_TO]  # fmt: skip
         if near:
-            table.fill(near, LEARN_S, seed, batch=LEARN_BATCH)
+            learnt += table.fill(near, LEARN, seed, batch=LEARN_BATCH)
         shares = used(specs)
         small = np.median(shares) < DEFAULTS.band[0] / 2
-        spent = time.monotonic() - began
-        if np.quantile(shares, 0.25) > 1 or spent >= (LEARN_MOST_S if small else LEARN_IN_ALL_S):
+        if np.quantile(shares, 0.25) > 1 or learnt >= (LEARN_MOST if small else LEARN_IN_ALL):
             return ladder[: place + 1]
     return ladder
 
