@@ -18,6 +18,7 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops, count_params, measure
+from flaxyolo.cost.recorded import cost_of
 from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.deploy.engines import program
@@ -333,12 +334,15 @@ def calibrate(table: LatencyTable, spec: DetectorSpec) -> None:
     """Correct a table by a whole network: the sum of its pieces alone may be far off."""
     if network_key(spec) in table.networks:
         return
-    cost = measure(
-        spec,
-        program=program(table.engine, spec),
-        min_calls=50,
-        min_seconds=MEASURE_S,
-        max_seconds=2 * MEASURE_S,
+    cost = cost_of(
+        f"{network_key(spec)} quick {table.engine.describe()}",
+        lambda: measure(
+            spec,
+            program=program(table.engine, spec),
+            min_calls=50,
+            min_seconds=MEASURE_S,
+            max_seconds=2 * MEASURE_S,
+        ),
     )
     if table.add_network(spec, cost):
         table.save()

@@ -20,6 +20,7 @@ from jaxtyping import Float64
 
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.recorded import times_of
 from flaxyolo.cost.table.correction import (
     ELSEWHERE_SPREAD,
     OFFSET_SPREAD,
@@ -249,7 +250,10 @@ class LatencyTable:
             if not missing or (most is not None and done >= max(1, most)):
                 return done
             batch = choose(missing)
-            times = time_pieces(batch)
+            times = times_of(
+                [piece.key for piece in batch],
+                lambda places, batch=batch: time_pieces([batch[place] for place in places]),
+            )
             self.contents.pieces.update(
                 {piece.key: each for piece, each in zip(batch, times, strict=True)}
             )
