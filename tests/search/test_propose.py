@@ -39,7 +39,7 @@ from tests.tiny_data import SPACE, write_coco
 class Known(LatencyTable):
     """A device on which a network takes a millisecond for each eighth of a million pixels."""
 
-    def fill(self, specs, seconds, seed=0, batch=0):
+    def fill(self, specs, most, seed=0, batch=0):
         self.filled = len(specs)
         return 0
 
@@ -70,9 +70,6 @@ def made(tmp_path, monkeypatch, suggest=suggest_detector, table=Known, **limits)
     table = table(tmp_path / "table.json")
     monkeypatch.setattr(propose.LatencyTable, "open", lambda **_: table)
     monkeypatch.setattr(propose, "POOL", 60)
-    # What is drawn depends on the process, and how much is judged on its speed.
-    monkeypatch.setattr(propose.os, "getpid", lambda: 1)
-    monkeypatch.setattr(propose, "COUNT_S", math.inf)
     sweep = Sweep(
         suggest=suggest,
         budget=Budget(**limits),
@@ -128,8 +125,7 @@ def test_proposals_use_the_budget_from_the_first_on(tmp_path, monkeypatch, facto
     suggest = with_ranges(
         suggest_detector, Ranges((96, 128, 160, 192), (16, 32, 8), 6, (2, 4, 4, 2))
     )
-    # One batch each time, however fast the machine is.
-    monkeypatch.setattr(propose, "FILL_S", 0.0)
+    monkeypatch.setattr(propose, "FILL", 24)
     monkeypatch.setattr(propose, "FILL_BATCH", 24)
     used = []
     for seed in (1, 2):
@@ -176,7 +172,8 @@ def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, table=Counted, gflops=0.1)
     monkeypatch.setattr(propose, "POOL", 12)
     proposal = proposer.propose([])
-    assert count_gflops(suggest_detector(FixedTrial(proposal.params))) <= 0.1
+    spec = proposer._finish(suggest_detector(FixedTrial(proposal.params)))
+    assert count_gflops(spec) <= 0.1
     assert not hasattr(table, "filled"), "nothing is timed without a limit of time"
 
 
