@@ -1,7 +1,8 @@
 """What grows over a long study: memory, open files, locks, disk, and the time to propose.
 
 Runs a real sweep of many tiny networks (64 px, a dozen images, one or two steps each) with its
-parent, worker, storage and files; only latencies are made up (`benchmarks.long_study_made_up`).
+parent, worker, storage and files; only latencies are made up (`benchmarks.long_study_made_up`), and
+with `--untrained` the trainings, whose compiling takes some 20 s for each network.
 Meanwhile the processes and the folder are looked at every few seconds, and at the end the figures
 are written over the number of ended trials, as JSON and as a picture.
 
@@ -116,7 +117,7 @@ def ended(log: Path) -> int:
     return sum(1 for path in runs.iterdir()) if runs.is_dir() else 0
 
 
-def run(base: Path, trials: int) -> None:
+def run(base: Path, trials: int, untrained: bool) -> None:
     """Run the sweep to its end, and add samples to the folder."""
     if not (base / "data").exists():
         write_coco(base / "data")
@@ -124,6 +125,7 @@ def run(base: Path, trials: int) -> None:
         "FLAXYOLO_CACHE": str(base / "cache"),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": QUICK_FLAGS,
+        "FLAXYOLO_UNTRAINED": "1" if untrained else "",
     }
     with open(base / "sweep.log", "a") as log, open(base / "samples.jsonl", "a") as kept:
         process = subprocess.Popen(command(base, trials), env=environment, stdout=log, stderr=log)
@@ -206,11 +208,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/long_study"))
+    told = "train nothing: scores by formula, and the files of a trial"
+    parser.add_argument("--untrained", action="store_true", help=told)
     arguments = parser.parse_args()
     base = arguments.out.resolve()
     base.mkdir(parents=True, exist_ok=True)
-    run(base, arguments.trials)
-    told = figures(base)
+    run(base, arguments.trials, arguments.untrained)
+    told = figures(base) | {"trained": not arguments.untrained}
     (base / "long_study.json").write_text(json.dumps(told, indent=1) + "\n")
     draw(told, base / "long_study.png")
     last = told["samples"][-1]

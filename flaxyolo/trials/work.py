@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.words import many
+from flaxyolo.cost.measure import forget_programs
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.record import CHEAP, FINAL, Entry, Record, attributes, custody
 from flaxyolo.crew.storage import open_runs
@@ -164,6 +165,7 @@ def go_on(
         )
     finally:
         proposer.learn(Entry(lease.trial).record)
+        forget_programs()
     if Entry(lease.trial).record.reason.startswith(UNMEASURED):
         give_up(desk.study)
     return had_time
