@@ -29,6 +29,7 @@ from flaxyolo.base.words import many
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
 from flaxyolo.cost.measurement import device_name
+from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
@@ -74,7 +75,8 @@ class Flags:
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Worker processes (one for each accelerator; one on a CPU)."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///."""
+    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///; env:NAME takes
+    the URL from that variable."""
     images: Keep = "auto"
     """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     device: cli.DeviceName = None
@@ -105,7 +107,7 @@ def run_ablation(flags: Flags) -> None:
     ablation = prepare(flags, plan, read_dataset(source), source, folder)
     keep_compiled(flags.out)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with locked(folder):
+    with locked(folder), answering(flags.storage):
         study = open_study(folder, storage=flags.storage)
         data = ablation.data
         known = known_as(study, data.fingerprint, data.formerly)

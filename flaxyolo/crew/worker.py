@@ -31,8 +31,9 @@ from flaxyolo.training.loop import DivergedError
 log = logging.getLogger(__name__)
 
 TASK_FILE = "task.pickle"
-STORAGE = "FLAXYOLO_STORAGE"
-"""Environment variable with the URL of the study's database; a password belongs in no file."""
+STORAGE = "FLAXYOLO_WORKER_STORAGE"
+"""Environment variable with the URL of the study's database: a password belongs in no file, and not
+into a command's words, which others see."""
 WAIT_S = 1.0
 UNMEASURED = "not measured: "
 """Begins the reason of a trial that the engine of the latencies has not run."""
@@ -139,7 +140,8 @@ def at_desk(
 ) -> Iterator[Desk]:
     """Be worker number `index` of a folder's study: alive to others until this ends."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = opened(folder, storage=os.environ.get(STORAGE), seed=seed)
+    # Not for what a worker starts, such as a user's own program that times a model.
+    study = opened(folder, storage=os.environ.pop(STORAGE, None), seed=seed)
     status = workers_folder(folder) / f"status-{index}.json"
     with at_work(folder) as worker:
         yield Desk(study, worker, Gate(device_key()), status)
