@@ -105,7 +105,7 @@ def run_ablation(flags: Flags) -> None:
         plan = around_plan(winner, folder)
     assert plan is not None
     ablation = prepare(flags, plan, read_dataset(source), source, folder)
-    keep_compiled(flags.out)
+    keep_compiled()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder), answering(flags.storage):
         study = open_study(folder, storage=flags.storage)

@@ -308,7 +308,7 @@ def _run(flags: Flags) -> Swept:
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
     check_space(with_ranges(suggest, Ranges(image_sizes_for(longest))), flags.space)
-    keep_compiled(flags.out)
+    keep_compiled()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder), answering(flags.storage):
         move_runs(folder, flags.storage)

@@ -16,7 +16,7 @@ from flaxyolo.nn.compiling import keep_compiled
 def run_worker(folder: Path, index: int) -> None:
     """Work until nothing is left to do."""
     ablation: Ablation = read_task(folder)
-    keep_compiled(folder.parents[1])
+    keep_compiled()
     with at_desk(folder, index) as desk:
         while work(desk, ablation):
             pass

@@ -58,7 +58,7 @@ def run_worker(folder: Path, index: int) -> None:
     """Work until nothing is left to do."""
     task: Task = read_task(folder)
     sweep = task.restored()
-    keep_compiled(sweep.folder.parent)
+    keep_compiled()
     with at_desk(sweep.folder, index, opened=open_runs, seed=sweep.seed) as desk:
         proposer = Proposer(sweep, desk.gate)
         while work(desk, task, sweep, proposer):

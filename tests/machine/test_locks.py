@@ -94,6 +94,11 @@ def test_a_file_of_another_user_is_held_too(tmp_path, monkeypatch):
     assert path.read_text() == "of another"
 
 
+def listen(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "FIFO", "folder", "socket"])
 def test_only_a_regular_file_is_taken_for_a_lock(tmp_path, kind):
     path, other = tmp_path / "a.lock", tmp_path / "other"
@@ -102,7 +107,7 @@ def test_only_a_regular_file_is_taken_for_a_lock(tmp_path, kind):
         "link to nothing": lambda: path.symlink_to(other),
         "FIFO": lambda: os.mkfifo(path),
         "folder": path.mkdir,
-        "socket": lambda: socket.socket(socket.AF_UNIX).bind(str(path)),
+        "socket": lambda: listen(path),
     }
     make[kind]()
     found = kind if kind in ("link", "folder") else "link" if "link" in kind else "FIFO, socket or"
