@@ -17,6 +17,7 @@ from flaxyolo.ablation.plan import AblationPlan, read_plan
 from flaxyolo.ablation.progress import Display, outcome, tell_plan, tell_time
 from flaxyolo.ablation.study import (
     Ablation,
+    Task,
     add_missing,
     facts,
     open_runs,
@@ -33,7 +34,7 @@ from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
-from flaxyolo.crew.worker import write_task
+from flaxyolo.crew.task import write_task
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key, use_device
@@ -56,6 +57,9 @@ class Flags:
     """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME (digits; --around: the sweep's)."""
     around: Annotated[Path | None, tyro.conf.arg(metavar="BEST")] = None
     """Instead of a plan: undo the choices of a sweep's winner, such as runs/digits-8ms/best."""
+    space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --around: the file of the sweep's space, where it was not the default one. Python that
+    is run, so it is not taken from the study's folder."""
     seeds: Annotated[int, tyro.conf.arg(metavar="INT")] = SEEDS
     """Runs of each arm; more can be added later, and nothing is repeated."""
     seed: int = 0
@@ -97,7 +101,9 @@ def run_ablation(flags: Flags) -> None:
         )
     # Read before the data, which may take a while.
     plan = None if flags.plan is None else read_plan(flags.plan)
-    winner = None if flags.around is None else read_winner(flags.around, flags.storage)
+    if flags.space is not None and flags.around is None:
+        raise InputError("--space: is for --around, whose sweep drew from that file")
+    winner = None if flags.around is None else read_winner(flags.around, flags.storage, flags.space)
     stem = f"around-{winner.study}" if winner else Path(flags.plan or "").stem
     source = prefixed(flags.data or (winner.source if winner else "digits"))
     folder = flags.out / "ablations" / ablation_name(flags, stem, source)
@@ -188,7 +194,7 @@ def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
         return
     workers = flags.workers or default_workers()
     tell_time(ablation, records_of(study), workers, step)
-    write_task(ablation.folder, ablation)
+    write_task(ablation.folder, Task.of(ablation))
     try:
         watch(study, ablation, workers, flags.storage)
     except KeyboardInterrupt:

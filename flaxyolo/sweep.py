@@ -1,6 +1,5 @@
 """The command `sweep`: from images to the best detector under a budget."""
 
-import hashlib
 import logging
 import math
 import sys
@@ -32,6 +31,7 @@ from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
+from flaxyolo.crew.task import write_task
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.deploy.engines import read_engine
@@ -49,7 +49,7 @@ from flaxyolo.search.advised import (
 from flaxyolo.search.filling import Filler
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.ranges import USUAL, screened_ranges, store_ranges, stored_ranges
-from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
+from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, digest_of
 from flaxyolo.search.space import (
     Ranges,
     Suggest,
@@ -378,7 +378,7 @@ def _run(flags: Flags) -> Swept:
                         spending=sweep.spending, advice=sweep.advice)  # fmt: skip
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
-        hand_over(Task(sweep, flags.space, ranges, workers, deadline))
+        write_task(folder, Task.of(sweep, flags.space, ranges, workers, deadline))
         logs = Followers(flags.log, folder, folder.name)
         logs.begin(anew=False)
         watch(study, sweep, workers, flags.storage, began, deadline, logs)
@@ -467,7 +467,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
     """What must not change while a study grows: its trials could not be compared."""
     space = "default"
     if flags.space is not None:
-        digest = hashlib.sha256(flags.space.read_bytes()).hexdigest()[:12]
+        digest = digest_of(flags.space)[:12]
         space = f"{flags.space.name} ({digest})"
     return {
         "data": sweep.data.name,

@@ -4,13 +4,12 @@ import json
 import logging
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optuna
@@ -30,7 +29,6 @@ from flaxyolo.training.loop import DivergedError
 
 log = logging.getLogger(__name__)
 
-TASK_FILE = "task.pickle"
 STORAGE = "FLAXYOLO_WORKER_STORAGE"
 """Environment variable with the URL of the study's database: a password belongs in no file, and not
 into a command's words, which others see."""
@@ -39,16 +37,6 @@ UNMEASURED = "not measured: "
 """Begins the reason of a trial that the engine of the latencies has not run."""
 STATUS_S = 0.5
 """Least time between two notes of how far a worker is."""
-
-
-def write_task(folder: Path, task: object) -> None:
-    """Write what the workers of a folder are to do."""
-    replace_file(workers_folder(folder) / TASK_FILE, pickle.dumps(task))
-
-
-def read_task(folder: Path) -> Any:
-    """The inverse of `write_task`."""
-    return pickle.loads((workers_folder(folder) / TASK_FILE).read_bytes())
 
 
 class Desk(NamedTuple):
