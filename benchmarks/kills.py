@@ -63,8 +63,11 @@ def commands(trials: int, out: Path) -> list[str]:
 
 def begun(words: list[str], out: Path) -> subprocess.Popen[bytes]:
     """The command, as it runs; what it prints is kept."""
+    # Not after other commands' measurements on this machine: its gate is a folder's.
+    (out / "tmp").mkdir(parents=True, exist_ok=True)
+    environment = killable_environment() | {"TMPDIR": str(out / "tmp")}
     with (out / "log").open("ab") as log:
-        return subprocess.Popen(words, env=killable_environment(), stdout=log, stderr=log)
+        return subprocess.Popen(words, env=environment, stdout=log, stderr=log)
 
 
 def killed(

@@ -127,4 +127,4 @@ def _wait(file: int, kind: int, path: Path | None) -> None:
 def _tell(file: int, path: Path) -> None:
     others = [str(process) for process in holders(file) if process != os.getpid()]
     who = f"process {' and '.join(others)}" if others else "another process"
-    log.info("waiting for %s, which %s holds", path, who)
+    log.info("waiting for %s, held by %s", path, who)

@@ -147,7 +147,7 @@ def test_who_waits_says_so(tmp_path, monkeypatch, caplog):
         told = [record.getMessage() for record in caplog.records]
         assert len(told) == 1
         who = (f"process {process.pid}", "another process")
-        assert told[0] in [f"waiting for {path}, which {one} holds" for one in who]
+        assert told[0] in [f"waiting for {path}, held by {one}" for one in who]
     caplog.clear()
     with held(path), held(tmp_path / "b.lock"):
         pass
