@@ -2,7 +2,7 @@
 
 SIGKILL hits the command or one of its workers, at any moment from its first import on; the same
 command then goes on. A trial is lost where one that was finished is not, or has another value. What
-the commands and their workers have printed is searched for tracebacks.
+the commands and their workers have printed is searched for tracebacks and crashes.
 
     python -m benchmarks.kills --out runs/kills --json FILE
 
@@ -26,11 +26,12 @@ from flaxyolo.crew.storage import read_runs
 from flaxyolo.search.results import results
 from tests.tiny_data import flags, kill_something, killable_environment, write_coco
 
-SPAN_S = (0.2, 40.0)
+SPAN_S = (0.2, 60.0)
 """Between the start, or the last kill, and the next one."""
-PARENTS = 0.5
-"""Share of the kills that hit the command."""
+PARENTS = 0.35
+"""Share of the kills that hit the command, beside those before it has a worker."""
 TRACEBACK = "Traceback (most recent call last)"
+CRASH = "Fatal Python error"
 STUDY = "tiny"
 
 
@@ -48,17 +49,17 @@ def changed(before: dict[str, list[Any]], now: dict[str, list[Any]]) -> list[str
     return [number for number, value in before.items() if now.get(number) != value]
 
 
-def tracebacks(out: Path) -> int:
-    """How many the commands and their workers have printed."""
+def printed(out: Path, mark: str) -> int:
+    """How often the commands and their workers have printed a mark."""
     logs = [out / "log", *(out / "runs" / STUDY / "workers").glob("*.log")]
-    return sum(path.read_text(errors="replace").count(TRACEBACK) for path in logs if path.exists())
+    return sum(path.read_text(errors="replace").count(mark) for path in logs if path.exists())
 
 
 def commands(trials: int, out: Path) -> list[str]:
     """The words of the sweep."""
     given = flags(out, "--trials", str(trials), "--epochs", "9", "--finalists", "2", "--seeds", "2",
                   "--workers", "1")  # fmt: skip
-    return [sys.executable, "-m", "flaxyolo.sweep", *given]
+    return [sys.executable, "-m", "flaxyolo.sweep", *given, "--from-scratch"]
 
 
 def begun(words: list[str], out: Path) -> subprocess.Popen[bytes]:
@@ -94,7 +95,8 @@ def summary(rows: list[dict[str, Any]], out: Path, code: int | None) -> dict[str
         "what": "SIGKILLs at random moments of a tiny sweep, then the same command",
         "kills": dict(Counter(row["of"] for row in rows)),
         "lost_trials": sorted({number for row in rows for number in row["lost"]}),
-        "tracebacks": tracebacks(out),
+        "tracebacks": printed(out, TRACEBACK),
+        "crashes": printed(out, CRASH),
         "finished_trials": dict(Counter(state for state, _ in known.values())),
         "last_exit_code": code,
         "rows": rows,
@@ -143,7 +145,7 @@ def main() -> None:
                       if record.state == "fail"]  # fmt: skip
     replace_file(arguments.json, json.dumps(told, indent=1) + "\n")
     print(f"kills {told['kills']}, lost {told['lost_trials'] or 'none'}, tracebacks "
-          f"{told['tracebacks']}, exit code {code}")  # fmt: skip
+          f"{told['tracebacks']}, crashes {told['crashes']}, exit code {code}")  # fmt: skip
 
 
 if __name__ == "__main__":

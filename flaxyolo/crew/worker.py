@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -164,4 +165,11 @@ def main(argv: Sequence[str], run: Callable[[Path, int], None]) -> int:
     """Run a worker, given its folder and its index."""
     folder, index = argv
     attach()
-    return cli.run(partial(run, Path(folder), int(index)), output=Path(folder))
+    code = cli.run(partial(run, Path(folder), int(index)), output=Path(folder))
+    if code == cli.INTERRUPTED:
+        # Without the interpreter's teardown: a thread that is still inside XLA's compiler would
+        # crash in it, which is no fault of the trial.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    return code
