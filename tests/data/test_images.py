@@ -1,4 +1,3 @@
-import json
 import logging
 import os
 import threading
@@ -11,6 +10,7 @@ import pytest
 from flaxyolo.base.decoding import Decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.data import images
+from flaxyolo.data.facts_file import load_facts
 from flaxyolo.data.images import MISSING, decode, image_facts, name_of, pick_facts
 from tests.data.coco_folder import turned, write_image
 
@@ -172,7 +172,7 @@ def test_what_was_found_before_an_interruption_is_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         image_facts(paths, "set", cache_dir=tmp_path / "cache")
     (store,) = (tmp_path / "cache" / "facts").iterdir()
-    assert set(json.loads(store.read_text())["images"]) == {str(path) for path in paths[:3]}
+    assert set(load_facts(store)) == {str(path) for path in paths[:3]}
 
 
 def test_several_processes_may_write_at_once(tmp_path):
