@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from flaxyolo.crew.record import custody
+from flaxyolo.crew.custody import custody
 from flaxyolo.machine.locks import held, lock
 
 SILENCE_SECONDS = 90.0
