@@ -102,8 +102,12 @@ class JournalLock(JournalFileOpenLock):
         # What an interrupt left locked would keep this process waiting for itself.
         self.release()
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        lock(self._file)
-        _cut_torn_line(self._file, Path(self._path))
+        try:
+            lock(self._file)
+            _cut_torn_line(self._file, Path(self._path))
+        except BaseException:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:

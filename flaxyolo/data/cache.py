@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from flaxyolo.base.boxes import letterbox, letterbox_boxes, letterbox_image
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import beside, blaming, cache_root, remove
-from flaxyolo.base.kept import DAMAGE, brief, read_regular
+from flaxyolo.base.kept import DAMAGE, brief, read_regular, sealed, unsealed
 from flaxyolo.data.cache_checks import Summed, require_checksums, require_sound
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.sources import Dataset, Example
@@ -117,13 +117,13 @@ def _place(root: Path, dataset: Dataset, split: Literal["train", "val"], image_s
     return _Place(folder, settings, length, len(dataset.class_names))
 
 
-def _open(place: _Place) -> Pixels | None:
-    """A finished folder; None if there is none, or if it is damaged, which the log tells."""
+def _open(place: _Place, *, tell: bool = True) -> Pixels | None:
+    """A finished folder; None if there is none, or if it is damaged, which the log may tell."""
     folder = place.folder
     if not os.path.lexists(folder):
         return None
     try:
-        meta = json.loads(read_regular(folder / "meta.json"))
+        meta = unsealed(read_regular(folder / "meta.json"))
         if meta["settings"] != place.settings:
             raise ValueError(f"made with {meta['settings']}")
         require_checksums(folder, meta["checksums"], Pixels._fields)
@@ -135,7 +135,7 @@ def _open(place: _Place) -> Pixels | None:
         size = int(place.settings["image_size"])
         require_sound(*pixels, count=place.length, size=size, classes=place.classes)
     except DAMAGE as error:
-        if os.path.lexists(folder):
+        if tell and os.path.lexists(folder):
             log.warning("%s is damaged and is made again: %s", folder, brief(error))
         return None
     return pixels
@@ -150,7 +150,7 @@ def _publish(unfinished: Path, place: _Place) -> None:
         # A folder with content cannot be renamed over: it is the winner's, or a damaged one.
         if not os.path.lexists(target):
             raise
-        if _open(place) is None:
+        if _open(place, tell=False) is None:
             damaged = beside(target)
             target.rename(damaged)
             remove(damaged)
@@ -204,7 +204,7 @@ def _write(
         "checksums": sums,
     }
     with (folder / "meta.json").open("wb") as file:
-        file.write(json.dumps(meta, indent=2).encode())
+        file.write(sealed(meta))
         _sync(file)
     log.info(
         "%s: %d images at %d px, %d boxes, %d crowd boxes left out",

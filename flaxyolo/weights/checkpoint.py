@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +142,7 @@ def replace_checkpoint(path: Path, state: Any, metadata: dict[str, Any]) -> None
     An error of the disk names `path`.
     """
     path = path.resolve()  # Orbax writes to absolute paths only
+    _hush_late_writers()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(path, "new"), _beside(path, "old")
     for leftover in path.parent.glob(f".{path.name}.new*"):
@@ -158,6 +162,24 @@ def replace_checkpoint(path: Path, state: Any, metadata: dict[str, Any]) -> None
         os.replace(path, old)
     os.replace(fresh, path)
     remove(old)
+
+
+@cache
+def _hush_late_writers() -> None:
+    """Say nothing of threads that end after a save has failed, which tells itself what is wrong.
+
+    TensorStore's report to an event loop that Orbax has closed by then, each with a traceback.
+    """
+    before = sys.unraisablehook
+
+    def tell(late: "sys.UnraisableHookArgs") -> None:
+        closed = isinstance(late.exc_value, RuntimeError) and "loop is closed" in str(
+            late.exc_value
+        )
+        if not closed or threading.current_thread() is threading.main_thread():
+            before(late)
+
+    sys.unraisablehook = tell
 
 
 def _discard(path: Path) -> None:
