@@ -36,6 +36,15 @@ BEST = "best"
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    told = record.getMessage()
+    return "exception was never retrieved" not in told or "orbax" not in told
+
+
+# Nor need asyncio print those of Orbax's tasks that failed beside the one that was raised.
+logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+
+
 def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any]) -> None:
     """Write a detector's folder: Orbax weights with the spec, class names and `facts` beside them.
 
