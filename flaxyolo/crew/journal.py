@@ -18,6 +18,7 @@ from flaxyolo.machine.locks import lock
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
+MEND = "put back a copy of the file, or begin a study of another name"
 SHOWN = 40
 """Bytes of a damaged record that are shown."""
 
@@ -32,6 +33,8 @@ def opened(path: Path) -> JournalStorage:
     """The storage of a file; InputError with the place of the first record that is damaged."""
     # Absolute: a process may change its folder later on.
     resolved = str(path.resolve())
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path}: expected the file of a study, found no regular file; {MEND}")
     journal = CheckedJournal(resolved)
     try:
         return JournalStorage(journal)
@@ -137,9 +140,9 @@ def _record(line: bytes, path: str, number: int, place: int) -> dict[str, Any]:
 
 
 def _refuse(path: str, number: int, place: int, found: str) -> NoReturn:
+    where = f"line {number} (byte {place})"
     raise InputError(
-        f"{path}: expected the file of a study, found {found} in line {number} (byte {place}); put "
-        "back a copy of the file, or begin a study of another name"
+        f"{path}: expected the file of a study, found {found} in {where}; {MEND}"
     ) from None
 
 

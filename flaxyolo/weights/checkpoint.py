@@ -37,8 +37,9 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    told = record.getMessage()
-    return "exception was never retrieved" not in told or "orbax" not in told
+    told = f"{record.getMessage()} {record.exc_info and record.exc_info[1]}"
+    lost = "exception was never retrieved" in told
+    return not (lost and any(name in told for name in ("orbax", "tensorstore", "ocdbt")))
 
 
 # Nor need asyncio print those of Orbax's tasks that failed beside the one that was raised.

@@ -149,6 +149,15 @@ def test_a_file_without_any_record_is_refused_and_not_emptied(tmp_path, content)
     assert [each.name for each in tmp_path.iterdir()] == ["study.log"]
 
 
+def test_a_folder_or_pipe_in_the_place_of_the_file_is_refused(tmp_path):
+    path = tmp_path / "study.log"
+    for make in (os.mkdir, os.mkfifo):
+        make(path)
+        with pytest.raises(InputError, match=r"study.log: expected the file of a study, found no"):
+            open_study(tmp_path)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 def test_an_empty_file_beside_runs_is_refused(tmp_path, caplog):
     (tmp_path / "trials" / "abc" / "state").mkdir(parents=True)
     (tmp_path / "study.log").write_bytes(b"")

@@ -132,7 +132,9 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
     measurements of one network the last, unless only the first is of a calm machine. Of the
     reference the lowest stays.
     """
-    with held(path.with_suffix(".lock")):
+    lock = path.with_suffix(".lock")
+    make_room(lock)
+    with held(lock):
         stored = read_contents(path)
         merged = Contents(
             dict(of),
