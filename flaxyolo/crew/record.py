@@ -1,4 +1,4 @@
-"""A trial's record: everything that a trial stores, typed, and the one place that knows the keys.
+"""A trial's record: what a trial stores, typed; only this file and `custody` know the keys.
 
 A field is stored as the user attribute of its own name, so what another version has written is
 read as long as names and forms stay.
