@@ -34,6 +34,7 @@ import numpy as np
 import optuna
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.cost.table.file import Contents, Count, merge_into, read_contents
 from flaxyolo.crew.custody import Custody, Hold, custody
 from flaxyolo.crew.journal import CheckedJournal
@@ -258,7 +259,8 @@ def main() -> None:
                   judged(said, lambda t=trial: is_sound(custody(t))))  # fmt: skip
             if arguments.commands and seed % arguments.commands == 0:
                 count(told, "command", seed, "", by_command(kinds, base / "by_command", seed))
-            told["seeds"] = seed + 1
+            told |= {"seeds": seed + 1, "device": device_name(), "versions": versions(),
+                     "date": time.strftime("%Y-%m-%d")}  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(told, indent=1) + "\n")
             if seed % 20 == 19:
