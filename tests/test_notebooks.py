@@ -24,7 +24,9 @@ class Shown(NamedTuple):
 
 
 SHOWN = {
-    "01_first_sweep": Shown(1, ("Budget: at most 8 ms (p95)", "latency_ms_p95", "<TrainedDetector of 2 classes")),
+    "01_first_sweep": Shown(
+        1, ("Budget: at most 8 ms (p95)", "latency_ms_p95", "<TrainedDetector of 2 classes"),
+    ),
     "02_inspect_a_study": Shown(
         2, ("trained_as", "candidate", "latency_ms", "Optimization History", "Slice Plot",
             "Parallel Coordinate", "Intermediate Values"),
