@@ -208,13 +208,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/long_study"))
-    told = "train nothing: scores by formula, and the files of a trial"
-    parser.add_argument("--untrained", action="store_true", help=told)
+    why = "train nothing: scores by formula, and the files of a trial"
+    parser.add_argument("--untrained", action="store_true", help=why)
     arguments = parser.parse_args()
     base = arguments.out.resolve()
     base.mkdir(parents=True, exist_ok=True)
     run(base, arguments.trials, arguments.untrained)
-    told = figures(base) | {"trained": not arguments.untrained}
+    told = figures(base)
+    told["trained"] = not arguments.untrained
     (base / "long_study.json").write_text(json.dumps(told, indent=1) + "\n")
     draw(told, base / "long_study.png")
     last = told["samples"][-1]

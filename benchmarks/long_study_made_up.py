@@ -97,8 +97,8 @@ def make_up() -> None:
     def measured_again(engine: Any, folder: Path, *given: Any) -> Measurement:
         return made_cost(load_detector(folder).spec)
 
-    for module in (phases, filling):
-        module.measure_for = measure_for
+    phases.measure_for = measure_for
+    filling.measure_for = measure_for
     confirm.measured_again = measured_again
     ranges.measure = lambda spec, **limits: made_cost(spec)
     table.time_pieces = lambda batch: [piece_ms(TWO_CORES, each) for each in batch]

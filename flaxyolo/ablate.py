@@ -11,12 +11,14 @@ from typing import Annotated
 import optuna
 import tyro
 
+from flaxyolo.ablation.analysis import Analysis
 from flaxyolo.ablation.around import around_plan, read_winner, write_around
 from flaxyolo.ablation.outcome import LEAST_SEEDS, conclude, remove_states, title
 from flaxyolo.ablation.plan import AblationPlan, read_plan
 from flaxyolo.ablation.progress import Display, outcome, tell_plan, tell_time
 from flaxyolo.ablation.study import (
     Ablation,
+    Task,
     add_missing,
     facts,
     open_runs,
@@ -25,14 +27,16 @@ from flaxyolo.ablation.study import (
 from flaxyolo.ablation.table import markdown
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.base.words import many
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
 from flaxyolo.cost.measurement import device_name
+from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
-from flaxyolo.crew.worker import write_task
+from flaxyolo.crew.task import write_task
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key, use_device
@@ -55,6 +59,9 @@ class Flags:
     """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME (digits; --around: the sweep's)."""
     around: Annotated[Path | None, tyro.conf.arg(metavar="BEST")] = None
     """Instead of a plan: undo the choices of a sweep's winner, such as runs/digits-8ms/best."""
+    space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --around: the file of the sweep's space, where it was not the default one. Python that
+    is run, so it is not taken from the study's folder."""
     seeds: Annotated[int, tyro.conf.arg(metavar="INT")] = SEEDS
     """Runs of each arm; more can be added later, and nothing is repeated."""
     seed: int = 0
@@ -74,7 +81,8 @@ class Flags:
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Worker processes (one for each accelerator; one on a CPU)."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///."""
+    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///; env:NAME takes
+    the URL from that variable."""
     images: Keep = "auto"
     """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     device: cli.DeviceName = None
@@ -83,7 +91,7 @@ class Flags:
     """Leave out the check of data, transforms, gradients and memory before the first run."""
 
 
-def run_ablation(flags: Flags) -> None:
+def _run(flags: Flags) -> Analysis | None:
     """Train every arm with every seed, and say what may be concluded."""
     spare_memory()
     use_device(flags.device)
@@ -95,7 +103,9 @@ def run_ablation(flags: Flags) -> None:
         )
     # Read before the data, which may take a while.
     plan = None if flags.plan is None else read_plan(flags.plan)
-    winner = None if flags.around is None else read_winner(flags.around, flags.storage)
+    if flags.space is not None and flags.around is None:
+        raise InputError("--space: is for --around, whose sweep drew from that file")
+    winner = None if flags.around is None else read_winner(flags.around, flags.storage, flags.space)
     stem = f"around-{winner.study}" if winner else Path(flags.plan or "").stem
     source = prefixed(flags.data or (winner.source if winner else "digits"))
     folder = flags.out / "ablations" / ablation_name(flags, stem, source)
@@ -103,9 +113,9 @@ def run_ablation(flags: Flags) -> None:
         plan = around_plan(winner, folder)
     assert plan is not None
     ablation = prepare(flags, plan, read_dataset(source), source, folder)
-    keep_compiled(flags.out)
+    keep_compiled()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with locked(folder):
+    with locked(folder), answering(flags.storage):
         study = open_study(folder, storage=flags.storage)
         data = ablation.data
         known = known_as(study, data.fingerprint, data.formerly)
@@ -115,7 +125,12 @@ def run_ablation(flags: Flags) -> None:
         keep_configs(ablation)
         tell_plan(ablation)
         run_open(study, ablation, flags)
-        finish(study, ablation)
+        return finish(study, ablation)
+
+
+run_ablate = as_function(
+    Flags, _run, "ablate", "the Analysis, or None where too few runs are whole for one"
+)
 
 
 def check_numbers(flags: Flags) -> None:
@@ -186,7 +201,7 @@ def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
         return
     workers = flags.workers or default_workers()
     tell_time(ablation, records_of(study), workers, step)
-    write_task(ablation.folder, ablation)
+    write_task(ablation.folder, Task.of(ablation))
     try:
         watch(study, ablation, workers, flags.storage)
     except KeyboardInterrupt:
@@ -229,18 +244,19 @@ def watch(study: optuna.Study, ablation: Ablation, workers: int, storage: str | 
         )
 
 
-def finish(study: optuna.Study, ablation: Ablation) -> None:
-    """Print what may be concluded, or why nothing may be."""
+def finish(study: optuna.Study, ablation: Ablation) -> Analysis | None:
+    """Print what may be concluded, or what there is where nothing may be."""
     remove_states(study, ablation)
     analysis = conclude(study, ablation)
     if analysis is None:
         for (arm, seed), record in records_of(study).items():
             if record.is_over:
                 print(f"{arm}, seed {seed}: {outcome(record)}, in {ablation.run_folder(arm, seed)}")
-        return
+        return None
     print(markdown(analysis, title(ablation)))
     folder = ablation.folder
     print(f"Table: {folder / 'ablation.md'} (.json, .csv)   Figure: {folder / 'ablation.png'}")
+    return analysis
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -251,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m flaxyolo.ablate",
         description="Change one variable at a time, with paired seeds, and say what came of it.",
     )
-    return cli.run(partial(run_ablation, flags), output=flags.out, resumes=True)
+    return cli.run(partial(_run, flags), output=flags.out, resumes=True)
 
 
 if __name__ == "__main__":

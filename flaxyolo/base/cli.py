@@ -10,6 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.urls import without_password
 
 T = TypeVar("T")
 
@@ -39,13 +41,19 @@ def parse(kind: type[T], argv: Sequence[str] | None, *, prog: str, description: 
     without a value, and the docstring under a field is its help.
     """
     print_anything()
-    return tyro.cli(
-        kind,
-        args=sys.argv[1:] if argv is None else list(argv),
-        prog=prog,
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,),
+    words = sys.argv[1:] if argv is None else list(argv)
+    read = partial(
+        tyro.cli, kind, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,)
     )
+    shown = [without_password(word) for word in words]
+    if shown == words:
+        return read(args=words)
+    try:
+        return read(args=words, console_outputs=False)
+    except SystemExit as ended:
+        # What is wrong of them is told once more, of words that may be shown.
+        read(args=shown)
+        raise ended from None
 
 
 def run(command: Callable[[], object], *, output: Path | None = None, resumes: bool = False) -> int:
@@ -157,17 +165,27 @@ def duration(seconds: float) -> str:
 def storage_failure(error: BaseException, output: Path | None = None) -> str | None:
     """One line if a full or read-only disk is behind `error` or in its chain, otherwise None."""
     for cause in _chain(error):
-        text = str(cause)
-        if isinstance(cause, OSError):
-            problem = DISK_PROBLEMS.get(cause.errno or 0)
-        else:
-            # Writers in C++ and SQLite report the disk in the text of exceptions of their own.
-            problem = next((why for mark, why in DISK_MARKS.items() if mark in text), None)
-            if isinstance(cause, sqlite3.OperationalError) and "readonly" in text:
-                problem = DISK_PROBLEMS[errno.EROFS]
+        problem = _problem(cause)
         if problem is not None:
-            return f"{_path_of(cause) or output or 'the output folder'}: {problem}"
+            place = _path_of(cause) or output or "the output folder"
+            return f"{place}: {DISK_PROBLEMS[problem]}"
     return None
+
+
+def disk_problem(error: BaseException) -> int | None:
+    """The errno of a full or read-only disk behind `error` or in its chain, otherwise None."""
+    found = (_problem(cause) for cause in _chain(error))
+    return next((problem for problem in found if problem is not None), None)
+
+
+def _problem(cause: BaseException) -> int | None:
+    text = str(cause)
+    if isinstance(cause, OSError):
+        return cause.errno if cause.errno in DISK_PROBLEMS else None
+    if isinstance(cause, sqlite3.OperationalError) and "readonly" in text:
+        return errno.EROFS
+    # Writers in C++ and SQLite report the disk in the text of exceptions of their own.
+    return errno.ENOSPC if any(mark in text for mark in FULL_MARKS) else None
 
 
 def log_to_stderr() -> None:
@@ -215,18 +233,12 @@ def _path_of(error: BaseException) -> str | None:
     return quoted and quoted[1]
 
 
-_FULL = "the disk is full; free some space"
-
 DISK_PROBLEMS = {
-    errno.ENOSPC: _FULL,
+    errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EROFS: "cannot write here: read-only; name another folder",
     errno.EACCES: "permission denied; name another folder or change its permissions",
     errno.EPERM: "permission denied; name another folder or change its permissions",
 }
 
-DISK_MARKS = {
-    "No space left on device": _FULL,
-    "ENOSPC": _FULL,
-    "database or disk is full": _FULL,
-}
+FULL_MARKS = ("No space left on device", "ENOSPC", "database or disk is full")

@@ -1,6 +1,7 @@
 """Where a study is kept: its file or database, what it is about, and the lock on its folder."""
 
 import json
+import logging
 import os
 import socket
 import warnings
@@ -13,9 +14,12 @@ import optuna
 from optuna.storages import BaseStorage
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.crew.databases import open_journal, open_url
+from flaxyolo.base.urls import hidden
+from flaxyolo.crew.databases import answering, open_journal, open_url
 from flaxyolo.crew.optuna_inside import beside, copy, delete
 from flaxyolo.machine.locks import held
+
+log = logging.getLogger(__name__)
 
 STUDY_FILE = "study.log"
 RUNS = ".runs"
@@ -105,7 +109,10 @@ def read_study(
     existing = _existing(folder, storage)
     name = name or study_name(folder, storage)
     try:
-        return optuna.load_study(study_name=name, storage=existing)
+        with answering(storage):
+            return optuna.load_study(study_name=name, storage=existing)
+    except InputError:
+        raise
     except (KeyError, ValueError):
         raise InputError(f"{_shown(folder, storage)}: holds no study {name!r}") from None
 
@@ -113,7 +120,10 @@ def read_study(
 def read_runs(folder: Path | str, storage: str | None = None) -> optuna.Study:
     """Open the runs of a sweep to look at them, also where a version before has left them."""
     folder = Path(folder)
-    if study_name(folder, storage) in optuna.get_all_study_names(_existing(folder, storage)):
+    existing = _existing(folder, storage)
+    with answering(storage):
+        names = optuna.get_all_study_names(existing)
+    if study_name(folder, storage) in names:
         before = read_study(folder, storage)
         if "facts" in before.user_attrs:
             return before
@@ -125,12 +135,17 @@ def open_storage(folder: Path, storage: str | None) -> BaseStorage:
     if storage is not None:
         return open_url(storage)
     path = folder / STUDY_FILE
-    try:
-        return open_journal(path)
-    except (KeyError, ValueError) as error:
+    if path.is_file() and path.stat().st_size == 0 and _has_runs(folder):
         raise InputError(
-            f"{path}: expected the file of a study, found other text: {error}"
-        ) from None
+            f"{path}: expected the study of the runs in this folder, found an empty file; put back "
+            "a copy of it, or begin a study of another name"
+        )
+    return open_journal(path)
+
+
+def _has_runs(folder: Path) -> bool:
+    """Whether a sweep or an ablation has trained here."""
+    return any(next(folder.glob(pattern), None) for pattern in ("trials/*", "runs/*/*"))
 
 
 def _existing(folder: Path, storage: str | None) -> BaseStorage:
@@ -144,15 +159,21 @@ def _existing(folder: Path, storage: str | None) -> BaseStorage:
 
 def _opened(folder: Path, name: str, storage: str | None) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
+    if storage is None and not (folder / STUDY_FILE).exists() and _has_runs(folder):
+        log.warning("%s is not there, though its folder holds runs: a new study is begun",
+                    folder / STUDY_FILE)  # fmt: skip
     opened = open_storage(folder, storage)
     try:
-        return optuna.create_study(
-            study_name=name,
-            storage=opened,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),
-        )
+        with answering(storage):
+            return optuna.create_study(
+                study_name=name,
+                storage=opened,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.NopPruner(),
+            )
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(
             f"{_shown(folder, storage)}: not a study that can be opened: {error}"
@@ -196,7 +217,7 @@ def _sampler(seed: int) -> optuna.samplers.TPESampler:
 
 
 def _shown(folder: Path, storage: str | None) -> str:
-    return storage or str(folder / STUDY_FILE)
+    return str(folder / STUDY_FILE) if storage is None else hidden(storage)
 
 
 def _brief(value: Any) -> str:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew import leases
 from flaxyolo.crew.alive import is_free, stale, workers_folder
+from flaxyolo.crew.custody import custody, keep_custody
 from flaxyolo.crew.leases import (
     LostLeaseError,
     adopt,
@@ -26,7 +27,6 @@ from flaxyolo.crew.leases import (
     remove_free_locks,
     take_up,
 )
-from flaxyolo.crew.record import custody, keep_custody
 from tests.crew.held import attrs, dead_holder, open_view, state
 
 
