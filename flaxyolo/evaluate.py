@@ -18,6 +18,7 @@ from flaxyolo.base import cli
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.functions import as_function
+from flaxyolo.base.reading import read_json
 from flaxyolo.scoring.average_precision import Scores, coco_scores
 from flaxyolo.scoring.detect import detect_each, shown
 from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
@@ -232,11 +233,13 @@ def _listed(names: Iterable[str], most: int = 6) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_json(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the file: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
+    except RecursionError:
+        raise InputError(f"{path}: expected JSON, got lists nested too deep") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}: expected JSON, got something else: {error.msg}"

@@ -76,7 +76,10 @@ def test_a_list_names_files_from_its_folder_from_here_or_absolutely(tree):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "the list names no file"), (b"\xff\xfe\x00", "expected a list of paths in UTF-8")],
+    [
+        (b"", "the list names no file"),
+        (b"\xff\xfe\x00", "expected the list of paths in UTF-8, got other bytes"),
+    ],
 )
 def test_a_list_without_names_is_a_problem(tmp_path, content, why):
     (tmp_path / "list.txt").write_bytes(content)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from flaxyolo.base.words import one_line
 from flaxyolo.data.labels.findings import KINDS
-from flaxyolo.data.records import Records, one_line
+from flaxyolo.data.records import Records
 
 
 class Found(NamedTuple):

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import shortened, shown
 from flaxyolo.data.records import Aside, Listed, Records
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ COMPANIONS = {
 """What texts and lists beside images end in."""
 TEXTS = ("readme", "license", "notice")
 """Texts without a suffix."""
+LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+"""What systems leave in folders, beside hidden files."""
 REPORT_S = 5.0
 """Seconds between two lines about the progress."""
 
@@ -44,11 +47,13 @@ class Files(NamedTuple):
     """Files whose suffix is one of `COMPANIONS`."""
     others: list[Path]
     """What nobody reads."""
+    litter: list[Path]
+    """Hidden files, and what systems leave behind."""
 
 
 def files_below(folder: Path) -> Files:
     """All files of a folder and those below it; links are followed, each folder is taken once."""
-    files = Files([], [], [])
+    files = Files([], [], [], [])
     # A link upwards leads to nothing new.
     seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
     folders, links = [folder], []
@@ -61,12 +66,15 @@ def files_below(folder: Path) -> Files:
         seen.add(real)
         for entry in _entries(here):
             path = here / entry.name
-            if entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder:
                 folders.append(path)
             elif entry.is_symlink() and os.path.isdir(path):
                 links.append(path)
-            elif not entry.name.startswith("."):
+            else:
                 _list_for(files, path, entry).append(path)
+            if is_folder and is_image(path) and not any(os.scandir(path)):
+                files.others.append(path)
     for paths in files:
         paths.sort()
     return files
@@ -81,6 +89,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _list_for(files: Files, path: Path, entry: os.DirEntry[str]) -> list[Path]:
+    if entry.name.startswith(".") or entry.name.lower() in LITTER:
+        return files.litter
     # A pipe or a device has no end.
     readable = entry.is_file(follow_symlinks=False) or (
         entry.is_symlink() and (os.path.isfile(path) or not os.path.exists(path))
@@ -104,7 +114,7 @@ def namesakes(path: Path, names: Mapping[int, str]) -> list[str]:
     """The classes, by number, that are named like an earlier one."""
     first: dict[str, int] = {}
     return [
-        f"{path}: class {number}: {name!r}, as {first[name]}" for number, name in names.items()
+        f"{path}: class {number}: {shown(name)}, as {first[name]}" for number, name in names.items()
         if first.setdefault(name, number) != number
     ]  # fmt: skip
 
@@ -135,7 +145,9 @@ def records_of(
 
 def named(names: Sequence[str], most: int = 3) -> str:
     """The first few names, for a message."""
-    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+    return ", ".join(shortened(name) for name in names[:most]) + (
+        " ..." if len(names) > most else ""
+    )
 
 
 def progress(items: Iterable[T], count: int, what: str) -> Iterator[T]:

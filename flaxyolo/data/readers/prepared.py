@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.records import one_line
+from flaxyolo.base.reading import expanded
+from flaxyolo.base.words import one_line, shortened
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ INFO = "dataset_info.json"
 
 def find_prepared(root: str) -> Path:
     """The folder of a prepared data set, prepared now if need be."""
-    place = Path(root).expanduser()
+    place = expanded(root)
     if (place / INFO).is_file():
         return place
     if place.is_absolute() or root.startswith(("~", ".")):
@@ -39,12 +40,12 @@ def find_prepared(root: str) -> Path:
 
 def line_of(error: BaseException) -> str:
     """The start of a message of another library, in one line."""
-    lines = str(error).strip().splitlines()
+    lines = shortened(str(error).strip(), 2000).splitlines()
     return one_line(lines[0][:200]) if lines else type(error).__name__
 
 
 def _data_dir() -> Path:
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _find_version(data_dir: Path, name: str) -> Path | None:
