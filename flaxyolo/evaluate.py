@@ -71,6 +71,10 @@ class Flags:
     """Score from which on a detection counts in the confusion matrix."""
     confusion_iou: float = 0.5
     """Overlap from which on a detection is about an object in the confusion matrix."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +250,7 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
+@cli.within_limits
 def _run(flags: Flags) -> Scores:
     if flags.show_errors < 0:
         raise InputError(f"--show-errors must be at least 0, got {flags.show_errors}")

@@ -48,6 +48,10 @@ class Flags:
     """Print statistics and advice as JSON."""
     out: Path | None = None
     """Folder for a page (index.html) and its figures as PNG."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 def summary(found: Statistics) -> Table:
@@ -135,6 +139,7 @@ def _lines(split: SplitStatistics) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+@cli.within_limits
 def _run(flags: Flags) -> None:
     low, high = IMAGE_SIZE_RANGE
     if flags.image_size is not None and not low <= flags.image_size <= high:
