@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from flaxyolo.base.exif import SIDEWAYS
-from flaxyolo.base.words import one_line
+from flaxyolo.base.words import one_line, shortened
 from flaxyolo.data.images import MISSING, ImageFacts, name_of
-from flaxyolo.data.labels.checked import Checked, Found, start_check
+from flaxyolo.data.labels.checked import LONGEST, Checked, Found, start_check
 from flaxyolo.data.labels.findings import BORDER, KINDS, Audit, Finding, SplitCount
 from flaxyolo.data.readers.fence import Outside
 from flaxyolo.data.records import Aside, Listed, Source
@@ -303,7 +303,7 @@ def _finding(checked: Checked, found: Found) -> Finding:
 
 def _beside(split: str, aside: Aside) -> Finding:
     kind = KINDS[aside.kind]
-    first = tuple(map(one_line, aside.places[:SHOWN]))
+    first = tuple(one_line(shortened(place, LONGEST)) for place in aside.places[:SHOWN])
     return Finding(
         aside.kind, split, len(aside.places), first, kind.text, kind.done, kind.stops, 0, 0
     )

@@ -36,8 +36,8 @@ def left_over(
                 seen.add(path)
                 if kind == "unlisted":
                     # The same file may have been read by another way.
-                    real = {os.path.realpath(one) for one in known} if real is None else real
-                    if os.path.realpath(path) in real:
+                    real = set(map(_real, known)) if real is None else real
+                    if _real(path) in real:
                         continue
                 test = kind == "unlisted" and _is_test(path, folder, tests)
                 split = _owner(path, owners or {})
@@ -56,6 +56,14 @@ def left_asides(found: Mapping[str, list[Path]], **more: Iterable[Path | str]) -
                 told.add(place)
     order = dict.fromkeys(("unlisted", "unread", *more, *KINDS))
     return asides(**{kind: list(kinds[kind]) for kind in order if kind in kinds})
+
+
+def _real(path: Path) -> str:
+    """Where a path leads; itself where it is none."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a zero byte in the name
+        return str(path)
 
 
 def _topmost(folders: Iterable[Path]) -> list[Path]:

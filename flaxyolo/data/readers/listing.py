@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import read_lines
 from flaxyolo.base.words import shortened, shown
 from flaxyolo.data.records import Aside, Listed, Records
 
@@ -29,6 +30,12 @@ COMPANIONS = {
 """What texts and lists beside images end in."""
 TEXTS = ("readme", "license", "notice")
 """Texts without a suffix."""
+MOST_BOXES = 100_000
+"""Of one image: what has more is no image's labels."""
+REPEATED = 100
+"""Times that a long list may name each image on average."""
+SYSTEM = ("/proc", "/sys", "/dev")
+"""Folders that are no data, and whose files may have no end; nor is the root of all."""
 LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 """What systems leave in folders, beside hidden files."""
 REPORT_S = 5.0
@@ -53,6 +60,8 @@ class Files(NamedTuple):
 
 def files_below(folder: Path) -> Files:
     """All files of a folder and those below it; links are followed, each folder is taken once."""
+    if _is_system(os.path.realpath(folder)):
+        raise InputError(f"{folder}: expected a folder of data, got the system's own")
     files = Files([], [], [], [])
     # A link upwards leads to nothing new.
     seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
@@ -70,7 +79,8 @@ def files_below(folder: Path) -> Files:
             if is_folder:
                 folders.append(path)
             elif entry.is_symlink() and os.path.isdir(path):
-                links.append(path)
+                real = os.path.realpath(path)
+                (files.others if _is_system(real) else links).append(path)
             else:
                 _list_for(files, path, entry).append(path)
             if is_folder and is_image(path) and not any(os.scandir(path)):
@@ -78,6 +88,22 @@ def files_below(folder: Path) -> Files:
     for paths in files:
         paths.sort()
     return files
+
+
+def _is_system(real: str) -> bool:
+    return real == os.sep or any(real == one or real.startswith(f"{one}/") for one in SYSTEM)
+
+
+def read_names(path: Path, what: str) -> list[str]:
+    """The names of a list of images, one a line; InputError where it only says the same ones."""
+    names = [line for line in read_lines(path, what) if line]
+    different = len(set(names))
+    if len(names) > MOST_BOXES and len(names) > REPEATED * different:
+        raise InputError(
+            f"{path}: expected the name of an image in each line, got {len(names):,} lines of which "
+            f"{different:,} differ"
+        )
+    return names
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

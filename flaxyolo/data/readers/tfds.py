@@ -7,6 +7,7 @@ they are until they are decoded. Boxes are shares of the image as it is stored.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -19,7 +20,9 @@ from jaxtyping import Int32
 from flaxyolo.base.decoding import decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.exif import orientation_of
+from flaxyolo.base.limits import allow_outside
 from flaxyolo.base.reading import MIB, read_file, reason
+from flaxyolo.base.words import one_line, shortened
 from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.listing import progress, records_of
 from flaxyolo.data.readers.prepared import find_prepared, line_of
@@ -153,9 +156,13 @@ def _open_builder(folder: Path) -> tuple[Any, Schema]:
             f"{', '.join(sorted(stored))}; prepare it with --file_format=array_record, or run "
             f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
-    missing = [file for file in files if not Path(file).is_file()]
+    missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        raise InputError(f"{folder}: {len(missing)} files are missing: {missing[0]}")
+        told = one_line(shortened(missing[0]))
+        raise InputError(f"{folder}: {len(missing)} files are missing: {told}")
+    outside = [file for file in files if Path(os.path.realpath(file)).parent != folder.resolve()]
+    if outside and not allow_outside():
+        raise InputError(f"{outside[0]}: leads out of {folder}; --allow-outside reads it")
     inner = _objects(folder, features)
     names = tuple(inner["label"].names)
     extra = _extra(folder, len(names))

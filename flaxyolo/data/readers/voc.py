@@ -24,17 +24,19 @@ import numpy as np
 from jaxtyping import Int64
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.reading import LABELS, expanded, read_lines, reason
-from flaxyolo.base.words import shortened, shown
+from flaxyolo.base.reading import LABELS, expanded, reason
+from flaxyolo.base.words import one_line, shortened, shown
 from flaxyolo.data.images import file_state
 from flaxyolo.data.readers.fence import Fence
 from flaxyolo.data.readers.left_over import left_asides, left_over
 from flaxyolo.data.readers.listing import (
+    MOST_BOXES,
     SUFFIXES,
     Row,
     files_below,
     is_image,
     progress,
+    read_names,
     records_of,
 )
 from flaxyolo.data.readers.paths import Listing
@@ -136,7 +138,7 @@ def read_voc(root: str) -> Source:
     things = [thing for page in pages["train"] for thing in page.things]
     if not any(thing.name for thing in things):
         broken = next(
-            (f"; {entry.path}: {page.problem}"
+            (f"; {one_line(shortened(str(entry.path)))}: {page.problem}"
              for entry, page in zip(entries["train"], pages["train"], strict=True) if page.problem),
             "",
         )  # fmt: skip
@@ -241,7 +243,7 @@ def _listed_splits(listing: Listing, kit: Path) -> dict[str, list[Entry]]:
     xml = listing.below(kit, [XML_FOLDER]) or kit / XML_FOLDER
     splits = {}
     for split, path in names.items():
-        lines = read_lines(path, "the list of images")
+        lines = read_names(path, "the list of images")
         # The lists of one class have a 1, 0 or -1 behind each name.
         stems = [re.sub(r"\s+(-?1|0)$", "", line.strip()) for line in lines if line.strip()]
         if not stems:
@@ -349,6 +351,8 @@ def _strange(root: ElementTree.Element) -> str:
     if not EXPECTED.intersection(tags):
         return f"expected an annotation with filename, size and objects, got <{root.tag[:40]}>"
     inner = sum(1 for _ in root.iter("object"))
+    if inner > MOST_BOXES:
+        return f"expected at most {MOST_BOXES:,} objects, got {inner:,}"
     if inner != tags.count("object") or (not inner and root.find(".//bndbox") is not None):
         return f"expected its objects right below <{root.tag[:40]}>, found some elsewhere"
     return ""

@@ -5,6 +5,7 @@ The format is described at https://docs.ultralytics.com/datasets/detect: a line 
 polygon. Shares are of the image as it is shown: rotated, where the file notes a rotation (EXIF).
 """
 
+import errno
 import hashlib
 import logging
 import math
@@ -33,12 +34,14 @@ from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.fence import Fence
 from flaxyolo.data.readers.left_over import left_asides, left_over
 from flaxyolo.data.readers.listing import (
+    MOST_BOXES,
     Row,
     files_below,
     is_image,
     named,
     namesakes,
     progress,
+    read_names,
     records_of,
 )
 from flaxyolo.data.readers.paths import SPLIT_WORDS, Listing, spelling
@@ -375,7 +378,7 @@ def _images_at(listing: Listing, path: Path, base: Path, key: str, place: Path) 
         raise InputError(f"{path}: {key}: expected a folder or a .txt file, found nothing: {told}")
     if place.suffix.lower() != ".txt":
         raise InputError(f"{path}: {key}: expected a folder or a .txt file, got {place}")
-    names = [line for line in _lines_of(place) if line]
+    names = read_names(place, "the list")
     found = listing.find_all(names, [base, place.parent], [path.parent])
     if names and all(image is None for image in found):
         raise InputError(
@@ -446,7 +449,7 @@ def _read_labels(
     digest, rows, lacking = hashlib.sha256(), [], []
     for index, file in enumerate(progress(files, len(files), f"{layout.path} {split} labels")):
         try:
-            content = fence.read(file)
+            content = _content(fence, file)
         except OSError as error:
             # A link that leads nowhere is a label that is lost, and not one that was never made.
             if isinstance(error, FileNotFoundError) and not file.is_symlink():
@@ -466,6 +469,16 @@ def _read_labels(
             f"{len(files)}; looked for {named([str(file) for file in files], 1)}"
         )
     return Lines(files, rows, digest.digest(), lacking)
+
+
+def _content(fence: Fence, file: Path) -> bytes:
+    """The bytes of a label file; OSError where it is none, or has far too many lines."""
+    content = fence.read(file)
+    lines = content.count(b"\n")
+    if lines > MOST_BOXES:
+        told = f"expected at most {MOST_BOXES:,} lines, found {lines:,}"
+        raise OSError(errno.EFBIG, told, str(file))
+    return content
 
 
 def _lines(content: bytes) -> list[str]:
@@ -533,7 +546,7 @@ def _where(
     """File, line and text of a box; the file is read again, because few are ever asked for."""
     file, number = files[positions[index]], int(numbers[index])
     try:
-        lines = _lines(fence.read(file))
+        lines = _lines(_content(fence, file))
     except OSError as error:
         return f"{file}: cannot read the labels: {error.strerror}"
     text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
