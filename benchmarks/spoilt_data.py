@@ -1,10 +1,9 @@
-"""Small data sets of all four forms, and seeded ways to spoil them, as a broken disk or a foe would."""
+"""Seeded ways to spoil a small data set, as a broken disk or a foe would."""
 
 import gzip
 import json
 import os
 import random
-import shutil
 import socket
 import struct
 import zlib
@@ -15,10 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-FORMS = ("coco", "yolo", "voc", "tfds")
-IMAGES = 4
-"""Of each split."""
+from benchmarks.sound_data import write
 
+PUNYCODE = b'<?xml version="1.0" encoding="punycode"?>'
 HOSTILE: list[Any] = [
     None, True, 0, -1, 10**20, 10**4000, 2**63, 1e308, -1e308, float("nan"), float("inf"), "", "\0",
     "\ud800", "a\nb", "x" * 10_000_000, "../" * 40 + "etc/passwd", "/etc/passwd", "/dev/zero",
@@ -29,81 +27,10 @@ HOSTILE: list[Any] = [
 NAMES = ["new\nline.png", "-rf.png", " lead.png", "trail .png", "ünï.png", "a" * 240 + ".png",
          "x.PNG", "x.png.png", "x..png", "tab\t.png", "#.png", "%2e%2e%2fx.png", "日本.png",
          "quote'\".png", "$(id).png", "nul.png", "x.jpg\udcff.png"]  # fmt: skip
-STRANGERS = ["s.gif", "s.heic", "s.HEIF", "s.avif", "s.jp2", "s.psd", "s.svg", "s", "s.dng", "s.tga",
-             ".DS_Store", "._s.jpg", "Thumbs.db", ".s.jpg", "s.jxl", "s.pcx", "s.webm"]  # fmt: skip
-
-
-def write_sound(root: Path, form: str) -> None:
-    """A sound data set; that of `tfds` is converted from the one of `coco` beside it."""
-    random_ = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for number in range(IMAGES):
-            pixels = random_.integers(0, 256, (24, 32, 3), np.uint8)
-            name = f"{split}{number}"
-            suffix = ".jpg" if number % 2 else ".png"
-            content = cv2.imencode(suffix, pixels)[1].tobytes()
-            WRITERS[form](root, split, name, name + suffix, content)
-    FINISHERS[form](root)
-
-
-def _coco_image(root: Path, split: str, name: str, file: str, content: bytes) -> None:
-    _write(root / "images" / file, content)
-
-
-def _coco_end(root: Path) -> None:
-    categories = [{"id": 1, "name": "odd"}, {"id": 2, "name": "even"}]
-    for split in ("train", "val"):
-        files = sorted(path.name for path in (root / "images").glob(f"{split}*"))
-        images = [{"id": number, "file_name": file, "width": 32, "height": 24}
-                  for number, file in enumerate(files, 1)]  # fmt: skip
-        boxes = [{"id": 2 * n + k, "image_id": n, "category_id": 1 + k, "area": 36, "iscrowd": 0,
-                  "bbox": [3 + 9 * k, 4, 6, 6]} for n in range(1, IMAGES + 1) for k in (0, 1)]  # fmt: skip
-        data = {"images": images, "annotations": boxes, "categories": categories}
-        _write(root / "annotations" / f"instances_{split}.json", json.dumps(data).encode())
-
-
-def _yolo_image(root: Path, split: str, name: str, file: str, content: bytes) -> None:
-    _write(root / "images" / split / file, content)
-    _write(root / "labels" / split / f"{name}.txt", b"0 0.3 0.4 0.2 0.2\n1 0.6 0.5 0.2 0.3\n")
-
-
-def _yolo_end(root: Path) -> None:
-    _write(root / "data.yaml", b"train: images/train\nval: images/val\nnames: [odd, even]\n")
-
-
-def _voc_image(root: Path, split: str, name: str, file: str, content: bytes) -> None:
-    _write(root / "JPEGImages" / file, content)
-    things = "".join(
-        f"<object><name>{kind}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin><ymin>4</ymin>"
-        f"<xmax>{x + 6}</xmax><ymax>10</ymax></bndbox></object>"
-        for kind, x in (("odd", 3), ("even", 15))
-    )
-    text = (
-        f"<annotation><filename>{file}</filename><size><width>32</width><height>24</height>"
-        f"<depth>3</depth></size>{things}</annotation>"
-    )
-    _write(root / "Annotations" / f"{name}.xml", text.encode())
-
-
-def _voc_end(root: Path) -> None:
-    for split in ("train", "val"):
-        names = sorted(path.stem for path in (root / "Annotations").glob(f"{split}*"))
-        _write(root / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names).encode())
-
-
-def _tfds_end(root: Path) -> None:
-    from flaxyolo.data.export import convert
-    from flaxyolo.data.sources import read_dataset
-
-    _coco_end(root)
-    beside = root.with_name("as-tfds")
-    convert(read_dataset(f"coco:{root}"), beside, "tfds")
-    shutil.rmtree(root)
-    beside.rename(root)
-
-
-WRITERS = {"coco": _coco_image, "yolo": _yolo_image, "voc": _voc_image, "tfds": _coco_image}
-FINISHERS = {"coco": _coco_end, "yolo": _yolo_end, "voc": _voc_end, "tfds": _tfds_end}
+STRANGERS = [
+    "s.gif", "s.heic", "s.HEIF", "s.avif", "s.jp2", "s.psd", "s.svg", "s", "s.dng", "s.tga",
+    ".DS_Store", "._s.jpg", "Thumbs.db", ".s.jpg", "s.jxl", "s.pcx", "s.webm",
+]  # fmt: skip
 
 
 class Spoiler:
@@ -115,8 +42,8 @@ class Spoiler:
     def spoil(self) -> str:
         """Do it, and say what was done."""
         common: list[Callable[[], str]] = [
-            self.bytes_, self.bytes_, self.other_kind, self.other_kind, self.stranger, self.odd_name,
-            self.bomb, self.bomb, self.image_header,
+            self.bytes_, self.bytes_, self.other_kind, self.other_kind, self.stranger,
+            self.odd_name, self.bomb, self.bomb, self.image_header,
         ]  # fmt: skip
         own = {"coco": [self.json_value] * 6, "yolo": [self.yaml] * 3 + [self.label] * 3,
                "voc": [self.xml] * 4 + [self.list_line], "tfds": [self.json_value] * 4}  # fmt: skip
@@ -189,7 +116,7 @@ class Spoiler:
         elif what in ("folder", "full folder"):
             path.mkdir()
             if what == "full folder":
-                _write(path / "inner.png", cv2.imencode(".png", np.zeros((9, 9, 3)))[1].tobytes())
+                write(path / "inner.png", cv2.imencode(".png", np.zeros((9, 9, 3)))[1].tobytes())
         elif what == "huge":
             path.touch()
             os.truncate(path, self.random.choice([300 << 20, 700 << 20, 5 << 30, 1 << 40]))
@@ -200,7 +127,7 @@ class Spoiler:
                 bound.bind(path.name[-90:])
             os.chdir(here)
         elif what == "outside":
-            far = _write(self.root.with_name("far") / path.name, b"0 0.5 0.5 0.1 0.1\n")
+            far = write(self.root.with_name("far") / path.name, b"0 0.5 0.5 0.1 0.1\n")
             path.symlink_to(far)
         elif what in targets:
             path.symlink_to(targets[what])
@@ -214,7 +141,7 @@ class Spoiler:
         name = self.random.choice(STRANGERS)
         inner = self.random.choice(["", "", "deep/er", ".hidden"])
         pixels = np.zeros((24, 32, 3), np.uint8)
-        _write(beside.parent / inner / name, cv2.imencode(".png", pixels)[1].tobytes())
+        write(beside.parent / inner / name, cv2.imencode(".png", pixels)[1].tobytes())
         return f"{name} beside {beside.name}"
 
     def odd_name(self) -> str:
@@ -255,8 +182,8 @@ class Spoiler:
             "long yaml": ((".yaml",), lambda: b"names: [" + b"a, " * 300_000 + b"b]"),
             "entities": ((".xml",), _entities),
             "deep xml": ((".xml",), lambda: b"<annotation>" + b"<a>" * 1_000_000),
-            "many tags": ((".xml",), lambda: b"<annotation>" + b"<object/>" * 300_000 + b"</annotation>"),
-            "punycode": ((".xml",), lambda: b'<?xml version="1.0" encoding="punycode"?>' + b"a-b9" * 400_000),
+            "many tags": ((".xml",), lambda: b"<a>" + b"<object/>" * 300_000 + b"</a>"),
+            "punycode": ((".xml",), lambda: PUNYCODE + b"a-b9" * 400_000),
             "long label": ((".txt",), lambda: b"0 " + b"0.5 " * 900_000),
             "many labels": ((".txt",), lambda: b"1\n" * 1_000_000),
         }  # fmt: skip
@@ -296,22 +223,29 @@ class Spoiler:
     def yaml(self) -> str:
         """A data.yaml with a strange line."""
         path = self.root / "data.yaml"
-        lines = ["path: /", "path: /proc", "path: ~nobody-at-all", "path: ../..", "path: '\\0'",
-                 "train: /proc", "train: /", "train: /dev/zero", "train: ../../../etc",
-                 "train: [images/train, images/train, images/val]", "train: list.txt", "names: 0x" + "f" * 50_000,
-                 "names: ['" + "n" * 900_000 + "']", "names: {0: a, 0: b, 1: c}", "names: {.nan: a}",
-                 "names: {0: 2020-13-45}", "names: !!python/object/apply:os.system ['id']", "nc: 1e9",
-                 "nc: 99999999999", "kpt_shape: [17, 3]", "kpt_shape: [1e9, 3]", "val: images/val/val0.png",
-                 "train: '%s'" % ("i" * 5000), "train: {a: b}", "names: &a [*a]", "train: !!binary aGk=",
-                 "names: [" + "1:" * 400 + "1]", "names: {0: '\u202eevil', 1: b}", "test: /", "test: ..",
-                 "val: images/train", "? [a, b]\n: c", "train: ~/", "train: .", "path: images"]  # fmt: skip
+        lines = [
+            "path: /", "path: /proc", "path: ~nobody-at-all", "path: ../..", "path: '\\0'",
+            "train: /proc", "train: /", "train: /dev/zero", "train: ../../../etc",
+            "train: [images/train, images/train, images/val]", "train: list.txt",
+            "names: 0x" + "f" * 50_000, "names: ['" + "n" * 900_000 + "']",
+            "names: {0: a, 0: b, 1: c}", "names: {.nan: a}", "names: {0: 2020-13-45}",
+            "names: !!python/object/apply:os.system ['id']", "nc: 1e9", "nc: 99999999999",
+            "kpt_shape: [17, 3]", "kpt_shape: [1e9, 3]", "val: images/val/val0.png",
+            "train: '%s'" % ("i" * 5000), "train: {a: b}", "names: &a [*a]",
+            "train: !!binary aGk=", "names: [" + "1:" * 400 + "1]",
+            "names: {0: '\u202eevil', 1: b}", "test: /", "test: ..", "val: images/train",
+            "? [a, b]\n: c", "train: ~/", "train: .", "path: images",
+        ]  # fmt: skip
         line = self.random.choice(lines)
         with path.open("ab") as file:
             file.write(b"\n" + line.encode() + b"\n")
         if "list.txt" in line:
-            written = ["../../../etc/passwd", "/etc/passwd", "./images/train/train0.png", "\0", "/dev/zero",
-                       "x" * 100_000, "~nobody-at-all/a.png", "images/train", "../far/a.png", "//", "%2e%2e/a.png"]  # fmt: skip
-            _write(self.root / "list.txt", "\n".join(written).encode())
+            written = [
+                "../../../etc/passwd", "/etc/passwd", "./images/train/train0.png", "\0",
+                "/dev/zero", "x" * 100_000, "~nobody-at-all/a.png", "images/train",
+                "../far/a.png", "//", "%2e%2e/a.png",
+            ]  # fmt: skip
+            write(self.root / "list.txt", "\n".join(written).encode())
         return f"data.yaml: {line:.60}"
 
     def label(self) -> str:
@@ -319,11 +253,14 @@ class Spoiler:
         path = self.one(".txt")
         if path is None:
             return "nothing"
-        lines = [b"nan nan nan nan nan", b"inf 0 0 1 1", b"1e308 0.5 0.5 0.1 0.1", b"0 -1e300 1e300 1 1",
-                 b"0 0.5 0.5 1e-320 0.1", b"0 0,5 0,5 0,1 0,1", b"\xff\xfe0 0.5", b"0x1 0.5 0.5 0.1 0.1",
-                 b"0 0.5 0.5 0.1 0.1 # \0", b"-0 0.5 0.5 0.1 0.1", b"99999999999999999999 0.5 0.5 0.1 0.1",
-                 b"1_0 0.5 0.5 0.1 0.1", b"0\t0.5\x0b0.5\x850.1 0.1", b"0 " + b"9" * 5000 + b" 0 0 0",
-                 b"0 0.1 0.1 0.1 0.1 0.1 0.1", b"\xe2\x80\xa80 0.5 0.5 0.1 0.1"]  # fmt: skip
+        lines = [
+            b"nan nan nan nan nan", b"inf 0 0 1 1", b"1e308 0.5 0.5 0.1 0.1",
+            b"0 -1e300 1e300 1 1", b"0 0.5 0.5 1e-320 0.1", b"0 0,5 0,5 0,1 0,1",
+            b"\xff\xfe0 0.5", b"0x1 0.5 0.5 0.1 0.1", b"0 0.5 0.5 0.1 0.1 # \0",
+            b"-0 0.5 0.5 0.1 0.1", b"99999999999999999999 0.5 0.5 0.1 0.1",
+            b"1_0 0.5 0.5 0.1 0.1", b"0\t0.5\x0b0.5\x850.1 0.1", b"0 " + b"9" * 5000 + b" 0 0 0",
+            b"0 0.1 0.1 0.1 0.1 0.1 0.1", b"\xe2\x80\xa80 0.5 0.5 0.1 0.1",
+        ]  # fmt: skip
         line = self.random.choice(lines)
         path.write_bytes(path.read_bytes() + line + b"\n")
         return f"{path.name}: {line[:30]!r}"
@@ -353,8 +290,10 @@ class Spoiler:
         path = self.root / "ImageSets" / "Main" / f"{self.random.choice(['train', 'val'])}.txt"
         if not path.is_file():
             return "nothing"
-        line = self.random.choice(["../../../etc/passwd", "/etc/passwd", "\0", "x" * 70_000, "train0 1",
-                                   "train0\ntrain0", "..", "a/b/c", "~root", "train0.xml", "\ud800"])  # fmt: skip
+        line = self.random.choice([
+            "../../../etc/passwd", "/etc/passwd", "\0", "x" * 70_000, "train0 1",
+            "train0\ntrain0", "..", "a/b/c", "~root", "train0.xml", "\ud800",
+        ])  # fmt: skip
         path.write_bytes(path.read_bytes() + b"\n" + line.encode(errors="surrogatepass"))
         return f"{path.name}: {line!a:.40}"
 
@@ -366,19 +305,20 @@ def lying_images() -> dict[str, bytes]:
     head = struct.pack(">II", 60_000, 60_000) + png[24:29]
     frame = jpeg.index(b"\xff\xc0")
     tiff = cv2.imencode(".tiff", plain)[1].tobytes()
+    avif_size = b"ispe" + b"\x7f" * 12
     webp = b"RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2 + b"VP8 \0\0\0\0"
     return {
         "png": png[:16] + head + struct.pack(">I", zlib.crc32(b"IHDR" + head)) + png[33:],
         "jpeg": jpeg[: frame + 5] + struct.pack(">HH", 65_000, 65_000) + jpeg[frame + 9 :],
         "jpeg of 60 Mpx": jpeg[: frame + 5] + struct.pack(">HH", 7_700, 7_700) + jpeg[frame + 9 :],
-        "bmp": b"BM" + struct.pack("<IIIIiiHHIIIIII", 99, 0, 54, 40, 60_000, -60_000, 1, 24, *[0] * 6),
+        "bmp": b"BM" + struct.pack("<IIIIiiHH", 99, 0, 54, 40, 60_000, -60_000, 1, 24) + bytes(24),
         "gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + b"\0\0\0;",
         "webp": webp,
         "pnm": b"P6 99999 99999 255\n" + bytes(99),
         "pnm of 60 Mpx": b"P6 7700 7700 255\n" + bytes(99),
         "tiff": tiff.replace(struct.pack("<HHI", 256, 3, 1), struct.pack("<HHI", 256, 4, 1)),
         "tiff in itself": b"II*\0\x08\0\0\0\x01\0\0\x01\x03\0\x01\0\0\0\x09\0\0\0\x08\0\0\0",
-        "avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf\0\0\0\x2cmeta" + bytes(20) + b"ispe" + b"\x7f" * 12,
+        "avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf\0\0\0\x2cmeta" + bytes(20) + avif_size,
     }  # fmt: skip
 
 
@@ -422,9 +362,3 @@ def _places(data: Any) -> Any:
     for key in list(keys):
         yield data, key
         yield from _places(data[key])
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path

@@ -83,7 +83,10 @@ class Fence:
         """
         if self.leads_out(path, whole=".." not in path.parts):
             raise OSError(errno.EXDEV, OUTSIDE, str(path))
-        return read_file(path, most)
+        try:
+            return read_file(path, most)
+        except ValueError:  # a zero byte in the name, or half a character
+            raise OSError(errno.EINVAL, "no file has such a name", str(path)) from None
 
     def _is_inside(self, folder: Path, real: str) -> bool:
         # Behind a link, a step upwards leads elsewhere than it reads.

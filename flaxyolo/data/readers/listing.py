@@ -100,8 +100,8 @@ def read_names(path: Path, what: str) -> list[str]:
     different = len(set(names))
     if len(names) > MOST_BOXES and len(names) > REPEATED * different:
         raise InputError(
-            f"{path}: expected the name of an image in each line, got {len(names):,} lines of which "
-            f"{different:,} differ"
+            f"{path}: expected the name of an image in each line, got {len(names):,} lines, of "
+            f"which {different:,} differ"
         )
     return names
 
