@@ -1,6 +1,6 @@
-import datetime
-
 """Numbers of things in words."""
+
+import datetime
 
 import pytest
 

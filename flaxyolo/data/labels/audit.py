@@ -98,7 +98,7 @@ def _target(listed: Listed) -> str:
     """Where an image lies that leads out."""
     name = name_of(listed.image)
     real = os.path.realpath(name)
-    return _named(listed) + (f", which is {real}" if real != os.path.abspath(name) else "")
+    return _named(listed) + (f", which is {real}" if real != name else "")
 
 
 def _check_ids(checked: Checked) -> None:

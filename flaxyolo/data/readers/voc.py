@@ -49,6 +49,8 @@ READER_VERSION = 2
 
 LARGEST_NUMBER = 1e15
 """What is larger is no coordinate."""
+DEPTH = 64
+"""Levels of an XML file's elements in each other."""
 LONGEST_NAME = 1000
 """Letters of the name of a class."""
 SLOW = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf_7")
@@ -326,11 +328,33 @@ def _page(listing: Listing, entry: Entry, content: bytes, problem: str) -> Page:
     )
 
 
+class _Shallow(ElementTree.TreeBuilder):
+    """A tree of few levels: a deep one takes for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ElementTree.Element:
+        self._depth += 1
+        if self._depth > DEPTH:
+            raise ValueError(f"more than {DEPTH} levels in each other")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> ElementTree.Element:
+        self._depth -= 1
+        return super().end(tag)
+
+
+def _parsed(content: bytes | str) -> ElementTree.Element:
+    return ElementTree.fromstring(content, ElementTree.XMLParser(target=_Shallow()))
+
+
 def _root(content: bytes) -> ElementTree.Element:
     """The root, its tags in small letters and without namespaces, which say nothing here."""
     declared = DECLARATION.match(content)
     try:
-        root = ElementTree.fromstring(content)
+        root = _parsed(content)
     except ValueError:
         # Encodings of several bytes a letter, as GBK, are known to Python alone.
         if declared is None:
@@ -339,7 +363,7 @@ def _root(content: bytes) -> ElementTree.Element:
         if encoding.replace("-", "_") in SLOW:
             raise
         text = content[declared.end() :].decode(encoding)
-        root = ElementTree.fromstring(text)
+        root = _parsed(text)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2].lower()
     return root
