@@ -31,7 +31,7 @@ MaxPixels = Annotated[
     int | None,
     tyro.conf.arg(
         metavar="PIXELS",
-        help="Most pixels of an image that is decoded, by its header (64000000); memory grows with "
+        help="Most pixels of an image that is decoded, by its header (62000000); memory grows with "
         "the largest.",
     ),
 ]

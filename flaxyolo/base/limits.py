@@ -12,8 +12,8 @@ from flaxyolo.base.words import shown
 
 PIXELS = "FLAXYOLO_MAX_PIXELS"
 OUTSIDE = "FLAXYOLO_ALLOW_OUTSIDE"
-MOST_PIXELS = 64_000_000
-"""Of an image, where nothing else is said: 8,000 x 8,000, which takes up to 0.9 GB to decode."""
+MOST_PIXELS = 62_000_000
+"""Of an image, where nothing else is said: those of full-frame cameras; up to 0.8 GB to decode."""
 LARGE_PIXELS = 16_000_000
 """An image of more is decoded while no other one is."""
 LARGE_BYTES = 64 << 20

@@ -65,7 +65,7 @@ def files_below(folder: Path) -> Files:
     files = Files([], [], [], [])
     # A link upwards leads to nothing new.
     seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
-    folders, links = [folder], []
+    folders, links, reported = [folder], [], time.monotonic()
     while folders or links:
         # Folders before links to them: a file goes by its own path where it has one.
         here = folders.pop() if folders else links.pop(0)
@@ -73,6 +73,10 @@ def files_below(folder: Path) -> Files:
         if real in seen:
             continue
         seen.add(real)
+        now = time.monotonic()
+        if now - reported >= REPORT_S:
+            reported = now
+            log.info("%s: %d files so far, now in %s", folder, sum(map(len, files)), here)
         for entry in _entries(here):
             path = here / entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
