@@ -3,7 +3,8 @@
 Every seed spoils a small data set (COCO, YOLO, VOC or TFDS) and audits and loads it in a process of
 its own. Counted are: tracebacks and crashes, runs of more than 20 s (of CPU, as others may be at
 work, or 60 s in all), runs of more than 1 GiB, lines that are none or too long, and files of the
-folders of images and labels that are neither read nor named. What a seed came to is kept, so the same command goes on; `--again` runs those that failed.
+folders of images and labels that are neither read nor named. What a seed came to is kept, so the
+same command goes on; `--again` runs those that failed.
 """
 
 import argparse

@@ -192,7 +192,7 @@ def test_a_header_of_400_megapixels_takes_no_memory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
 def test_the_largest_image_that_is_allowed_takes_less_than_a_gigabyte(tmp_path, form):
     write_sound(tmp_path / "set", "coco")
     for number in (0, 2):

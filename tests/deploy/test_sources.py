@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.deploy.sources import find_sources
 
 
@@ -105,3 +106,15 @@ def test_what_is_not_there_is_named(tree):
         "there is no such file or folder",
         "there is no such file or folder",
     ]
+
+
+def test_what_is_no_file_is_a_problem_and_nothing_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "clip.mp4").symlink_to("/dev/zero")
+    (tmp_path / "a.png").touch()
+    (problem,) = find_sources([str(tmp_path / "pipe.png")]).problems
+    assert problem.why == "expected a file or folder, found neither"
+    found = find_sources([str(tmp_path)])
+    assert [source.inside for source in found.sources] == ["a.png"]
+    assert found.left_out == [f"{tmp_path}: left out 2 other files: clip.mp4, pipe.png"]
+    assert "no such user" in str(pytest.raises(InputError, find_sources, ["~no-such-user/x"]).value)
