@@ -116,7 +116,10 @@ class Spoiler:
         elif what in ("folder", "full folder"):
             path.mkdir()
             if what == "full folder":
-                write(path / "inner.png", cv2.imencode(".png", np.zeros((9, 9, 3)))[1].tobytes())
+                write(
+                    path / "inner.png",
+                    cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes(),
+                )
         elif what == "huge":
             path.touch()
             os.truncate(path, self.random.choice([300 << 20, 700 << 20, 5 << 30, 1 << 40]))

@@ -117,4 +117,5 @@ def test_what_is_no_file_is_a_problem_and_nothing_waits_for_it(tmp_path):
     found = find_sources([str(tmp_path)])
     assert [source.inside for source in found.sources] == ["a.png"]
     assert found.left_out == [f"{tmp_path}: left out 2 other files: clip.mp4, pipe.png"]
-    assert "no such user" in str(pytest.raises(InputError, find_sources, ["~no-such-user/x"]).value)
+    with pytest.raises(InputError, match="there is no such user's folder"):
+        find_sources(["~no-such-user/x"])
