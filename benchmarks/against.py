@@ -291,7 +291,7 @@ def main() -> None:
         objective=Objective(facts["objective"]),
     )
     others = arguments.study.with_name(f"{arguments.study.name}-against")
-    keep_compiled(others)
+    keep_compiled()
     count = COUNTS[arguments.count]
     trained = sum(map(count, found))
     candidates = sum(each.stage != FINAL and each.cost is not None for each in found)

@@ -163,7 +163,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    keep_compiled(arguments.out)
+    keep_compiled()
     data = read_dataset(arguments.data)
     objective = supported(support(data.val))
     wanted = children(data, arguments.seed)

@@ -139,7 +139,7 @@ def main() -> None:
         from flaxyolo.cost.measure import measure
         from flaxyolo.nn.compiling import keep_compiled
 
-        keep_compiled(Path(os.environ["FLAXYOLO_CACHE"]))
+        keep_compiled()
         print(json.dumps(measure(network(arguments.one)).to_dict()))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,34 +1,33 @@
 """Trains networks of a space from scratch, and keeps what each had after every epoch.
 
-Networks are drawn so that the table of blocks expects most of them in the band under a latency
-budget, and one in OUTSIDE_EACH anywhere else up to the budget and a half. Each is measured, and
-trained as a sweep trains; with `--inherit EPOCHS` all but the first are also trained for so many
-from the weights of the first, which is kept beside the file, as a sweep has its networks begin (the
-curve `inherited`). The file has a line of JSON for the settings and one for each network;
-the same command goes on with the next network, whatever became of the last. Training small
-networks hardly uses a second core: several commands may fill one file, each with its own
-`--numbers`, once the first network is there.
+Networks are drawn so that the table of blocks expects them in the bands under the latency budgets,
+in turn, and one in OUTSIDE_EACH anywhere else up to the largest budget and a half. Each is trained
+as a sweep trains, the first of them with several seeds, which tells how much a seed makes. With
+`--inherit EPOCHS` all but the first are also trained for so many from the weights of the first,
+which is kept beside the file, as a sweep has its networks begin (the curve `inherited`).
+
+The file grows by a line for each run; the same command goes on with the next, whatever became of
+the last. Training small networks hardly uses a second core: several commands may fill one file,
+each with its own `--part`. Latencies are measured by a pass of their own, `--measure`, which wants
+the machine for itself.
 """
 
 import argparse
-import io
-import json
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
+from benchmarks.trained import CURVES, File, columns, read
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network, measure
-from flaxyolo.cost.measurement import Measurement, device_name, versions
+from flaxyolo.cost.measurement import versions
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
@@ -53,83 +52,44 @@ log = logging.getLogger("make_table")
 
 BAND = (0.7, 1.0)
 """Of the budget, in expected milliseconds (p95)."""
-OUTSIDE_EACH = 4
-"""One in so many networks lies outside the band."""
+OUTSIDE_EACH = 6
+"""One in so many networks lies outside the bands."""
 SLOWEST = 1.5
-"""Of the budget, up to which networks outside the band are taken."""
+"""Of the largest budget, up to which networks outside the bands are taken."""
 POOL = 300
 """Specs that are drawn to choose one from."""
 FILL_S = 30.0
 """For the table of blocks, once in a run of this command."""
-DIGITS = 6
-"""Of a number in the file."""
+KEPT = ("objective", "objective_se", "map", "map_small", "map_medium", "map_large", "val_loss",
+        "loss", "box")  # fmt: skip
+"""Of every epoch, in the file."""
 
 
-class File:
-    """The lines of a table: settings, then networks; several processes may add to it."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path = path
-        self.lock = FileLock(f"{path}.lock")
-        with self.lock:
-            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-            # A line that was being written when the command was killed has no end.
-            whole = [line for line in lines if line.endswith(b"\n")]
-            if not whole:
-                path.write_text("")
-                self._append(settings)
-            elif json.loads(whole[0]) != settings:
-                raise SystemExit(
-                    f"{path}: expected the settings {settings}, found {json.loads(whole[0])}"
-                )
-            elif len(whole) < len(lines):
-                path.write_bytes(b"".join(whole))
-
-    @property
-    def rows(self) -> dict[int, dict[str, Any]]:
-        """The networks that are there now, by their numbers."""
-        with self.lock:
-            found = [json.loads(line) for line in self.path.read_text().splitlines()[1:]]
-        return {row["number"]: row for row in found}
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a network."""
-        with self.lock:
-            self._append(row)
-
-    def _append(self, row: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(rounded(row), separators=(",", ":")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def known_ranges(path: Path) -> Ranges | None:
+def known_ranges(path: Path) -> list[Ranges] | None:
     """The ranges of the space that a table has been made in; None where there is none yet."""
-    with path.open("rb") if path.exists() else io.BytesIO() as file:
-        line = file.readline()
-    return parse(Ranges, json.loads(line)["ranges"], str(path)) if line.endswith(b"\n") else None
+    if not path.exists() or not path.read_bytes().partition(b"\n")[1]:
+        return None
+    return [parse(Ranges, one, str(path)) for one in read(path).settings["ranges"]]
 
 
-def rounded(value: Any) -> Any:
-    """The same with fewer digits."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+def inside(number: int) -> bool:
+    """Whether the network of this number is one of a band."""
+    return number % OUTSIDE_EACH != OUTSIDE_EACH - 1
 
 
-def choose(judged: Sequence[Judged], budget_ms: float, number: int) -> tuple[Judged, bool]:
-    """The network of this number, and whether it is expected in the band."""
-    share = np.array([one.latency.p95_ms for one in judged]) / budget_ms
-    band = (share >= BAND[0]) & (share <= BAND[1])
-    inside = bool(number % OUTSIDE_EACH != OUTSIDE_EACH - 1 and band.any())
-    places = np.flatnonzero(band if inside else ~band & (share <= SLOWEST))
-    if not len(places):
-        raise SystemExit(f"no network of the space is expected under {SLOWEST * budget_ms:g} ms")
+def choose(judged: Sequence[Judged], budgets: Sequence[float], number: int) -> Judged:
+    """The network of this number: in the band of its turn's budget, or outside all of them."""
+    expected = np.array([one.latency.p95_ms for one in judged])
+    bands = [(expected >= BAND[0] * ms) & (expected <= BAND[1] * ms) for ms in budgets]
+    if inside(number):
+        wanted = bands[number % len(budgets)]
+    else:
+        wanted = ~np.any(bands, axis=0) & (expected <= SLOWEST * max(budgets))
+    if not wanted.any():
+        where = "in the band" if inside(number) else "outside the bands"
+        raise SystemExit(f"none of {len(judged)} draws is expected {where} of network {number}")
     # They come at random, so the first is as good as any.
-    return judged[places[0]], inside
+    return judged[int(np.flatnonzero(wanted)[0])]
 
 
 def curve(
@@ -203,34 +163,55 @@ def inherited_row(
     return row
 
 
-def network_row(
-    judged: Judged,
-    data: Dataset,
-    objective: Objective,
-    epochs: int,
-    seed: int,
-    at: Sequence[int],
-    keep: Path | None = None,
-) -> dict[str, Any]:
-    """Measure and train one network; where the loss diverges, `failed` says so."""
-    ready = prepared(judged.spec, data, "auto")
-    began = time.perf_counter()
-    cost = measure(judged.spec, images=ready.shown)
-    row: dict[str, Any] = {
-        "predicted_ms": judged.latency.p95_ms,
-        "params": judged.params,
-        "spec": to_dict(judged.spec),
-        "cost": cost.to_dict(),
-        "measure_s": time.perf_counter() - began,
-        "curve": [],
-    }
-    config = sweep_training(epochs, mirror=data.mirror, seed=seed)
+class Work(NamedTuple):
+    """What is to be done for a network."""
+
+    number: int
+    seed: int
+
+
+def planned(networks: int, seeded: int, seeds: int, part: tuple[int, int]) -> Iterable[Work]:
+    """Every run of a part, seed by seed of a network where it has several.
+
+    Those with several are spread among the others, so that a table half made has some of each
+    budget.
+    """
+    each = max(1, networks // seeded) if seeded else networks + 1
+    for number in range(part[0], networks, part[1]):
+        again = number // each < seeded and number % each == number // each % max(1, each - 1)
+        for seed in range(seeds if again else 1):
+            yield Work(number, seed)
+
+
+def one_curve(ready: Prepared, config: TrainConfig, objective: Objective, at: Sequence[int],
+              keep: Path | None = None) -> dict[str, Any]:  # fmt: skip
+    """Train one network; where the loss diverges, `failed` says so."""
+    began, found = time.perf_counter(), []
+    told: dict[str, Any] = {}
     try:
         for point in curve(ready, config, objective, at, keep=keep):
-            row["curve"].append(point)
+            found.append(point)
     except DivergedError as error:
-        row["failed"] = str(error)
-    return row | {"seconds": time.perf_counter() - began}
+        told["failed"] = str(error)
+    kept = [{key: point[key] for key in KEPT if key in point} for point in found]
+    seconds = {
+        "train_s": sum(point["train_s"] for point in found),
+        "evaluate_s": sum(point.get("evaluate_s", 0.0) for point in found),
+        "seconds": time.perf_counter() - began,
+    }
+    return {"curve": columns(kept), **told, **seconds}
+
+
+def measured(file: File, data: Dataset) -> None:
+    """Measure what has not been measured, one network after the other."""
+    networks = file.networks
+    rest = {number: row for number, row in sorted(networks.items()) if "cost" not in row}
+    for place, (number, row) in enumerate(rest.items(), 1):
+        spec = detector_from_dict(row["spec"])
+        cost = measure(spec, images=prepared(spec, data, "auto").shown)
+        file.add(number, cost=cost.to_dict())
+        log.info("%d of %d measured: network %d, %.2f ms (%.2f expected)", place, len(rest),
+                 number, cost.latency_ms_p95, row["predicted_ms"])  # fmt: skip
 
 
 def main() -> None:
@@ -238,29 +219,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", type=Path, help="a file of sweeps/ instead of the default space")
-    parser.add_argument("--networks", type=int, default=30)
-    parser.add_argument("--numbers", type=int, nargs=2, metavar=("FIRST", "END"),
-                        help="only those before END (all of --networks)")  # fmt: skip
+    parser.add_argument("--networks", type=int, default=360)
+    parser.add_argument("--part", type=int, nargs=2, metavar=("K", "N"), default=(0, 1),
+                        help="only networks K, K + N, ...: N commands fill one file")  # fmt: skip
+    parser.add_argument("--seeded", type=int, default=60, help="networks with several seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="of those")
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--score-at", type=int, nargs="+", help="epochs (every one)", default=())
     parser.add_argument("--inherit", type=int, metavar="EPOCHS", help="also from the first's")
-    parser.add_argument("--budget-ms", type=float, default=8.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")
+    parser.add_argument("--budget-ms", type=float, nargs="+", default=[8.0])
+    parser.add_argument("--sizes", type=int, nargs="+", help="input sizes (the space's choice)")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin none after so long")
     parser.add_argument("--fill-seconds", type=float, default=FILL_S, help="for table of blocks")
-    parser.add_argument("--json", type=Path, required=True, help="the file, a line for each")
+    parser.add_argument("--measure", action="store_true", help="measure what is there, and end")
+    parser.add_argument("--json", type=Path, required=True, help="the file, a line for each run")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     end = time.monotonic() + 60 * arguments.minutes
     data, space = read_dataset(arguments.data), load_space(arguments.space)
-    longest = max(max(one.height, one.width) for one in data.train)
     table, classes = LatencyTable.open(), len(data.class_names)
     ranges = known_ranges(arguments.json)
     if ranges is None:
-        sizes, budget = image_sizes_for(longest), Budget(arguments.budget_ms)
-        ranges = screened_ranges(space, sizes, budget, table, classes=classes)
-    suggest = with_ranges(space, ranges)
+        longest = max(max(one.height, one.width) for one in data.train)
+        sizes = arguments.sizes or image_sizes_for(longest)
+        ranges = [
+            screened_ranges(space, sizes, Budget(ms), table, classes=classes)
+            for ms in arguments.budget_ms
+        ]
     objective = supported(support(data.val))
     settings = {
         "what": "networks of a space, trained from scratch",
@@ -271,52 +257,50 @@ def main() -> None:
         "score_at": list(arguments.score_at),
         "budget_ms": arguments.budget_ms,
         "objective": objective.text,
-        "ranges": to_dict(ranges),
-        "seed": arguments.seed,
-        "device": device_name(),
+        "ranges": [to_dict(one) for one in ranges],
+        "inherit": arguments.inherit,
         "versions": versions(),
-        # Tables made before have no such entry.
-        **({"inherit": arguments.inherit} if arguments.inherit else {}),
     }
+    file = File(arguments.json, settings)
+    if arguments.measure:
+        return measured(file, data)
     parent = arguments.json.with_suffix(".parent") if arguments.inherit else None
-    file, filled = File(arguments.json, settings), False
-    for number in range(*(arguments.numbers or (0, arguments.networks))):
-        rows = file.rows
-        if number in rows:
+    finish, filled = partial(replace, num_classes=classes), False
+    work = list(planned(arguments.networks, arguments.seeded, arguments.seeds, arguments.part))
+    for place, (number, seed) in enumerate(work, 1):
+        networks = file.networks
+        if seed in networks.get(number, {}).get(CURVES, {}):
             continue
         if time.monotonic() >= end:
             break
-        tried = {detector_from_dict(row["spec"]) for row in rows.values()}
-        finish = partial(replace, num_classes=classes)
-        pool = draw(suggest, POOL, 1009 * arguments.seed + number, finish=finish).drawn
-        pool = [one for one in pool if one.spec not in tried]
-        if not filled:
-            table.fill([one.spec for one in pool], arguments.fill_seconds)
-            filled = True
-        judged, inside = choose(judge(pool, table, counts=False), arguments.budget_ms, number)
-        row = network_row(
-            judged, data, objective, arguments.epochs, arguments.seed, arguments.score_at,
-            None if number else parent,
-        )  # fmt: skip
-        if parent is not None and number:
-            ready = prepared(judged.spec, data, "auto")
-            row["inherited"] = inherited_row(
-                ready, read_source(parent), objective, arguments.inherit, arguments.seed
+        if number in networks:
+            spec = detector_from_dict(networks[number]["spec"])
+            facts: dict[str, Any] = {}
+        else:
+            tried = {detector_from_dict(row["spec"]) for row in networks.values()}
+            suggest = with_ranges(space, ranges[number % len(ranges)])
+            pool = draw(suggest, POOL, number, finish=finish).drawn
+            pool = [one for one in pool if one.spec not in tried]
+            if not filled:
+                table.fill([one.spec for one in pool], arguments.fill_seconds)
+                table.save()
+                filled = True
+            judged = choose(judge(pool, table, counts=False), arguments.budget_ms, number)
+            spec = judged.spec
+            facts = {"spec": to_dict(spec), "params": judged.params,
+                     "predicted_ms": judged.latency.p95_ms, "in_band": inside(number)}  # fmt: skip
+        ready = prepared(spec, data, "auto")
+        config = sweep_training(arguments.epochs, mirror=data.mirror, seed=seed)
+        keep = parent if number == seed == 0 else None
+        row = one_curve(ready, config, objective, arguments.score_at, keep)
+        if parent is not None and number and not seed:
+            facts["inherited"] = inherited_row(
+                ready, read_source(parent), objective, arguments.inherit, seed
             )
-        file.add({"number": number, "in_band": inside, **row})
-        table.add_network(judged.spec, Measurement.from_dict(row["cost"]))
-        table.save()
-        last = row["curve"][-1] if row["curve"] else {}
-        log.info(
-            "%d of %d: %d px, %.2f ms (%.2f expected), objective %.3f, %.0f s",
-            number + 1,
-            arguments.networks,
-            judged.spec.image_size,
-            row["cost"]["latency_ms_p95"],
-            row["predicted_ms"],
-            last.get("objective") or 0.0,
-            row["seconds"],
-        )
+        file.add(number, seed=seed, **facts, **row)
+        last = row["curve"].get("objective", [0.0])[-1]
+        log.info("%d of %d: network %d, seed %d, %d px, objective %.3f, %.0f s", place, len(work),
+                 number, seed, spec.image_size, last or 0.0, row["seconds"])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name has this text")
     arguments = parser.parse_args()
     logging.getLogger("flaxyolo").setLevel(logging.WARNING)
-    keep_compiled(Path(tempfile.gettempdir()))
+    keep_compiled()
     began, rows = time.monotonic(), {}
     if arguments.json.exists():
         rows = {row["name"]: row for row in json.loads(arguments.json.read_text())["rows"]}

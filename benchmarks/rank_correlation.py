@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import kendalltau, spearmanr
 
+from benchmarks import trained
 from flaxyolo.search.funnel import merits
 
 RESAMPLES = 1000
@@ -50,9 +51,10 @@ class Row(NamedTuple):
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Settings, and the networks that were trained to the end; a half line is left out."""
-    lines = path.read_text().splitlines(keepends=True)
-    settings, *rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    """Settings, and the networks that were trained to the end, with their first seed's curve."""
+    settings, networks = trained.read(path)
+    rows = [{**row, "curve": next(iter(row[trained.CURVES].values()))}
+            for row in networks.values() if row[trained.CURVES]]  # fmt: skip
     return settings, [row for row in rows if settings["epochs"] in scored_epochs(row)]
 
 

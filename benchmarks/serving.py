@@ -24,6 +24,7 @@ import httpx
 import numpy as np
 
 from flaxyolo.base.files import replace_file
+from flaxyolo.cost.measurement import processor_name, versions
 
 IMAGES = 32
 TIMEOUT = 120.0
@@ -155,7 +156,15 @@ def main() -> None:
                     flush=True,
                 )
     if arguments.json is not None:
-        replace_file(arguments.json, json.dumps(rows, indent=1) + "\n")
+        told = {
+            "checkpoint": str(arguments.checkpoint),
+            "data": arguments.data,
+            "rows": rows,
+            "device": processor_name(),
+            "versions": versions(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        replace_file(arguments.json, json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from flaxyolo.ablation.plan import AblationPlan, read_plan
 from flaxyolo.ablation.progress import Display, outcome, tell_plan, tell_time
 from flaxyolo.ablation.study import (
     Ablation,
+    Task,
     add_missing,
     facts,
     open_runs,
@@ -29,10 +30,11 @@ from flaxyolo.base.words import many
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
 from flaxyolo.cost.measurement import device_name
+from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, open_study
 from flaxyolo.crew.supervise import spare_memory, supervise, worker_command
-from flaxyolo.crew.worker import write_task
+from flaxyolo.crew.task import write_task
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.machine.devices import default_workers, device_key, use_device
@@ -55,6 +57,9 @@ class Flags:
     """digits, scenes, coco:DIR, yolo:FILE, voc:DIR or tfds:NAME (digits; --around: the sweep's)."""
     around: Annotated[Path | None, tyro.conf.arg(metavar="BEST")] = None
     """Instead of a plan: undo the choices of a sweep's winner, such as runs/digits-8ms/best."""
+    space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --around: the file of the sweep's space, where it was not the default one. Python that
+    is run, so it is not taken from the study's folder."""
     seeds: Annotated[int, tyro.conf.arg(metavar="INT")] = SEEDS
     """Runs of each arm; more can be added later, and nothing is repeated."""
     seed: int = 0
@@ -74,7 +79,8 @@ class Flags:
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Worker processes (one for each accelerator; one on a CPU)."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///."""
+    """Database of the runs, for many machines: postgresql://, grpc:// or sqlite:///; env:NAME takes
+    the URL from that variable."""
     images: Keep = "auto"
     """Where images wait: in the device's memory, in a cache on the disk, or as files."""
     device: cli.DeviceName = None
@@ -100,7 +106,9 @@ def run_ablation(flags: Flags) -> None:
         )
     # Read before the data, which may take a while.
     plan = None if flags.plan is None else read_plan(flags.plan)
-    winner = None if flags.around is None else read_winner(flags.around, flags.storage)
+    if flags.space is not None and flags.around is None:
+        raise InputError("--space: is for --around, whose sweep drew from that file")
+    winner = None if flags.around is None else read_winner(flags.around, flags.storage, flags.space)
     stem = f"around-{winner.study}" if winner else Path(flags.plan or "").stem
     source = prefixed(flags.data or (winner.source if winner else "digits"))
     folder = flags.out / "ablations" / ablation_name(flags, stem, source)
@@ -108,9 +116,9 @@ def run_ablation(flags: Flags) -> None:
         plan = around_plan(winner, folder)
     assert plan is not None
     ablation = prepare(flags, plan, read_dataset(source), source, folder)
-    keep_compiled(flags.out)
+    keep_compiled()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with locked(folder):
+    with locked(folder), answering(flags.storage):
         study = open_study(folder, storage=flags.storage)
         data = ablation.data
         known = known_as(study, data.fingerprint, data.formerly)
@@ -191,7 +199,7 @@ def run_open(study: optuna.Study, ablation: Ablation, flags: Flags) -> None:
         return
     workers = flags.workers or default_workers()
     tell_time(ablation, records_of(study), workers, step)
-    write_task(ablation.folder, ablation)
+    write_task(ablation.folder, Task.of(ablation))
     try:
         watch(study, ablation, workers, flags.storage)
     except KeyboardInterrupt:

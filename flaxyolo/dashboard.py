@@ -39,7 +39,8 @@ class Flags:
     port: int = 8080
     """Port to listen on; 0 takes a free one."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the study, where its sweep was given one."""
+    """Database of the study, where its sweep was given one: a URL, or env:NAME of a variable with
+    it."""
 
 
 class Server(ThreadingMixIn, WSGIServer):

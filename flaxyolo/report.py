@@ -25,7 +25,7 @@ class Flags:
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The page; by default report.html in the study's folder."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the study, where the sweep had one."""
+    """Database of the study, where the sweep had one: a URL, or env:NAME of a variable with it."""
 
 
 def _run(flags: Flags) -> None:

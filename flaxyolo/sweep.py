@@ -1,6 +1,5 @@
 """The command `sweep`: from images to the best detector under a budget."""
 
-import hashlib
 import logging
 import math
 import sys
@@ -19,6 +18,7 @@ from optuna.trial import FixedTrial
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.functions import as_function
+from flaxyolo.base.urls import hidden, hide_in_argv
 from flaxyolo.base.words import many
 from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
@@ -27,9 +27,11 @@ from flaxyolo.cost.gpu import read_target, require_packages
 from flaxyolo.cost.measure import count_gflops
 from flaxyolo.cost.measurement import EngineName, device_name
 from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
+from flaxyolo.crew.task import write_task
 from flaxyolo.data.feeds import Keep, open_feed
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.deploy.engines import read_engine
@@ -47,7 +49,7 @@ from flaxyolo.search.advised import (
 from flaxyolo.search.filling import Filler
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.ranges import USUAL, screened_ranges, store_ranges, stored_ranges
-from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, hand_over
+from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, digest_of
 from flaxyolo.search.space import (
     Ranges,
     Suggest,
@@ -155,9 +157,11 @@ class Flags:
     study: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the study; by default the data and the budget, such as digits-8ms."""
     storage: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Database of the study, for sweeps on many machines: postgresql://, grpc:// or sqlite:///."""
+    """Database of the study, for sweeps on many machines: postgresql://, grpc:// or sqlite:///;
+    env:NAME takes the URL from that variable, as others see the words of a command."""
     space: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A file of sweeps/ with a function `suggest`, instead of the default space."""
+    """A file of sweeps/ with a function `suggest`, instead of the default space. Python that is
+    run: only files that you trust."""
     seed: int = 0
     """Of the draws, the first weights and the order of images."""
     out: Path = Path("runs")
@@ -293,7 +297,10 @@ def _run(flags: Flags) -> Swept:
     suggest = load_space(flags.space)
     initial = None if flags.init is None else read_source(flags.init)
     teacher = None if flags.teacher is None else read_source(flags.teacher)
-    command = cli.command_line("sweep", *cli.given(flags))
+    hide_in_argv(flags.storage)
+    # It is kept with the study, and shown on its page.
+    shown = None if flags.storage is None else hidden(flags.storage)
+    command = cli.command_line("sweep", *cli.given(replace(flags, storage=shown)))
     flags = replace(flags, data=prefixed(flags.data))
     folder = flags.out / study_name(flags)
     ready(flags.log, folder.name)
@@ -306,9 +313,9 @@ def _run(flags: Flags) -> Swept:
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
     longest = max(max(example.height, example.width) for example in data.train)
     check_space(with_ranges(suggest, Ranges(image_sizes_for(longest))), flags.space)
-    keep_compiled(flags.out)
+    keep_compiled()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with locked(folder):
+    with locked(folder), answering(flags.storage):
         move_runs(folder, flags.storage)
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         before = study.user_attrs.get("facts", {})
@@ -376,7 +383,7 @@ def _run(flags: Flags) -> Swept:
                         spending=sweep.spending, advice=sweep.advice)  # fmt: skip
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
-        hand_over(Task(sweep, flags.space, ranges, workers, deadline))
+        write_task(folder, Task.of(sweep, flags.space, ranges, workers, deadline))
         logs = Followers(flags.log, folder, folder.name)
         logs.begin(anew=False)
         watch(study, sweep, workers, flags.storage, began, deadline, logs)
@@ -465,7 +472,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
     """What must not change while a study grows: its trials could not be compared."""
     space = "default"
     if flags.space is not None:
-        digest = hashlib.sha256(flags.space.read_bytes()).hexdigest()[:12]
+        digest = digest_of(flags.space)[:12]
         space = f"{flags.space.name} ({digest})"
     return {
         "data": sweep.data.name,

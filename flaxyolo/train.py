@@ -165,7 +165,7 @@ def run_training(flags: Flags) -> None:
         parent, names = read_source(flags.init), dataset.class_names
         start = parent, begun_from(parent, config.detector, config.training.seed, names)
     claim_run(flags.out, config, dataset)
-    keep_compiled(flags.out)
+    keep_compiled()
     size = config.detector.image_size
     feed = open_feed(dataset, "train", size, keep=flags.images)
     val = open_pixels(dataset, "val", size, keep=flags.images)

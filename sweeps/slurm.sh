@@ -9,9 +9,9 @@
 #      createdb studies
 #      FLAXYOLO_STORAGE=postgresql://user:password@dbhost/studies
 #    or a gRPC server in front of any database, on a node that the tasks reach
-#    (pip install "flaxyolo[grpc]"; it asks for no password). It is Optuna's
-#    optuna.storages.run_grpc_proxy_server:
-#      python -c "from flaxyolo.crew.databases import serve; serve('sqlite:///studies.db')"
+#    (pip install "flaxyolo[grpc]"). It asks for no password and encrypts nothing: whoever reaches
+#    its port may read and change every study. It is Optuna's run_grpc_proxy_server:
+#      python -c "from flaxyolo.crew.databases import serve; serve('sqlite:///studies.db', host='0.0.0.0')"
 #      FLAXYOLO_STORAGE=grpc://node1:13000
 # 2. A shared folder for --out, where a trial's checkpoint is found by whoever goes on with it.
 #
@@ -30,14 +30,16 @@
 #SBATCH --output=flaxyolo-%A-%a.log
 set -euo pipefail
 
-storage=${FLAXYOLO_STORAGE:?set it to postgresql://user:password@dbhost/studies or grpc://host:13000}
+: "${FLAXYOLO_STORAGE:?set it to postgresql://user:password@dbhost/studies or grpc://host:13000}"
 shared=${FLAXYOLO_SHARED:-$HOME/flaxyolo}
 
+# The URL stays in the variable: the words of a command are seen by everyone on its node.
+export FLAXYOLO_STORAGE
 # In place of this shell, so that it hears Slurm's SIGTERM and lets go of its trial.
 exec python -m flaxyolo.sweep \
   --budget-ms 8 \
   --data "yolo:$shared/data/data.yaml" \
-  --storage "$storage" \
+  --storage env:FLAXYOLO_STORAGE \
   --study mine-8ms \
   --out "$shared/runs" \
   --workers 1

@@ -1,5 +1,6 @@
 """An ablation trains each run once, in pairs, and undoes a winner's choices one at a time."""
 
+import runpy
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from flaxyolo.crew import phases
 from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import Record
 from flaxyolo.crew.storage import open_study, read_runs, read_study
-from flaxyolo.crew.worker import write_task
+from flaxyolo.crew.task import write_task
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import initial_weights
 from flaxyolo.search.controls import SCALED
@@ -34,8 +35,9 @@ from flaxyolo.weights.transfer import begun_from
 from tests.ablation.runs import stored_rows
 from tests.search.made import COST
 from tests.small import tiny_pixels, tiny_spec
-from tests.tiny_data import tiny_study, write_coco
+from tests.tiny_data import SPACE, tiny_study, write_coco
 
+RUN_PATH = runpy.run_path
 BASE = Config(tiny_spec(), TrainConfig(epochs=1, batch_size=4))
 ARMS = {"se": {"backbone.stages.0.attention": "se", "why": "channels"}}
 
@@ -58,9 +60,9 @@ def in_this_process(study, ablation, workers, storage):
     work.run_worker(ablation.folder, 0)
 
 
-def stopped_after_a_run(study, ablation, workers, storage):
+def stopped_after_a_run(_, ablation, workers, storage):
     # What else is wanted is left to the next command.
-    write_task(ablation.folder, replace(ablation, only="baseline"))
+    write_task(ablation.folder, study.Task.of(replace(ablation, only="baseline")))
     work.run_worker(ablation.folder, 0)
     raise KeyboardInterrupt
 
@@ -260,6 +262,7 @@ def test_an_arm_that_failed_is_left_out_and_named(tmp_path, caplog):
         (["p.yaml", "--name", "a/b"], "--name: expected a name without slashes, got 'a/b'"),
         (["p.yaml", "--data", "pictures"], "--data: expected one of"),
         (["none.yaml"], "cannot read the plan"),
+        (["p.yaml", "--space", "x.py"], "--space: is for --around"),
         (["--around", "runs/x/best"], "expected a checkpoint folder, found nothing there"),
     ],
 )
@@ -337,7 +340,17 @@ def test_a_choice_that_cannot_be_undone_is_named_with_its_reason(tmp_path, caplo
 @pytest.mark.slow
 def test_the_plan_around_a_sweeps_winner_is_read_from_its_study(tmp_path_factory, monkeypatch):
     folder = tiny_study(tmp_path_factory)
-    best = around.read_winner(folder / "best")
+    # The file that a study names may be anyone's: only one that the command names is run.
+    ran = []
+    monkeypatch.setattr("runpy.run_path", lambda path: ran.append(path) or RUN_PATH(path))
+    with pytest.raises(InputError, match=r"drew from tiny\.py \(.*: name that file with --sp"):
+        around.read_winner(folder / "best")
+    other = SPACE.with_name("default.py")
+    with pytest.raises(InputError, match=r"default\.py: is not the file of the sw.* tiny\.py"):
+        around.read_winner(folder / "best", space=other)
+    assert ran == []
+    best = around.read_winner(folder / "best", space=SPACE)
+    assert ran == [str(SPACE)]
     assert best.source == f"coco:{folder.parents[1] / 'data'}"
     records = results(read_runs(folder))
     trial = next(record for record in records if record.trial == best.trial)
@@ -348,4 +361,4 @@ def test_the_plan_around_a_sweeps_winner_is_read_from_its_study(tmp_path_factory
     controls = [replace(each, origin=SCALED) for each in records]
     monkeypatch.setattr(around, "results", lambda study: controls)
     with pytest.raises(InputError, match="got the control 'YOLOv8 scaled', trial "):
-        around.read_winner(folder / "best")
+        around.read_winner(folder / "best", space=SPACE)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.rank_correlation import blend, inherited, judge, judged, read, shipped
+from benchmarks.trained import columns
 
 
 def row(number, early, end, *, loss=1.0, in_band=True):
@@ -77,11 +78,13 @@ def test_the_interval_holds_the_value_and_is_narrower_with_more_networks():
 
 
 def test_half_a_line_and_a_network_that_diverged_are_left_out(tmp_path):
-    broken = row(1, 0.1, 0.2)
-    broken["curve"] = broken["curve"][:2]
-    lines = [{"epochs": 3}, row(0, 0.1, 0.2), broken, {**broken, "curve": []}]
+    whole, again, broken = row(0, 0.1, 0.2), row(0, 0.1, 0.9), row(1, 0.1, 0.2)
+    lines = [{"epochs": 3}]
+    for seed, each, length in ((0, whole, 3), (1, again, 3), (0, broken, 2)):
+        lines.append({**each, "seed": seed, "curve": columns(each["curve"][:length])})
     path = tmp_path / "table.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"number": 2, "cur')
     settings, rows = read(path)
     assert settings == {"epochs": 3}
     assert [one["number"] for one in rows] == [0]
+    assert rows[0]["curve"] == whole["curve"], "the first seed's"

@@ -31,7 +31,8 @@ def test_the_slurm_script_runs_the_command(tmp_path):
     assert told[:2] == ["-m", "flaxyolo.sweep"]
     flags = dict(zip(told[2::2], told[3::2], strict=True))
     assert set(flags) == {"--budget-ms", "--data"} | SHARED_FLAGS
-    assert flags["--storage"] == "grpc://node1:13000"
+    # By its name: the words of a command are seen by others.
+    assert flags["--storage"] == "env:FLAXYOLO_STORAGE"
     assert flags["--out"] == "/home/me/flaxyolo/runs"
 
 
@@ -74,7 +75,7 @@ def test_kubernetes_takes_the_url_from_a_secret_and_the_runs_from_a_volume(parts
     (container,) = pod["containers"]
     flags = dict(each.split("=", 1) for each in container["args"])
     (variable,) = container["env"]
-    assert flags["--storage"] == f"$({variable['name']})"
+    assert flags["--storage"] == f"env:{variable['name']}"
     assert set(variable["valueFrom"]["secretKeyRef"]) == {"name", "key"}
     (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
     assert mount["name"] == volume["name"]

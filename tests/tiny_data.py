@@ -77,7 +77,7 @@ def flags(base: Path, *more: str) -> list[str]:
 
 
 def killable_environment() -> dict[str, str]:
-    """Of a sweep that is killed: half a compiled program would be kept for other tests."""
+    """Of a sweep that is killed: it keeps its compiled programs as a user's does."""
     shared = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return {name: value for name, value in shared.items() if name != "JAX_COMPILATION_CACHE_DIR"}
 

@@ -1,6 +1,5 @@
 """Why is a sweep's winner better? The plan that undoes its choices one at a time."""
 
-import hashlib
 import logging
 import re
 import warnings
@@ -18,17 +17,22 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, read_config, write_config
 from flaxyolo.crew.record import Record
 from flaxyolo.crew.storage import STUDY_FILE, read_runs
-from flaxyolo.crew.worker import TASK_FILE, read_task
+from flaxyolo.crew.task import read_task
 from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import BASELINE as BASELINE_ORIGIN
 from flaxyolo.search.controls import SCALED
+from flaxyolo.search.ranges import stored_ranges
 from flaxyolo.search.results import results
-from flaxyolo.search.setting import Task
+from flaxyolo.search.setting import Task, digest_of
 from flaxyolo.search.space import Suggest, load_space, with_ranges
 from flaxyolo.spec import DetectorSpec, describe
 from flaxyolo.weights.checkpoint import read_metadata
 
 log = logging.getLogger(__name__)
+
+
+DEFAULT = "default"
+"""What a study calls the space of no file."""
 
 
 class Winner(NamedTuple):
@@ -53,8 +57,12 @@ class Undone(NamedTuple):
     left_out: dict[str, str]
 
 
-def read_winner(best: Path, storage: str | None = None) -> Winner:
-    """What `runs/<study>/best` and its study say; InputError where one of them is missing."""
+def read_winner(best: Path, storage: str | None = None, space: Path | None = None) -> Winner:
+    """What `runs/<study>/best` and its study say; InputError where one of them is missing.
+
+    `space` is the file that the sweep drew from, None for the default space: a study names its
+    file, which may be anyone's, and it is not run for that.
+    """
     folder = best.resolve().parent
     facts = read_metadata(best)["facts"]
     study = read_runs(folder, None if (folder / STUDY_FILE).is_file() else storage)
@@ -75,7 +83,7 @@ def read_winner(best: Path, storage: str | None = None) -> Winner:
         config=read_config(folder / "best.yaml"),
         params=dict(won.params),
         baseline=dict(start.params),
-        suggest=_space(study, folder),
+        suggest=_space(study, folder, space),
         source=study.user_attrs["facts"]["source"],
     )
     if _drawn(winner, winner.params) != winner.config.detector:
@@ -169,23 +177,21 @@ def _is_baseline(record: Record) -> bool:
     return BASELINE_ORIGIN in (record.origin or "").split(" = ")
 
 
-def _space(study: optuna.Study, folder: Path) -> Suggest:
-    """The space of a sweep, as its command handed it to its workers."""
-    try:
-        task = read_task(folder)
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder / 'workers' / TASK_FILE}: expected what the sweep left there, found nothing; "
-            "start the sweep's command once more"
-        ) from None
-    assert isinstance(task, Task)
-    suggest = load_space(task.space)
+def _space(study: optuna.Study, folder: Path, path: Path | None) -> Suggest:
+    """The space of a sweep, in the ranges that it was searched in."""
     known = study.user_attrs["facts"]["space"]
-    if task.space is not None:
-        digest = hashlib.sha256(task.space.read_bytes()).hexdigest()[:12]
-        if digest not in known:
-            raise InputError(f"{task.space}: was changed since the sweep of {folder} ({known})")
-    return with_ranges(suggest, task.ranges)
+    if path is None and known != DEFAULT:
+        raise InputError(f"{folder}: its sweep drew from {known}: name that file with --space, "
+                         "which runs it")  # fmt: skip
+    if path is not None and known == DEFAULT:
+        raise InputError(f"--space {path}: the sweep of {folder} drew from the default space")
+    suggest = load_space(None)
+    if path is not None:
+        if digest_of(path)[:12] not in known:
+            raise InputError(f"--space {path}: is not the file of the sweep of {folder}, or was "
+                             f"changed since: that was {known}")  # fmt: skip
+        suggest = load_space(path)
+    return with_ranges(suggest, stored_ranges(study) or read_task(folder, Task).ranges)
 
 
 def _arm_name(parameter: str) -> str:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
+from pydantic.dataclasses import dataclass as checked
 
 from flaxyolo.ablation.paths import fields
 from flaxyolo.ablation.results import Arm, Run, save_detections
@@ -18,12 +19,14 @@ from flaxyolo.cost.step_memory import with_training_memory
 from flaxyolo.crew.phases import Prepared, curve_point, measured, prepared, scored, trained
 from flaxyolo.crew.record import Entry, Record, attributes, read
 from flaxyolo.crew.surroundings import ALONE, Stage, Surroundings
+from flaxyolo.crew.task import NamedData
 from flaxyolo.data.cache import Pixels
 from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset, absolute
 from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.scoring.detect import evaluate
+from flaxyolo.spec import STRICT
 from flaxyolo.weights.checkpoint import SOURCE, save_detector
 from flaxyolo.weights.inherit.walk import path_text
 from flaxyolo.weights.transfer import Source
@@ -34,7 +37,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What is compared, and on which data; a worker process gets it whole."""
+    """What is compared, and on which data; a worker process gets it as a `Task`."""
 
     folder: Path
     arms: tuple[Arm, ...]
@@ -69,6 +72,37 @@ class Ablation:
     def run_folder(self, arm: str, seed: int) -> Path:
         """Where a run keeps its training state, its detector and what that found."""
         return self.folder / "runs" / arm / f"seed-{seed}"
+
+
+@checked(frozen=True, config=STRICT)
+class Task:
+    """An ablation as its parent hands it over: plain data, in which the images are named."""
+
+    arms: tuple[Arm, ...]
+    configs: dict[str, Config]
+    data: NamedData
+    source: str
+    seeds: tuple[int, ...]
+    only: str | None
+    keep: Keep
+
+    @classmethod
+    def of(cls, ablation: Ablation) -> "Task":
+        """That of an ablation."""
+        return cls(
+            arms=ablation.arms,
+            configs=ablation.configs,
+            data=NamedData.of(ablation.data),
+            source=ablation.source,
+            seeds=ablation.seeds,
+            only=ablation.only,
+            keep=ablation.keep,
+        )
+
+    def restored(self, folder: Path) -> Ablation:
+        """The ablation of a folder, with its images."""
+        return Ablation(folder, self.arms, self.configs, self.data.read(), self.source, self.seeds,
+                        self.only, self.keep)  # fmt: skip
 
 
 def records_of(study: optuna.Study) -> dict[Key, Record]:

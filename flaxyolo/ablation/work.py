@@ -7,16 +7,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from flaxyolo.ablation.study import Ablation, open_runs, run_arm
+from flaxyolo.ablation.study import Ablation, Task, open_runs, run_arm
 from flaxyolo.crew.leases import Lease, take_up
-from flaxyolo.crew.worker import Desk, at_desk, main, read_task
+from flaxyolo.crew.task import read_task
+from flaxyolo.crew.worker import Desk, at_desk, main
 from flaxyolo.nn.compiling import keep_compiled
 
 
 def run_worker(folder: Path, index: int) -> None:
     """Work until nothing is left to do."""
-    ablation: Ablation = read_task(folder)
-    keep_compiled(folder.parents[1])
+    ablation = read_task(folder, Task).restored(folder)
+    keep_compiled()
     with at_desk(folder, index) as desk:
         while work(desk, ablation):
             pass

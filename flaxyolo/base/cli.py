@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.limits import reading
+from flaxyolo.base.urls import without_password
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -60,13 +61,19 @@ def parse(kind: type[T], argv: Sequence[str] | None, *, prog: str, description: 
     without a value, and the docstring under a field is its help.
     """
     print_anything()
-    return tyro.cli(
-        kind,
-        args=sys.argv[1:] if argv is None else list(argv),
-        prog=prog,
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,),
+    words = sys.argv[1:] if argv is None else list(argv)
+    read = partial(
+        tyro.cli, kind, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,)
     )
+    shown = [without_password(word) for word in words]
+    if shown == words:
+        return read(args=words)
+    try:
+        return read(args=words, console_outputs=False)
+    except SystemExit as ended:
+        # What is wrong of them is told once more, of words that may be shown.
+        read(args=shown)
+        raise ended from None
 
 
 def run(command: Callable[[], object], *, output: Path | None = None, resumes: bool = False) -> int:

@@ -5,6 +5,7 @@ go of however it ends; elsewhere silence decides.
 """
 
 import contextlib
+import os
 import socket
 import time
 import uuid
@@ -15,8 +16,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.crew.record import custody
-from flaxyolo.machine.locks import held, lock
+from flaxyolo.machine.locks import held, lock, open_lock
 
 SILENCE_SECONDS = 90.0
 """After so long without a beat a worker of another machine counts as dead."""
@@ -45,10 +47,14 @@ def held_lock(path: Path) -> Iterator[Path]:
 def is_free(path: str | Path) -> bool | None:
     """Whether no living process holds a lock file; None where there is no such file."""
     try:
-        with open(path, "r+") as file:
-            return lock(file.fileno(), wait=False)
-    except OSError:
+        # The path is a study's, which may be anyone's: nothing is followed or waited for.
+        file = open_lock(Path(path), make=False)
+    except (OSError, InputError):
         return None
+    try:
+        return lock(file, wait=False)
+    finally:
+        os.close(file)
 
 
 def stale(

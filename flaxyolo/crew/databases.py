@@ -2,20 +2,23 @@
 
 import contextlib
 import importlib.util
+import logging
 import os
 import random
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.urls import EXAMPLES, hidden, hint, quoted, resolved
 from flaxyolo.crew.optuna_inside import uncached
 from flaxyolo.machine.locks import lock
 
@@ -26,24 +29,47 @@ GRPC_PORT = 13000
 TRIES = 5
 DRIVERS = {"postgresql": ("psycopg", "postgresql"), "grpc": ("grpc", "grpc")}
 """Of a kind of URL: the module that it needs, and the extra of this package that has it."""
-EXAMPLES = "sqlite:///studies.db, postgresql://user:password@host/name or grpc://host:13000"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DATABASES = ("grpc", "sqlalchemy", "psycopg", "sqlite3")
+"""Modules whose exceptions are a database's."""
+
+log = logging.getLogger(__name__)
 
 
-def open_url(url: str) -> BaseStorage:
-    """Open the storage of a URL; InputError in one line where that cannot be done.
+def open_url(given: str) -> BaseStorage:
+    """Open the storage of a URL, or of the variable that has it (`env:NAME`); InputError in one
+    line where that cannot be done.
 
     A server that does not answer is given up after ten seconds.
     """
+    url = resolved(given)
+    # Its password is shown nowhere, whatever goes wrong.
+    shown = hidden(given)
     kind = url.partition("://")[0].partition("+")[0]
     kind = "postgresql" if kind == "postgres" else kind
     if "://" not in url:
-        raise InputError(f"--storage {url}: expected a URL such as {EXAMPLES}")
+        raise InputError(f"--storage {shown}: expected a URL such as {EXAMPLES}")
     module, extra = DRIVERS.get(kind, ("", ""))
     if module and "+" not in url.partition("://")[0] and importlib.util.find_spec(module) is None:
         raise InputError(
-            f'--storage {hidden(url)}: needs the package {module}: pip install "flaxyolo[{extra}]"'
+            f'--storage {shown}: needs the package {module}: pip install "flaxyolo[{extra}]"'
         )
-    return _open_grpc(url) if kind == "grpc" else _open_database(url, kind)
+    return _open_grpc(url, shown) if kind == "grpc" else _open_database(url, kind, shown)
+
+
+@contextlib.contextmanager
+def answering(given: str | None) -> Iterator[None]:
+    """InputError in a line where the database of a URL fails meanwhile; None is no database."""
+    try:
+        yield
+    except (InputError, KeyError):
+        raise
+    except Exception as error:  # any driver's own
+        if given is None or not _is_of_a_database(error):
+            raise
+        raise InputError(
+            f"--storage {hidden(given)}: does not answer: {_told(resolved(given), error)}"
+        ) from None
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -93,34 +119,31 @@ def close(storage: BaseStorage) -> None:
         storage.close()
 
 
-def serve(url: str, *, host: str = "0.0.0.0", port: int = GRPC_PORT) -> None:
-    """Let workers reach a database as `grpc://<this machine>:<port>`, until interrupted.
+def serve(url: str, *, host: str = "127.0.0.1", port: int = GRPC_PORT) -> None:
+    """Let workers reach a database as `grpc://<host>:<port>`, until interrupted.
 
-    It asks for no password: for a network of one's own.
+    It asks for no password and encrypts nothing, so by default it listens to this machine alone.
+    `host="0.0.0.0"` lets every machine in that reaches this one: for a network of one's own.
     """
     storage = open_url(url)
+    if host not in LOOPBACK:
+        log.warning("whoever reaches %s port %d may read and change every study: it asks for no "
+                    "password and encrypts nothing", host, port)  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.run_grpc_proxy_server(storage, host=host, port=port)
 
 
-def hidden(url: str) -> str:
-    """A URL as it may be shown: without its password."""
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.password is not None:
-            return url.replace(f":{parts.password}@", ":***@", 1)
-    return url
-
-
-def _open_grpc(url: str) -> BaseStorage:
+def _open_grpc(url: str, shown: str) -> BaseStorage:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or GRPC_PORT
     except ValueError:
         host = port = None
     if host is None or port is None:
-        raise InputError(f"--storage {url}: expected grpc://host:port, such as grpc://node1:13000")
+        raise InputError(
+            f"--storage {shown}: expected grpc://host:port, such as grpc://node1:13000"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = GrpcStorageProxy(host=host, port=port)
@@ -129,13 +152,13 @@ def _open_grpc(url: str) -> BaseStorage:
     except ConnectionError:
         storage.close()
         raise InputError(
-            f"--storage {url}: no server answers there within {CONNECT_SECONDS} s; start one with "
-            "flaxyolo.crew.databases.serve, or mend the address"
+            f"--storage {shown}: no server answers there within {CONNECT_SECONDS} s; start one "
+            "with flaxyolo.crew.databases.serve, or mend the address"
         ) from None
     return storage
 
 
-def _open_database(url: str, kind: str) -> BaseStorage:
+def _open_database(url: str, kind: str, shown: str) -> BaseStorage:
     settings: dict[str, Any] = {"pool_pre_ping": True}
     if kind == "postgresql":
         scheme, _, rest = url.partition("://")
@@ -143,13 +166,13 @@ def _open_database(url: str, kind: str) -> BaseStorage:
         settings["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
     elif kind == "sqlite":
         settings["connect_args"] = {"timeout": SQLITE_SECONDS}
-    database = _connect(url, settings)
+    database = _connect(url, settings, shown)
     if kind == "sqlite":
         _one_writer(database)
     return optuna.storages.get_storage(database)
 
 
-def _connect(url: str, settings: Mapping[str, Any]) -> RDBStorage:
+def _connect(url: str, settings: Mapping[str, Any], shown: str) -> RDBStorage:
     """Open a database, and make its tables where there are none yet."""
     left = TRIES
     while True:
@@ -161,8 +184,8 @@ def _connect(url: str, settings: Mapping[str, Any]) -> RDBStorage:
                 time.sleep(random.uniform(0.1, 1.0))
                 continue
             raise InputError(
-                f"--storage {hidden(url)}: cannot be opened: {_root_cause(error)}; "
-                f"expected a database that answers, such as {EXAMPLES}"
+                f"--storage {shown}: cannot be opened: {_told(url, error)}; "
+                f"expected a database that answers, such as {EXAMPLES}{hint(url)}"
             ) from None
 
 
@@ -173,12 +196,17 @@ def _made_by_another(error: Exception) -> bool:
     return any(mark in text for mark in marks)
 
 
-def _root_cause(error: BaseException) -> str:
-    """The first line of the driver's own words."""
+def _told(url: str, error: BaseException) -> str:
+    """The first line of the driver's own words, without what is hidden of the URL."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return quoted(url, str(error)) or type(error).__name__
+
+
+def _is_of_a_database(error: BaseException) -> bool:
+    if isinstance(error, StorageInternalError | ConnectionError):
+        return True
+    return type(error).__module__.split(".")[0] in DATABASES
 
 
 def _one_writer(database: RDBStorage) -> None:

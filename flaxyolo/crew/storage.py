@@ -13,7 +13,8 @@ import optuna
 from optuna.storages import BaseStorage
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.crew.databases import open_journal, open_url
+from flaxyolo.base.urls import hidden
+from flaxyolo.crew.databases import answering, open_journal, open_url
 from flaxyolo.crew.optuna_inside import beside, copy, delete
 from flaxyolo.machine.locks import held
 
@@ -105,7 +106,10 @@ def read_study(
     existing = _existing(folder, storage)
     name = name or study_name(folder, storage)
     try:
-        return optuna.load_study(study_name=name, storage=existing)
+        with answering(storage):
+            return optuna.load_study(study_name=name, storage=existing)
+    except InputError:
+        raise
     except (KeyError, ValueError):
         raise InputError(f"{_shown(folder, storage)}: holds no study {name!r}") from None
 
@@ -113,7 +117,10 @@ def read_study(
 def read_runs(folder: Path | str, storage: str | None = None) -> optuna.Study:
     """Open the runs of a sweep to look at them, also where a version before has left them."""
     folder = Path(folder)
-    if study_name(folder, storage) in optuna.get_all_study_names(_existing(folder, storage)):
+    existing = _existing(folder, storage)
+    with answering(storage):
+        names = optuna.get_all_study_names(existing)
+    if study_name(folder, storage) in names:
         before = read_study(folder, storage)
         if "facts" in before.user_attrs:
             return before
@@ -146,13 +153,16 @@ def _opened(folder: Path, name: str, storage: str | None) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
     opened = open_storage(folder, storage)
     try:
-        return optuna.create_study(
-            study_name=name,
-            storage=opened,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),
-        )
+        with answering(storage):
+            return optuna.create_study(
+                study_name=name,
+                storage=opened,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.NopPruner(),
+            )
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(
             f"{_shown(folder, storage)}: not a study that can be opened: {error}"
@@ -196,7 +206,7 @@ def _sampler(seed: int) -> optuna.samplers.TPESampler:
 
 
 def _shown(folder: Path, storage: str | None) -> str:
-    return storage or str(folder / STUDY_FILE)
+    return str(folder / STUDY_FILE) if storage is None else hidden(storage)
 
 
 def _brief(value: Any) -> str:

@@ -4,13 +4,13 @@ import json
 import logging
 import math
 import os
-import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optuna
@@ -30,24 +30,14 @@ from flaxyolo.training.loop import DivergedError
 
 log = logging.getLogger(__name__)
 
-TASK_FILE = "task.pickle"
-STORAGE = "FLAXYOLO_STORAGE"
-"""Environment variable with the URL of the study's database; a password belongs in no file."""
+STORAGE = "FLAXYOLO_WORKER_STORAGE"
+"""Environment variable with the URL of the study's database: a password belongs in no file, and not
+into a command's words, which others see."""
 WAIT_S = 1.0
 UNMEASURED = "not measured: "
 """Begins the reason of a trial that the engine of the latencies has not run."""
 STATUS_S = 0.5
 """Least time between two notes of how far a worker is."""
-
-
-def write_task(folder: Path, task: object) -> None:
-    """Write what the workers of a folder are to do."""
-    replace_file(workers_folder(folder) / TASK_FILE, pickle.dumps(task))
-
-
-def read_task(folder: Path) -> Any:
-    """The inverse of `write_task`."""
-    return pickle.loads((workers_folder(folder) / TASK_FILE).read_bytes())
 
 
 class Desk(NamedTuple):
@@ -139,7 +129,8 @@ def at_desk(
 ) -> Iterator[Desk]:
     """Be worker number `index` of a folder's study: alive to others until this ends."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = opened(folder, storage=os.environ.get(STORAGE), seed=seed)
+    # Not for what a worker starts, such as a user's own program that times a model.
+    study = opened(folder, storage=os.environ.pop(STORAGE, None), seed=seed)
     status = workers_folder(folder) / f"status-{index}.json"
     with at_work(folder) as worker:
         yield Desk(study, worker, Gate(device_key()), status)
@@ -174,4 +165,11 @@ def main(argv: Sequence[str], run: Callable[[Path, int], None]) -> int:
     """Run a worker, given its folder and its index."""
     folder, index = argv
     attach()
-    return cli.run(partial(run, Path(folder), int(index)), output=Path(folder))
+    code = cli.run(partial(run, Path(folder), int(index)), output=Path(folder))
+    if code == cli.INTERRUPTED:
+        # Without the interpreter's teardown: a thread that is still inside XLA's compiler would
+        # crash in it, which is no fault of the trial.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    return code

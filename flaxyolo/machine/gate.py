@@ -32,7 +32,7 @@ class Gate:
             return
         want, busy = (open_lock(path) for path in self._paths)
         try:
-            _enter(want, busy)
+            self._enter(want, busy)
             self._training = want, busy
             yield
         finally:
@@ -54,7 +54,7 @@ class Gate:
         if drain is not None:
             drain()
         unlock(busy)
-        _enter(want, busy)
+        self._enter(want, busy)
         return True
 
     @contextmanager
@@ -64,18 +64,17 @@ class Gate:
             unlock(self._training[1])
         want, busy = (open_lock(path) for path in self._paths)
         try:
-            lock(want)
-            lock(busy)
+            for file, path in zip((want, busy), self._paths, strict=True):
+                lock(file, path=path)
             yield
         finally:
             os.close(busy)
             os.close(want)
             if self._training is not None:
-                _enter(*self._training)
+                self._enter(*self._training)
 
-
-def _enter(want: int, busy: int) -> None:
-    """Hold `busy` with others, once no one wants to measure."""
-    lock(want, shared=True)
-    lock(busy, shared=True)
-    unlock(want)
+    def _enter(self, want: int, busy: int) -> None:
+        """Hold `busy` with others, once no one wants to measure."""
+        for file, path in zip((want, busy), self._paths, strict=True):
+            lock(file, shared=True, path=path)
+        unlock(want)

@@ -1,12 +1,20 @@
 """Compiling ahead of time with the options that suit the platform."""
 
+import hashlib
 import logging
+import os
+import platform
+import stat
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from filelock import FileLock
+
+from flaxyolo.base.files import cache_root
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +44,51 @@ def compile_ahead(function: Any, *arguments: Any) -> jax.stages.Compiled:
     return function.lower(*arguments).compile(compiler_options=compiler_options())
 
 
-def keep_compiled(folder: Path) -> None:
-    """Keep compiled programs in `folder`: a step is compiled once, also after an interruption."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / ".compiled"))
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's cache: a step is compiled once, also after an
+    interruption, and for a run that was moved.
+
+    They are code, so they are never read from a run's folder, which may be anyone's.
+    """
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
+        return
+    folder = compiled_folder()
+    if folder is not None:
+        drop_torn(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", 2**30)
+
+
+def compiled_folder() -> Path | None:
+    """Where this user's compiled programs for this processor are; None where others may write."""
+    kind = hashlib.sha256(processor().encode()).hexdigest()[:8]
+    folder = cache_root(None).resolve() / f"compiled-{os.geteuid()}-{kind}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if mine and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return folder
+    log.warning("%s: others may write there, so compiled programs are not kept: remove it, or name "
+                "another folder in FLAXYOLO_CACHE", folder)  # fmt: skip
+    return None
+
+
+def processor() -> str:
+    """What programs for the CPU are compiled for: one home may serve machines of several kinds."""
+    known = [platform.machine()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known += [next((line for line in lines if line.startswith(key)), "")
+                  for key in ("model name", "flags", "Features")]  # fmt: skip
+    return "\n".join(known)
+
+
+def drop_torn(folder: Path) -> None:
+    """Remove programs that a killed process has left half written: JAX would neither read nor
+    replace them, and keep no others."""
+    with FileLock(folder / ".lockfile"):
+        for program in folder.glob("*-cache"):
+            # This file is written last.
+            if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
+                log.info("%s: was not written to its end, and is removed", program)
+                program.unlink()

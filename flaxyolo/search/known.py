@@ -33,6 +33,13 @@ class Known(NamedTuple):
     """Scores of cheap runs at the rungs."""
     full: Float[np.ndarray, " n"]
     """In points of 100."""
+    seeds: Float[np.ndarray, "n s"] | None = None
+    """What runs of several seeds show at the end of the schedule, the first that of `curves`; None
+    where a table has one score for a full run, which is another training than a cheap one."""
+    boxes: Float[np.ndarray, "n r"] | None = None
+    """Box losses at the rungs, if they are known."""
+    errors: Float[np.ndarray, "n r"] | None = None
+    """Standard errors of the scores over images, if they are known."""
 
     @property
     def cheap(self) -> Float[np.ndarray, " n"]:

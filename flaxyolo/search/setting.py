@@ -1,19 +1,24 @@
 """Everything that stays the same from trial to trial of a sweep."""
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass, fields, replace
+from math import inf
 from pathlib import Path
-from typing import Any
 
+from pydantic.dataclasses import dataclass as checked
+
+from flaxyolo.base.errors import InputError
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.gpu import Target
-from flaxyolo.crew.worker import write_task
+from flaxyolo.crew.task import NamedData, NamedDetector
 from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset
 from flaxyolo.search.objective import Objective
 from flaxyolo.search.space import Ranges, Suggest, load_space, suggest_detector, with_ranges
 from flaxyolo.search.spending import Spending
+from flaxyolo.spec import STRICT
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.weights.transfer import Source
 
@@ -31,7 +36,7 @@ MOSAIC_EPOCHS = 50
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What is searched, for whom, and how long; a worker process gets it whole."""
+    """What is searched, for whom, and how long; a worker process gets it as a `Task`."""
 
     suggest: Suggest
     budget: Budget
@@ -113,31 +118,98 @@ def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainC
     )
 
 
-@dataclass(frozen=True)
-class Task:
-    """A sweep as its parent hands it over; the space is named, because functions do not travel."""
+@checked(frozen=True, config=STRICT)
+class SpaceFile:
+    """A file of a space, which is run; by where it is."""
 
-    sweep: Sweep
-    space: Path | None
+    path: Path
+    digest: str
+    """sha256."""
+
+    @classmethod
+    def of(cls, path: Path | None) -> "SpaceFile | None":
+        """That of a path, if there is one."""
+        return None if path is None else cls(path, digest_of(path))
+
+    def load(self) -> Suggest:
+        """Run it for its space; InputError where it is another file by now."""
+        if digest_of(self.path) != self.digest:
+            raise InputError(f"--space {self.path}: was changed since the sweep's command began; "
+                             "start it once more")  # fmt: skip
+        return load_space(self.path)
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file of a space."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"--space {path}: cannot be read: {error.strerror}") from None
+
+
+@checked(frozen=True, config=STRICT)
+class Task:
+    """A sweep as its parent hands it over: plain data, in which files stand for all else."""
+
+    space: SpaceFile | None
     ranges: Ranges
     """What the space is given where it leaves it open."""
     workers: int
-    deadline: float
-    """In seconds since 1970; infinity is none."""
+    ends: float | None
+    """In seconds since 1970; None is never."""
+    data: NamedData
+    initial: NamedDetector | None
+    teacher: NamedDetector | None
+    budget: Budget
+    source: str
+    spending: Spending
+    objective: Objective
+    seed: int
+    advice: tuple[Advice, ...]
+    keep: Keep
+    target: Target | None
+    known_as: str
+    parent_epochs: int
+    engine: Engine
+    later_epochs: int | None
 
-    def restored(self) -> Sweep:
-        """The sweep with its space."""
-        return replace(self.sweep, suggest=with_ranges(load_space(self.space), self.ranges))
+    @classmethod
+    def of(
+        cls, sweep: Sweep, space: Path | None, ranges: Ranges, workers: int, deadline: float
+    ) -> "Task":
+        """That of a sweep, whose workers have until `deadline`, in seconds since 1970."""
+        return cls(
+            space=SpaceFile.of(space),
+            ranges=ranges,
+            workers=workers,
+            ends=deadline if deadline < inf else None,
+            data=NamedData.of(sweep.data),
+            initial=NamedDetector.of(sweep.initial),
+            teacher=NamedDetector.of(sweep.teacher),
+            **{name: getattr(sweep, name) for name in AS_THEY_ARE},
+        )
 
-    def __setstate__(self, state: dict[str, Any]):
-        """Unpickle; sweeps begun before ranges were stored have handed over sizes alone."""
-        sizes = state.pop("image_sizes", None)
-        self.__dict__.update(state if sizes is None else state | {"ranges": Ranges(sizes)})
+    @property
+    def deadline(self) -> float:
+        """In seconds since 1970; infinity is none."""
+        return inf if self.ends is None else self.ends
+
+    def restored(self, folder: Path) -> Sweep:
+        """The sweep of a folder, with its space, images and weights."""
+        suggest = suggest_detector if self.space is None else self.space.load()
+        return Sweep(
+            suggest=with_ranges(suggest, self.ranges),
+            data=self.data.read(),
+            folder=folder,
+            initial=self.initial and self.initial.read(),
+            teacher=self.teacher and self.teacher.read(),
+            **{name: getattr(self, name) for name in AS_THEY_ARE},
+        )
 
 
-def hand_over(task: Task) -> None:
-    """Write a task where the workers of its folder find it."""
-    # The default space stands for the one of a file, which cannot be pickled.
-    write_task(
-        task.sweep.folder, replace(task, sweep=replace(task.sweep, suggest=suggest_detector))
-    )
+AS_THEY_ARE = tuple(
+    each.name
+    for each in fields(Sweep)
+    if each.name not in ("suggest", "data", "folder", "initial", "teacher")
+)
+"""Fields of a sweep that a task has too."""

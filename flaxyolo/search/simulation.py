@@ -7,7 +7,7 @@ the jobs out by reading: what a table says of a search is what a sweep would hav
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import FINAL, Record
@@ -39,10 +39,10 @@ class Simulation:
         self.spending = Spending(
             trials=runs,
             short_epochs=short,
-            # Any other than the short one: the table has a score of its own for a full run.
-            epochs=short + 1,
+            # Any other than the short one, where the table has a score of its own for a full run.
+            epochs=short + (known.seeds is None),
             finalists=finalists,
-            seeds=(0,),
+            seeds=tuple(range(1 if known.seeds is None else known.seeds.shape[1])),
         )
         self.rest = np.flatnonzero(known.latency_ms <= budget_ms)
         names = [f"column {place:03d}" for place in range(known.features.shape[1])]
@@ -98,16 +98,11 @@ class Simulation:
         record = self.records[number]
         row = self.row(record)
         if record.stage == FINAL:
-            score = float(self.known.full[row])
-            self.records[number] = replace(
-                record, state="complete", history=(CurvePoint(until, score),)
-            )
+            point = CurvePoint(until, self.shown(row, record.seed or 0))
+            self.records[number] = replace(record, state="complete", history=(point,))
             return
-        curve: Float[np.ndarray, " r"] = self.known.curves[row]
         history = tuple(
-            CurvePoint(epoch, float(score))
-            for epoch, score in zip(self.known.rungs, curve, strict=True)
-            if epoch <= until
+            self.point(row, place) for place, epoch in enumerate(self.known.rungs) if epoch <= until
         )
         whole = until == self.spending.short_epochs
         self.records[number] = replace(
@@ -116,6 +111,38 @@ class Simulation:
             paused=None if whole else until,
             history=history,
         )
+
+    def shown(self, row: int, seed: int) -> float:
+        """The score of a full run."""
+        seeds = self.known.seeds
+        return float(self.known.full[row] if seeds is None else seeds[row, seed])
+
+    def point(self, row: int, place: int) -> CurvePoint:
+        """What a candidate shows at a rung."""
+        known = self.known
+        return CurvePoint(
+            known.rungs[place],
+            float(known.curves[row, place]),
+            loss={} if known.boxes is None else {"box": float(known.boxes[row, place])},
+            objective_se=None if known.errors is None else float(known.errors[row, place]),
+        )
+
+    def chosen(self) -> int:
+        """The line of the network with the best mean over its full runs, which a sweep ships."""
+        shown: dict[int, list[float]] = {}
+        for record in self.records:
+            if record.stage == FINAL:
+                shown.setdefault(self.row(record), []).append(record.history[-1].objective or 0.0)
+        return max(shown, key=lambda row: float(np.mean(shown[row])))
+
+    def trained_epochs(self) -> int:
+        """Epochs that were trained in all; a full run goes on from its candidate's, if it can."""
+        total = 0
+        for record in self.records:
+            going_on = record.stage == FINAL and self.spending.goes_on and not record.seed
+            before = self.records[record.finalist or 0].epochs if going_on else 0
+            total += record.epochs - before
+        return total
 
     def add_final(self, number: int, seed: int) -> None:
         """Add the full run of a finalist."""

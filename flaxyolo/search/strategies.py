@@ -78,13 +78,13 @@ def ridge(search: Search) -> Int[np.ndarray, " k"]:
         if len(tried) < search.runs / 2:
             place = int(search.rng.integers(len(rest)))
         else:
-            place = int(_ridge_scores(scaled[tried], known.cheap[tried], scaled[rest]).argmax())
+            place = int(ridge_scores(scaled[tried], known.cheap[tried], scaled[rest]).argmax())
         tried.append(int(rest[place]))
         rest = np.delete(rest, place)
     return _best_cheap(search, np.array(tried))
 
 
-def _ridge_scores(
+def ridge_scores(
     features: Float[np.ndarray, "m f"],
     scores: Float[np.ndarray, " m"],
     others: Float[np.ndarray, "n f"],

@@ -1,12 +1,14 @@
 """How a sweep was made: what somebody needs who wants to make it again, beside its facts."""
 
 import platform
-from dataclasses import asdict, dataclass
+import shlex
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 
 import optuna
 
+from flaxyolo.base.urls import without_password
 from flaxyolo.cost.measurement import versions
 from flaxyolo.search.spending import Spending
 from flaxyolo.spec import parse
@@ -60,4 +62,9 @@ def keep_conditions(
 def conditions(study: optuna.Study) -> Conditions | None:
     """Those of the last command; None where they were not stored yet."""
     known = study.user_attrs.get(CONDITIONS)
-    return None if known is None else parse(Conditions, known, "the study's conditions")
+    if known is None:
+        return None
+    found = parse(Conditions, known, "the study's conditions")
+    # Versions before have stored the URL of a database whole.
+    words = map(without_password, shlex.split(found.command))
+    return replace(found, command=shlex.join(words))

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.alive import SILENCE_SECONDS, is_free
+from flaxyolo.crew.databases import answering
 from flaxyolo.crew.optuna_inside import begun, take_over
 from flaxyolo.crew.record import custody
 from flaxyolo.crew.storage import RUNS, read_runs
@@ -40,7 +41,7 @@ class Feed:
     """
 
     def __init__(self, folder: Path, pictures: Path, storage: str | None = None):
-        self.folder = folder
+        self.folder, self.url = folder, storage
         self.runs = read_runs(folder, storage)
         if "budget" not in self.runs.user_attrs.get("facts", {}):
             raise InputError(
@@ -59,6 +60,10 @@ class Feed:
 
     def refresh(self) -> bool:
         """Make the copy anew if the sweep has got further since; whether it had."""
+        with answering(self.url):
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         working = at_work(self.runs, self.folder)
         state = (working, self._pictures(), *state_of(self.runs))
         if state == self.known:

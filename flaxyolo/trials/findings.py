@@ -11,6 +11,7 @@ import optuna
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.crew.databases import answering
 from flaxyolo.crew.record import FINAL, Record
 from flaxyolo.crew.storage import read_runs, read_study
 from flaxyolo.scoring.confusion import Confusion
@@ -72,9 +73,10 @@ class Findings:
 
 def read_findings(folder: Path, storage: str | None = None) -> Findings:
     """Those of a study's folder; InputError where it holds no sweep."""
-    runs = read_runs(folder, storage)
-    seen = read_study(folder, storage)
-    return gathered(folder, runs, None if "facts" in seen.user_attrs else seen)
+    with answering(storage):
+        runs = read_runs(folder, storage)
+        seen = read_study(folder, storage)
+        return gathered(folder, runs, None if "facts" in seen.user_attrs else seen)
 
 
 def gathered(folder: Path, runs: optuna.Study, seen: optuna.Study | None) -> Findings:

@@ -1,6 +1,6 @@
 """What a finished sweep leaves, for programs and notebooks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,8 @@ class Swept:
 
     folder: Path
     """Where its tables, pictures and checkpoints lie."""
-    storage: str | None = None
-    """The database, where the study is not in a file of the folder."""
+    storage: str | None = field(default=None, repr=False)
+    """The database, where the study is not in a file of the folder; its URL may have a password."""
 
     @cached_property
     def best(self) -> TrainedDetector | None:

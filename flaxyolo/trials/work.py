@@ -20,7 +20,8 @@ from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.record import FINAL, Entry, Record, attributes, custody
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
-from flaxyolo.crew.worker import UNMEASURED, Desk, at_desk, main, read_task
+from flaxyolo.crew.task import read_task
+from flaxyolo.crew.worker import UNMEASURED, Desk, at_desk, main
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.search.anew import judged_anew, thrown_out
 from flaxyolo.search.controls import kind
@@ -56,9 +57,9 @@ NONE_SCALED = "no_scaled_fits"
 
 def run_worker(folder: Path, index: int) -> None:
     """Work until nothing is left to do."""
-    task: Task = read_task(folder)
-    sweep = task.restored()
-    keep_compiled(sweep.folder.parent)
+    task = read_task(folder, Task)
+    sweep = task.restored(folder)
+    keep_compiled()
     with at_desk(sweep.folder, index, opened=open_runs, seed=sweep.seed) as desk:
         proposer = Proposer(sweep, desk.gate)
         while work(desk, task, sweep, proposer):

@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ Arrays = dict[str, np.ndarray]
 
 SHOWN = 3
 """Names told in a line."""
+
+SAFE_TORCH = (2, 6)
+"""From which on `weights_only` runs nothing that a file holds."""
 
 HELD_UNDER = ("state_dict", "model", "model_state_dict")
 """Where a training program's file keeps the state dict among other things."""
@@ -52,6 +56,11 @@ def read_torch(path: Path) -> Arrays:
             f"{path}: reading it needs torch, which is not installed here; where it is, save the "
             "state dict with safetensors.torch.save_file and convert that"
         ) from None
+    if _version(torch) < SAFE_TORCH:
+        raise InputError(
+            f"{path}: reading it needs torch 2.6 or newer, as a file can run code in older ones "
+            f"(CVE-2025-32434), found {torch.__version__}: pip install -U torch"
+        )
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a strange file leads its reader to
@@ -72,6 +81,12 @@ def read_torch(path: Path) -> Arrays:
             f"{listed(map(str, held)) if isinstance(held, dict) else type(held).__name__}"
         )
     return {name: tensor.float().numpy() for name, tensor in held.items()}
+
+
+def _version(torch: Any) -> tuple[int, ...]:
+    """The first two numbers, such as (2, 6) of 2.6.0+cu124; nothing of what is no version."""
+    found = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def listed(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew import databases
-from flaxyolo.crew.databases import close, hidden, open_journal, open_url
+from flaxyolo.crew.databases import close, open_journal, open_url
 from flaxyolo.crew.leases import bury
 from flaxyolo.crew.processes import Crew, Died, Started
 from tests.crew import servers, sham_worker
@@ -234,6 +234,14 @@ def test_a_missing_driver_is_named(kind, extra, monkeypatch):
         open_url(f"{kind}://me:secret@host/name")
 
 
-def test_a_password_is_hidden():
-    assert hidden("postgresql://me:secret@host:5432/a") == "postgresql://me:***@host:5432/a"
-    assert hidden("sqlite:///a.db") == "sqlite:///a.db"
+def test_a_server_lets_only_this_machine_in_unless_told_otherwise(tmp_path, monkeypatch, caplog):
+    began = []
+    monkeypatch.setattr(
+        optuna.storages, "run_grpc_proxy_server", lambda *_, **where: began.append(where)
+    )
+    url = f"sqlite:///{tmp_path}/study.db"
+    databases.serve(url)
+    assert not caplog.records
+    databases.serve(url, host="0.0.0.0", port=1)
+    assert began == [{"host": "127.0.0.1", "port": 13000}, {"host": "0.0.0.0", "port": 1}]
+    assert "whoever reaches 0.0.0.0 port 1 may read and change every study" in caplog.text

@@ -307,7 +307,7 @@ def test_what_a_busy_machine_left_open_is_measured_before_the_end(
     monkeypatch.setattr(work, "run_trial", run_trial)
     proposer = Proposer(few, Gate("test", few.folder))
     with at_desk(few.folder, 0) as desk:
-        assert work.work(desk, Task(few, None, Ranges(()), 1, inf), few, proposer)
+        assert work.work(desk, Task.of(few, None, Ranges(()), 1, inf), few, proposer)
     assert taken == [(0, 24)]
     assert results(study)[0].state == state
 

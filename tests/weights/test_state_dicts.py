@@ -1,6 +1,9 @@
 """Files of weights are read without running what they may hold."""
 
 import importlib.util
+import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +35,25 @@ def test_a_pt_file_is_read_without_running_it(tmp_path):
     (tmp_path / "text.pt").write_text("text")
     with pytest.raises(InputError, match=r"not a file of torch\.save"):
         read_arrays(tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize("version", ["2.5.1+cu121", "1.13.0", "2.0", "unknown"])
+def test_a_torch_that_runs_what_a_file_holds_is_refused(version, tmp_path, monkeypatch):
+    path = tmp_path / "w.pt"
+    path.write_bytes(b"PK")
+
+    def load(*_, **__):
+        raise AssertionError("the file was opened")
+
+    old = SimpleNamespace(__version__=version, load=load)
+    monkeypatch.setitem(sys.modules, "torch", old)
+    told = rf"w\.pt: reading it needs torch 2\.6 or newer, .*, found {re.escape(version)}: pip"
+    with pytest.raises(InputError, match=told):
+        read_arrays(path)
+    for newer in ("2.6.0", "2.10.0a0+git", "3.0"):
+        old.__version__ = newer
+        with pytest.raises(InputError, match="the file was opened"):
+            read_arrays(path)
 
 
 def test_half_precision_is_read(tmp_path):

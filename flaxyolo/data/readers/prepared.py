@@ -2,10 +2,13 @@
 
 import difflib
 import importlib.util
+import json
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.reading import expanded
@@ -15,6 +18,8 @@ log = logging.getLogger(__name__)
 
 INFO = "dataset_info.json"
 """In the folder of every prepared data set."""
+FEATURES = "features.json"
+"""Beside it, where the data set was prepared by a TFDS that wrote one."""
 
 
 def find_prepared(root: str) -> Path:
@@ -36,6 +41,42 @@ def find_prepared(root: str) -> Path:
     if folder is None:
         raise InputError(f"tfds:{root}: prepared, but not found in {data_dir}")
     return folder
+
+
+def open_prepared(folder: Path) -> Any:
+    """A builder of TFDS for a prepared data set.
+
+    InputError where its features name a class that is not of TFDS: opening it would import that
+    module, which is code that the folder may have brought along.
+    """
+    import tensorflow_datasets as tfds  # takes a second, and only this reader needs it
+
+    path = folder / FEATURES
+    try:
+        named = set(_classes(json.loads(path.read_bytes()))) if path.exists() else set()
+    except (OSError, ValueError, RecursionError):
+        raise InputError(
+            f"{folder}: cannot be read as a prepared TFDS data set: {FEATURES} is not JSON"
+        ) from None
+    for name in sorted(named):
+        if not re.fullmatch(r"tensorflow_datasets(\.\w+)+", name):
+            raise InputError(
+                f"{path}: expected classes of tensorflow_datasets, got {one_line(name[:80])!r}, "
+                "which would be imported and run"
+            )
+    return tfds.builder_from_directory(folder)
+
+
+def _classes(content: Any) -> Iterator[str]:
+    """The names of classes in the JSON of features, as TFDS writes them now and wrote them."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str):
+                yield value
+            yield from _classes(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _classes(value)
 
 
 def line_of(error: BaseException) -> str:

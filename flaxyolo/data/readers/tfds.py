@@ -25,7 +25,7 @@ from flaxyolo.base.reading import MIB, read_file, reason
 from flaxyolo.base.words import one_line, shortened
 from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.listing import progress, records_of
-from flaxyolo.data.readers.prepared import find_prepared, line_of
+from flaxyolo.data.readers.prepared import find_prepared, line_of, open_prepared
 from flaxyolo.data.records import Listed, Records, Source
 
 log = logging.getLogger(__name__)
@@ -132,20 +132,20 @@ def _check_files(folder: Path) -> None:
 @lru_cache(maxsize=16)
 def open_split(folder: str, split: str) -> Sequence[Any]:
     """The records of a split, with images as bytes; kept open, and safe for threads."""
-    import tensorflow_datasets as tfds  # takes a second, and only this reader needs it
+    import tensorflow_datasets as tfds
 
-    builder: Any = tfds.builder_from_directory(folder)
+    builder = open_prepared(Path(folder))
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _open_builder(folder: Path) -> tuple[Any, Schema]:
-    import tensorflow_datasets as tfds
-
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder = open_prepared(folder)
         features, splits = builder.info.features, builder.info.splits
         stored = {form.value for form in builder.info.available_file_formats()}
         files = [str(file) for split in splits.values() for file in split.filepaths]
+    except InputError:
+        raise
     except Exception as error:  # whatever a damaged file leads to
         raise InputError(
             f"{folder}: cannot be read as a prepared TFDS data set: {line_of(error)}"

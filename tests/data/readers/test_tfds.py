@@ -332,3 +332,19 @@ def test_the_fingerprint_follows_the_files(tmp_path, coco):
     shard = next(folder.glob("*validation.array_record*"))
     shard.touch()
     assert len({first, second, read_tfds(str(folder)).fingerprint}) == 3
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_a_module_that_a_data_set_names_is_not_imported(tmp_path, monkeypatch, key):
+    folder = prepare_coco(tmp_path)
+    # As where a command is started in the folder that the data came in.
+    (tmp_path / "brought.py").write_text("raise SystemExit('was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = folder / "features.json"
+    content = json.loads(path.read_text())
+    content["featuresDict"]["features"]["image"][key] = "brought.Along"
+    path.write_text(json.dumps(content))
+    told = r"features\.json: expected classes of tensorflow_datasets, got 'brought\.Along', wh"
+    for opening in (read_tfds, lambda place: open_split(place, "train")):
+        with pytest.raises(InputError, match=told):
+            opening(str(folder))

@@ -1,0 +1,99 @@
+"""The loop on tables of trained networks, on one whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import replay_trained as benchmark
+from benchmarks.trained import File, columns
+from flaxyolo.search.screen import draw
+from flaxyolo.search.space import Ranges, load_space, with_ranges
+from flaxyolo.spec import to_dict
+
+NETWORKS = 60
+BUDGET = 2.0
+
+
+def quality(latency, spec):
+    """The slower and the wider, the better."""
+    return 0.2 * latency + 0.1 * np.log2(spec.backbone.stages[-1].width)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Networks in and below a band, with luck that is small beside what sets them apart."""
+    path = tmp_path_factory.mktemp("tables") / "made.jsonl"
+    space = with_ranges(load_space(None), Ranges((64,), (16, 64, 8), 4, (2, 3, 3, 2), ""))
+    drawn = draw(space, NETWORKS, 0).drawn
+    rng = np.random.default_rng(0)
+    file = File(path, {"epochs": 27, "budget_ms": [BUDGET], "data": "made up"})
+    for number, one in enumerate(drawn):
+        latency = rng.uniform(1.0, 2.2)
+        end = quality(latency, one.spec)
+        cost = {"latency_ms_p95": latency, "params": 1000 + number, "gflops": 0.1 + number / 100}
+        for seed in range(3 if number % 6 == 0 else 1):
+            luck = 0.01 * rng.normal()
+            curve = [
+                {"epoch": epoch, "objective": end * epoch / 27 + luck, "objective_se": 0.001,
+                 "box": 1 - end / 10}
+                for epoch in range(1, 28)
+            ]  # fmt: skip
+            file.add(number, seed=seed, spec=to_dict(one.spec), params=one.params,
+                     cost=cost, curve=columns(curve))  # fmt: skip
+    return path
+
+
+def test_a_table_is_read_with_the_luck_of_its_seeds(table):
+    settings, land = benchmark.landscape(table)
+    assert settings["data"] == "made up"
+    assert land.rungs == (3, 9, 27)
+    assert land.curves.objective.shape == (NETWORKS, 3)
+    assert land.residuals.shape == (30, 2, 3)
+    assert land.residuals[:, 0, -1].std() == pytest.approx(0.01, rel=0.4)
+    assert len(np.unique(land.families)) > 3
+    assert len(land.codes) == NETWORKS
+
+
+def test_ours_finds_what_is_best_and_others_have_as_many_epochs(table):
+    _, land = benchmark.landscape(table)
+    found = benchmark.searched(land, BUDGET, 12, 6, 0, list(benchmark.OTHERS))
+    truth, fits = land.curves.objective[:, -1], land.latency_ms <= BUDGET
+    assert all((values <= truth[fits].max()).all() for values in found.quality.values())
+    assert 12 * 3 < found.epochs < 12 * 27
+    assert benchmark.leads([found], "random_whole")[0] > 0
+    objective, spreads = benchmark.leads([found], "random_band")
+    assert spreads == pytest.approx(objective / found.spread)
+    task = benchmark.Task(land.shown(np.random.default_rng(0)), BUDGET, 100, None)
+    assert task.runs == 3
+
+
+def test_another_table_holds_some_of_the_networks(table):
+    _, land = benchmark.landscape(table)
+    rng = np.random.default_rng(0)
+    parts = [benchmark.resampled(land, rng) for _ in range(20)]
+    assert all(0 < len(part.features) < NETWORKS for part in parts)
+    assert len({len(part.features) for part in parts}) > 1
+    known = set(land.latency_ms)
+    assert all(set(part.latency_ms) <= known for part in parts)
+
+
+def test_the_command_tells_leads_with_intervals(table, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "leads.json"
+    few = ["--candidates", "6", "--repeats", "3", "--tables", "5", "--each", "2"]
+    monkeypatch.setattr("sys.argv", ["replay_trained", str(table), *few, "--json", str(out)])
+    benchmark.main()
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["against"] for row in rows] == list(benchmark.OTHERS)
+    band = rows[0]
+    assert band["spreads_interval"][0] < band["spreads_interval"][1]
+    assert "tpe" in capsys.readouterr().out
+
+
+def test_what_was_not_measured_is_counted_and_too_little_is_said(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "bare.jsonl"
+    rows = [{"epochs": 1, "budget_ms": [1.0]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("sys.argv", ["replay_trained", str(path)])
+    with pytest.raises(SystemExit, match="too few networks with several seeds, of 0 in all"):
+        benchmark.main()
