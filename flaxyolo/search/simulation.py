@@ -102,9 +102,7 @@ class Simulation:
             self.records[number] = replace(record, state="complete", history=(point,))
             return
         history = tuple(
-            self.point(row, place)
-            for place, epoch in enumerate(self.known.rungs)
-            if epoch <= until
+            self.point(row, place) for place, epoch in enumerate(self.known.rungs) if epoch <= until
         )
         whole = until == self.spending.short_epochs
         self.records[number] = replace(
