@@ -11,6 +11,7 @@ from typing import Annotated
 import optuna
 import tyro
 
+from flaxyolo.ablation.analysis import Analysis
 from flaxyolo.ablation.around import around_plan, read_winner, write_around
 from flaxyolo.ablation.outcome import LEAST_SEEDS, conclude, remove_states, title
 from flaxyolo.ablation.plan import AblationPlan, read_plan
@@ -26,6 +27,7 @@ from flaxyolo.ablation.study import (
 from flaxyolo.ablation.table import markdown
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.base.words import many
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, write_config
@@ -94,7 +96,7 @@ class Flags:
 
 
 @cli.within_limits
-def run_ablation(flags: Flags) -> None:
+def _run(flags: Flags) -> Analysis | None:
     """Train every arm with every seed, and say what may be concluded."""
     spare_memory()
     use_device(flags.device)
@@ -128,7 +130,12 @@ def run_ablation(flags: Flags) -> None:
         keep_configs(ablation)
         tell_plan(ablation)
         run_open(study, ablation, flags)
-        finish(study, ablation)
+        return finish(study, ablation)
+
+
+run_ablate = as_function(
+    Flags, _run, "ablate", "the Analysis, or None where too few runs are whole for one"
+)
 
 
 def check_numbers(flags: Flags) -> None:
@@ -242,18 +249,19 @@ def watch(study: optuna.Study, ablation: Ablation, workers: int, storage: str | 
         )
 
 
-def finish(study: optuna.Study, ablation: Ablation) -> None:
-    """Print what may be concluded, or why nothing may be."""
+def finish(study: optuna.Study, ablation: Ablation) -> Analysis | None:
+    """Print what may be concluded, or what there is where nothing may be."""
     remove_states(study, ablation)
     analysis = conclude(study, ablation)
     if analysis is None:
         for (arm, seed), record in records_of(study).items():
             if record.is_over:
                 print(f"{arm}, seed {seed}: {outcome(record)}, in {ablation.run_folder(arm, seed)}")
-        return
+        return None
     print(markdown(analysis, title(ablation)))
     folder = ablation.folder
     print(f"Table: {folder / 'ablation.md'} (.json, .csv)   Figure: {folder / 'ablation.png'}")
+    return analysis
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -264,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m flaxyolo.ablate",
         description="Change one variable at a time, with paired seeds, and say what came of it.",
     )
-    return cli.run(partial(run_ablation, flags), output=flags.out, resumes=True)
+    return cli.run(partial(_run, flags), output=flags.out, resumes=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.config import TrainConfig, read_config
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.gpu import (
@@ -243,7 +244,8 @@ def lines(rows: list[tuple[str, str, str]]) -> Table:
     return shown
 
 
-def _run(flags: Flags) -> None:
+def _run(flags: Flags) -> Measurement | dict[str, Any]:
+    """Measure, and print the figures."""
     if flags.target is not None:
         extra = [name for name in ("images", "paced") if getattr(flags, name)]
         extra += ["no-training"] if flags.no_training else []
@@ -280,15 +282,22 @@ def _run(flags: Flags) -> None:
     else:
         found = memory_on(target, spec, config)
         figures, under = lines(size_rows(found)), target_conditions(found, target)
+    measured = found if cost is None else cost
     if flags.json:
         print(json.dumps(found, indent=1))
-        return
+        return measured
     console = cli.tables_console(PIPED)
     console.print(str(flags.detector), soft_wrap=True)
     console.print(figures)
     if cost is not None and cost.busy:
         console.print(BUSY.format(cost.busyness()), soft_wrap=True)
     console.print(under, soft_wrap=True)
+    return measured
+
+
+run_measure = as_function(
+    Flags, _run, "measure", "the Measurement, or with `target` a dict of the memory there"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -12,6 +12,7 @@ import tyro
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 
 log = logging.getLogger("flaxyolo.report")
 
@@ -28,7 +29,8 @@ class Flags:
     """Database of the study, where the sweep had one: a URL, or env:NAME of a variable with it."""
 
 
-def _run(flags: Flags) -> None:
+def _run(flags: Flags) -> Path:
+    """Write the page, and say where."""
     import optuna
 
     from flaxyolo.trials.findings import read_findings
@@ -45,6 +47,10 @@ def _run(flags: Flags) -> None:
     for line in findings.missing:
         log.info("not on the page: %s", line)
     print(path)
+    return path
+
+
+run_report = as_function(Flags, _run, "report", "the path of the page")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

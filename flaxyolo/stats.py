@@ -15,11 +15,18 @@ from rich.table import Table
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.functions import as_function
 from flaxyolo.cost.budget import Budget
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.advised import affordable_sizes, expected_ms
 from flaxyolo.search.space import suggest_detector
-from flaxyolo.statistics.advice import Advice, advise, candidates, stride_recommend
+from flaxyolo.statistics.advice import (
+    Advice,
+    Advised,
+    advise,
+    candidates,
+    stride_recommend,
+)
 from flaxyolo.statistics.columns import columns_of, percent
 from flaxyolo.statistics.page import resolution_rows, shown_value, write_page
 from flaxyolo.statistics.resolution import LOW, suitable_image_sizes
@@ -140,7 +147,8 @@ def _lines(split: SplitStatistics) -> list[tuple[str, str]]:
 
 
 @cli.within_limits
-def _run(flags: Flags) -> None:
+def _run(flags: Flags) -> Advised:
+    """Look at the data, and print what they are like and what follows."""
     low, high = IMAGE_SIZE_RANGE
     if flags.image_size is not None and not low <= flags.image_size <= high:
         raise InputError(f"--image-size: expected {low} to {high} pixels, got {flags.image_size}")
@@ -168,7 +176,7 @@ def _run(flags: Flags) -> None:
             "candidates": candidates(advice),
         }
         print(json.dumps(parts, indent=1))
-        return
+        return Advised(found, advice)
     console = cli.tables_console(PIPED)
     console.print(found.data, soft_wrap=True)
     console.print(summary(found))
@@ -179,6 +187,10 @@ def _run(flags: Flags) -> None:
     for name, parameters in candidates(advice).items():
         text = ", ".join(f"{key} {value}" for key, value in parameters.items())
         console.print(f"{name}: {text}", soft_wrap=True)
+    return Advised(found, advice)
+
+
+run_stats = as_function(Flags, _run, "stats", "an Advised with `statistics` and `advice`")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

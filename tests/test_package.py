@@ -14,13 +14,23 @@ PUBLIC = [
     "Detections",
     "InputError",
     "TrainedDetector",
+    "choose_norm",
+    "importances",
     "load",
+    "read_dataset",
+    "read_study",
+    "run_ablate",
     "run_evaluate",
     "run_export",
+    "run_measure",
     "run_predict",
+    "run_report",
+    "run_stats",
     "run_sweep",
     "run_train",
+    "stride_recommend",
 ]
+COMMANDS = [name.removeprefix("run_") for name in PUBLIC if name.startswith("run_")]
 
 
 def test_dir_lists_what_is_public_and_no_more():
@@ -31,7 +41,8 @@ def test_dir_lists_what_is_public_and_no_more():
 def test_every_public_name_is_there_also_after_the_modules_of_the_commands_were_imported():
     code = (
         "import flaxyolo.train, flaxyolo.evaluate, flaxyolo.sweep, flaxyolo.predict\n"
-        "import flaxyolo.export, flaxyolo\n"
+        "import flaxyolo.export, flaxyolo.ablate, flaxyolo.measure, flaxyolo.report\n"
+        "import flaxyolo.stats, flaxyolo\n"
         "from flaxyolo import *\n"
         "assert all(callable(getattr(flaxyolo, name)) for name in flaxyolo.__all__)\n"
         "assert callable(run_train) and flaxyolo.train.run_train is run_train\n"
@@ -56,7 +67,7 @@ def test_what_is_not_there_is_an_attribute_error():
         flaxyolo.trian  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "predict", "sweep", "train"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_functions_have_the_words_of_the_flags(name):
     module = __import__(f"flaxyolo.{name}", fromlist=["Flags"])
     function = getattr(flaxyolo, f"run_{name}")
@@ -70,6 +81,14 @@ def test_errors_are_exceptions(tmp_path):
         flaxyolo.run_sweep(out=tmp_path)
     with pytest.raises(flaxyolo.InputError, match="--evaluate-every must be at least 1"):
         flaxyolo.run_train("configs/yolov8n.yaml", out=tmp_path / "x", evaluate_every=0)
+    with pytest.raises(flaxyolo.InputError, match="--batch-size: expected at least 1 image, got 0"):
+        flaxyolo.run_stats("digits", batch_size=0)
+    with pytest.raises(flaxyolo.InputError, match=r"expected a plan, such as .* got none"):
+        flaxyolo.run_ablate(out=tmp_path)
+    with pytest.raises(flaxyolo.InputError, match="expected a config file or a checkpoint folder"):
+        flaxyolo.run_measure(tmp_path / "nosuch")
+    with pytest.raises(flaxyolo.InputError, match=r"study\.log: expected the study of a sweep"):
+        flaxyolo.run_report(tmp_path / "nosuch")
     with pytest.raises(flaxyolo.InputError, match=r"split: Input should be 'train' or 'val'"):
         flaxyolo.run_evaluate("x", split="test")
     assert list(tmp_path.iterdir()) == []
@@ -97,3 +116,26 @@ def test_a_detector_is_searched_trained_and_scored_from_python(tmp_path_factory,
     assert best.class_names == ("blue", "red")
     scores = flaxyolo.run_evaluate(tmp_path / "run", data=data)
     assert [one.name for one in scores.per_class] == ["blue", "red"]
+
+
+def test_a_study_is_read_and_its_page_is_written_from_python(tmp_path):
+    shutil.copytree(ROOT / "tests" / "studies" / "sweep", tmp_path / "sweep")
+    study = flaxyolo.read_study(tmp_path / "sweep")
+    assert flaxyolo.importances(study).networks == 3
+    page = flaxyolo.run_report(tmp_path / "sweep", out=tmp_path / "page.html")
+    assert page == tmp_path / "page.html"
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.slow
+def test_data_are_read_looked_at_and_advised_on_from_python(tmp_path):
+    data = flaxyolo.read_dataset("digits")
+    first = data.train[0]
+    assert first.pixels().shape == (first.height, first.width, 3)
+    statistics, advice = flaxyolo.run_stats("digits", out=tmp_path / "page")
+    assert statistics.train.images == len(data.train)
+    size = next(each for each in advice if each.key == "image_size")
+    assert size.value in [each.image_size for each in statistics.resolutions]
+    assert flaxyolo.stride_recommend(40).stride == 16
+    assert flaxyolo.choose_norm(8) == "group"
+    assert (tmp_path / "page" / "blur.png").is_file()

@@ -168,6 +168,31 @@ def test_an_interruption_after_an_epoch_is_saved_leaves_no_gap_and_no_double_lin
 
 
 @pytest.mark.slow
+def test_a_damaged_state_or_detector_ends_a_command_with_one_line(tmp_path, capsys):
+    write_coco(tmp_path / "data")
+    write_config(tmp_path / "tiny.yaml", Config(tiny_spec(), replace(CONFIG, epochs=1)))
+    out = tmp_path / "run"
+    command = [str(tmp_path / "tiny.yaml"), "--data", f"coco:{tmp_path / 'data'}"]
+    command += ["--no-preflight", "--out", str(out)]
+    assert main(command) == 0
+    record = (out / "metrics.jsonl").read_text()
+    for folder, again in ((out / "state", lambda: main(command)),
+                          (out / "best", lambda: evaluate.main([str(out)]))):  # fmt: skip
+        file = folder / "state" / "manifest.ocdbt"
+        whole = file.read_bytes()
+        file.write_bytes(bytes(len(whole)))
+        capsys.readouterr()
+        assert again() == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"error: {folder}: a damaged ")
+        assert "manifest.ocdbt has other content" in error
+        file.write_bytes(whole)
+        assert again() == 0
+    # What the run has told is still there.
+    assert (out / "metrics.jsonl").read_text() == record
+
+
+@pytest.mark.slow
 def test_a_logged_run_that_was_interrupted_has_each_epoch_once(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboardX")
     write_coco(tmp_path / "data")

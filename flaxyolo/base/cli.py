@@ -197,17 +197,27 @@ def duration(seconds: float) -> str:
 def storage_failure(error: BaseException, output: Path | None = None) -> str | None:
     """One line if a full or read-only disk is behind `error` or in its chain, otherwise None."""
     for cause in _chain(error):
-        text = str(cause)
-        if isinstance(cause, OSError):
-            problem = DISK_PROBLEMS.get(cause.errno or 0)
-        else:
-            # Writers in C++ and SQLite report the disk in the text of exceptions of their own.
-            problem = next((why for mark, why in DISK_MARKS.items() if mark in text), None)
-            if isinstance(cause, sqlite3.OperationalError) and "readonly" in text:
-                problem = DISK_PROBLEMS[errno.EROFS]
+        problem = _problem(cause)
         if problem is not None:
-            return f"{_path_of(cause) or output or 'the output folder'}: {problem}"
+            place = _path_of(cause) or output or "the output folder"
+            return f"{place}: {DISK_PROBLEMS[problem]}"
     return None
+
+
+def disk_problem(error: BaseException) -> int | None:
+    """The errno of a full or read-only disk behind `error` or in its chain, otherwise None."""
+    found = (_problem(cause) for cause in _chain(error))
+    return next((problem for problem in found if problem is not None), None)
+
+
+def _problem(cause: BaseException) -> int | None:
+    text = str(cause)
+    if isinstance(cause, OSError):
+        return cause.errno if cause.errno in DISK_PROBLEMS else None
+    if isinstance(cause, sqlite3.OperationalError) and "readonly" in text:
+        return errno.EROFS
+    # Writers in C++ and SQLite report the disk in the text of exceptions of their own.
+    return errno.ENOSPC if any(mark in text for mark in FULL_MARKS) else None
 
 
 def log_to_stderr() -> None:
@@ -255,18 +265,12 @@ def _path_of(error: BaseException) -> str | None:
     return quoted and quoted[1]
 
 
-_FULL = "the disk is full; free some space"
-
 DISK_PROBLEMS = {
-    errno.ENOSPC: _FULL,
+    errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EROFS: "cannot write here: read-only; name another folder",
     errno.EACCES: "permission denied; name another folder or change its permissions",
     errno.EPERM: "permission denied; name another folder or change its permissions",
 }
 
-DISK_MARKS = {
-    "No space left on device": _FULL,
-    "ENOSPC": _FULL,
-    "database or disk is full": _FULL,
-}
+FULL_MARKS = ("No space left on device", "ENOSPC", "database or disk is full")

@@ -28,14 +28,54 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = beside(path)
     try:
-        yield partial
-        partial.replace(path)
+        with blaming(path):
+            yield partial
+            partial.replace(path)
     except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        elif partial.exists():
-            partial.unlink()
+        remove(partial)
         raise
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Let an error of the disk that names no file name this one: a write that fails names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_room(path: Path) -> Path | None:
+    """Move what is no regular file away from the place of one; where to, None if it need not."""
+    if not os.path.lexists(path) or path.is_file():
+        return None
+    return set_aside(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged, whatever it is, to a name beside it; returns that."""
+    aside = free_name(path.with_name(f"{path.name}.damaged"))
+    os.rename(path, aside)
+    return aside
+
+
+def free_name(path: Path) -> Path:
+    """This name, or with a number where something has it."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

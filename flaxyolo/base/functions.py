@@ -31,7 +31,7 @@ def as_function(
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments
         read = _read(flags, name, given)
-        if not logging.getLogger().handlers:
+        if not _has_own_log():
             log_to_stderr()
         return body(read)
 
@@ -43,6 +43,21 @@ def as_function(
     )
     call.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return call
+
+
+def _has_own_log() -> bool:
+    """Whether the program has set up logging.
+
+    A bare `logging.basicConfig()` does not count: absl, by which Orbax logs, calls it in a program
+    that has not, and of that nothing below a warning is shown.
+    """
+    root = logging.getLogger()
+    return root.level != logging.WARNING or not all(map(_is_bare, root.handlers))
+
+
+def _is_bare(handler: logging.Handler) -> bool:
+    form = None if handler.formatter is None else handler.formatter._fmt
+    return type(handler) is logging.StreamHandler and form == logging.BASIC_FORMAT
 
 
 def _read(flags: Callable[..., F], name: str, given: Mapping[str, Any]) -> F:

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 
 import flaxyolo.spec
-from flaxyolo.base.files import cache_root, replace_file
+from flaxyolo.base.files import cache_root, make_room, replace_file
+from flaxyolo.base.kept import DAMAGE, brief, read_regular, sealed, unsealed
 from flaxyolo.checks.check import Check
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.feeds import Feed
 from flaxyolo.machine.memory import installed_mib
 from flaxyolo.nn.detector import compute_dtype
-from flaxyolo.spec import DetectorSpec, to_dict
+from flaxyolo.spec import DetectorSpec, parse, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +69,18 @@ def code_digest() -> str:
 
 def read_passed(path: Path) -> dict[str, Check]:
     """The checks that have passed, by name; none where the file is missing or damaged."""
-    if not path.exists():
-        return {}
     try:
-        checks = [Check(**fields) for fields in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        log.warning("%s is damaged, all checks are run: %s", path, error)
+        checks = [parse(Check, fields, "a check") for fields in unsealed(read_regular(path))]
+    except FileNotFoundError:
+        return {}
+    except DAMAGE as error:
+        log.warning("%s is damaged, all checks are run: %s", path, brief(error))
         return {}
     return {check.name: check for check in checks}
 
 
 def write_passed(path: Path, checks: Mapping[str, Check]) -> None:
     """Keep the checks that have passed."""
-    path.parent.mkdir(exist_ok=True)
-    replace_file(path, json.dumps([asdict(check) for check in checks.values()]))
+    cache_root(path.parent)
+    make_room(path)
+    replace_file(path, sealed([asdict(check) for check in checks.values()]))

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.crew.record import custody
+from flaxyolo.crew.custody import custody
 from flaxyolo.machine.locks import held, lock, open_lock
 
 SILENCE_SECONDS = 90.0

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import logging
-import os
 import random
 import time
 import warnings
@@ -15,12 +14,11 @@ from urllib.parse import urlsplit
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.urls import EXAMPLES, hidden, hint, quoted, resolved
+from flaxyolo.crew.journal import opened
 from flaxyolo.crew.optuna_inside import uncached
-from flaxyolo.machine.locks import lock
 
 CONNECT_SECONDS = 10
 SQLITE_SECONDS = 60
@@ -73,40 +71,11 @@ def answering(given: str | None) -> Iterator[None]:
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Open the file of a study; a record that a crash left half written is cut off."""
-    # Absolute: a process may change its folder later on.
-    resolved = str(path.resolve())
-    return JournalStorage(JournalFileBackend(resolved, lock_obj=JournalLock(resolved)))
+    """Open the file of a study; a record that a crash left half written is cut off and kept.
 
-
-class JournalLock(JournalFileOpenLock):
-    """Lets one process at a time append to a journal, each to whole lines.
-
-    Unlike Optuna's locks the system lets go of it when its holder is killed. A half line, of a
-    writer that was killed or had no disk left, would make the whole file unreadable with the next
-    line that is appended to it.
+    InputError with its place where a record is damaged.
     """
-
-    def __init__(self, path: str):
-        self._path = path
-        self._file: int | None = None
-        self.acquire()
-        self.release()
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        # What an interrupt left locked would keep this process waiting for itself.
-        self.release()
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        lock(self._file)
-        _drop_torn_line(self._file)
-        return True
-
-    def release(self) -> None:
-        """Let go of it."""
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+    return opened(path)
 
 
 def close(storage: BaseStorage) -> None:
@@ -227,19 +196,3 @@ def _one_writer(database: RDBStorage) -> None:
 
     # Connections of before do not know of it.
     database.engine.dispose()
-
-
-def _drop_torn_line(file: int) -> None:
-    """Cut off what follows the last end of a line."""
-    size = os.fstat(file).st_size
-    keep = size
-    while keep:
-        start = max(0, keep - 4096)
-        block = os.pread(file, keep - start, start)
-        found = block.rfind(b"\n")
-        if found >= 0:
-            keep = start + found + 1
-            break
-        keep = start
-    if keep < size:
-        os.ftruncate(file, keep)

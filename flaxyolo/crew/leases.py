@@ -35,8 +35,9 @@ from flaxyolo.crew.alive import (
     unique_name,
     workers_folder,
 )
+from flaxyolo.crew.custody import Hold, custody, keep_custody
 from flaxyolo.crew.optuna_inside import begin, begun, latest, numbered, set_state
-from flaxyolo.crew.record import Entry, Hold, custody, keep_custody
+from flaxyolo.crew.record import Entry
 from flaxyolo.machine.locks import held
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.distill import Teacher, teacher_for
 from flaxyolo.training.loop import Epoch, StepReport, train
-from flaxyolo.training.state import has_state
+from flaxyolo.training.state import goes_on
 from flaxyolo.training.validation import validation_loss
 from flaxyolo.weights.transfer import Source, begun_from
 
@@ -132,8 +132,8 @@ def trained(
         around.report(Stage("training", done, config.epochs))
         around.step_aside()
 
-    weights = None
-    if initial is not None and not has_state(run_dir / "state"):
+    weights, begun = None, goes_on(run_dir / "state")
+    if initial is not None and not begun:
         weights = first_weights(ready, config, initial, entry)
     names = ready.data.class_names
     epochs = train(ready.spec, ready.feed, names, config, run_dir=run_dir, report=on_step,

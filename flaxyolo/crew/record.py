@@ -1,4 +1,4 @@
-"""A trial's record: everything that a trial stores, typed, and the one place that knows the keys.
+"""A trial's record: what a trial stores, typed; only this file and `custody` know the keys.
 
 A field is stored as the user attribute of its own name, so what another version has written is
 read as long as names and forms stay.
@@ -7,7 +7,7 @@ read as long as names and forms stay.
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import optuna
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.curve import CurvePoint
-from flaxyolo.crew.optuna_inside import constrain, latest, set_attr
+from flaxyolo.crew.optuna_inside import constrain, latest
 from flaxyolo.scoring.average_precision import Scores
 from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 
@@ -145,58 +145,6 @@ class Record:
         """Its score after an epoch; None where it has none."""
         point = self.point_at(epoch)
         return None if point is None else point.objective
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Who runs a trial; without a worker no one does."""
-
-    at: float = 0.0
-    """Since when, in seconds since 1970."""
-    token: str = ""
-    """Of this one time that the worker took it."""
-    worker: str | None = None
-    host: str | None = None
-    lock: str | None = None
-    """File that the worker holds locked."""
-    parent: str | None = None
-    """File that its supervisor holds locked."""
-
-
-@dataclass(frozen=True)
-class Custody:
-    """In whose hands a trial is, and how it has fared there; cheaper to read than its record."""
-
-    lease: Hold = Hold()
-    beat: float = 0.0
-    """When its worker was heard of last, in seconds since 1970."""
-    interruptions: int = 0
-    fruitless: int = 0
-    """Interruptions in a row without a checkpoint in between."""
-    crashes: tuple[str, ...] = ()
-    reason: str = ""
-
-
-def custody(trial: FrozenTrial | optuna.Trial) -> Custody:
-    """In whose hands a trial is."""
-    kept = trial.user_attrs
-    names = (each.name for each in fields(Custody))
-    known: dict[str, Any] = {name: kept[name] for name in names if kept.get(name) is not None}
-    if "lease" in known:
-        known["lease"] = Hold(**known["lease"])
-    known["crashes"] = tuple(known.get("crashes", ()))
-    return Custody(**known)
-
-
-def keep_custody(study: optuna.Study, trial: FrozenTrial | optuna.Trial, **changes: Any) -> None:
-    """Change fields of the custody of any trial, its holder's or not; TypeError for another name.
-
-    UpdateFinishedTrialError where the trial is finished.
-    """
-    replace(Custody(), **changes)
-    for name, value in changes.items():
-        plain = asdict(value) if isinstance(value, Hold) else value
-        set_attr(study, trial, name, list(plain) if isinstance(plain, tuple) else plain)
 
 
 def read(trial: FrozenTrial) -> Record:

@@ -1,6 +1,7 @@
 """Where a study is kept: its file or database, what it is about, and the lock on its folder."""
 
 import json
+import logging
 import os
 import socket
 import warnings
@@ -17,6 +18,8 @@ from flaxyolo.base.urls import hidden
 from flaxyolo.crew.databases import answering, open_journal, open_url
 from flaxyolo.crew.optuna_inside import beside, copy, delete
 from flaxyolo.machine.locks import held
+
+log = logging.getLogger(__name__)
 
 STUDY_FILE = "study.log"
 RUNS = ".runs"
@@ -132,12 +135,17 @@ def open_storage(folder: Path, storage: str | None) -> BaseStorage:
     if storage is not None:
         return open_url(storage)
     path = folder / STUDY_FILE
-    try:
-        return open_journal(path)
-    except (KeyError, ValueError) as error:
+    if path.is_file() and path.stat().st_size == 0 and _has_runs(folder):
         raise InputError(
-            f"{path}: expected the file of a study, found other text: {error}"
-        ) from None
+            f"{path}: expected the study of the runs in this folder, found an empty file; put back "
+            "a copy of it, or begin a study of another name"
+        )
+    return open_journal(path)
+
+
+def _has_runs(folder: Path) -> bool:
+    """Whether a sweep or an ablation has trained here."""
+    return any(next(folder.glob(pattern), None) for pattern in ("trials/*", "runs/*/*"))
 
 
 def _existing(folder: Path, storage: str | None) -> BaseStorage:
@@ -151,6 +159,9 @@ def _existing(folder: Path, storage: str | None) -> BaseStorage:
 
 def _opened(folder: Path, name: str, storage: str | None) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
+    if storage is None and not (folder / STUDY_FILE).exists() and _has_runs(folder):
+        log.warning("%s is not there, though its folder holds runs: a new study is begun",
+                    folder / STUDY_FILE)  # fmt: skip
     opened = open_storage(folder, storage)
     try:
         with answering(storage):

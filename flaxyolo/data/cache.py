@@ -18,13 +18,15 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from flaxyolo.base.boxes import letterbox, letterbox_boxes, letterbox_image
 from flaxyolo.base.decoding import alone
 from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import beside, cache_root
+from flaxyolo.base.files import beside, blaming, cache_root, remove
+from flaxyolo.base.kept import DAMAGE, brief, read_regular, sealed, unsealed
+from flaxyolo.data.cache_checks import Summed, require_checksums, require_sound
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.sources import Dataset, Example
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised with every change of what is stored."""
 
 CHUNK = 64
@@ -64,22 +66,23 @@ def load_pixels(
     if not examples:
         raise InputError(f"{dataset.name}: expected images in {split}, got none")
     root = cache_root(cache_dir)
-    target, settings = _place(root, dataset, split, image_size)
+    place = _place(root, dataset, split, image_size)
     # More than one round only if a damaged folder is replaced by several processes at once.
     for _ in range(3):
-        pixels = _open(target, settings)
+        pixels = _open(place)
         if pixels is not None:
             return pixels
         _remove_leftovers(root)
-        unfinished = beside(target)
+        unfinished = beside(place.folder)
         try:
-            unfinished.mkdir()
-            _write(unfinished, examples, dataset.name, settings)
-            _publish(unfinished, target, settings)
+            with blaming(place.folder):
+                unfinished.mkdir()
+                _write(unfinished, examples, dataset.name, place.settings)
+            _publish(unfinished, place)
         finally:
             # Gone already if it was published; otherwise nothing half-written may stay.
             shutil.rmtree(unfinished, ignore_errors=True)
-    raise OSError(f"{target}: the cache is damaged again as soon as it is written; remove it")
+    raise OSError(f"{place.folder}: the cache is damaged again as soon as it is written; remove it")
 
 
 def is_cached(
@@ -90,13 +93,19 @@ def is_cached(
     cache_dir: Path | None = None,
 ) -> bool:
     """Whether the cache has the pixels of a split, whole."""
-    return _open(*_place(cache_root(cache_dir), dataset, split, image_size)) is not None
+    return _open(_place(cache_root(cache_dir), dataset, split, image_size)) is not None
 
 
-def _place(
-    root: Path, dataset: Dataset, split: str, image_size: int
-) -> tuple[Path, dict[str, str | int]]:
-    """The folder of a split in the cache, and what it must be made with."""
+class _Place(NamedTuple):
+    """The folder of a split in the cache, and what must be in it."""
+
+    folder: Path
+    settings: dict[str, str | int]
+    length: int
+    classes: int
+
+
+def _place(root: Path, dataset: Dataset, split: Literal["train", "val"], image_size: int) -> _Place:
     settings: dict[str, str | int] = {
         "format": FORMAT_VERSION,
         "fingerprint": dataset.fingerprint,
@@ -104,44 +113,48 @@ def _place(
         "image_size": image_size,
     }
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    return root / f"{split}-{image_size}-{key[:20]}", settings
+    folder = root / f"{split}-{image_size}-{key[:20]}"
+    length = len(dataset.train if split == "train" else dataset.val)
+    return _Place(folder, settings, length, len(dataset.class_names))
 
 
-def _open(folder: Path, settings: dict[str, str | int]) -> Pixels | None:
-    """A finished folder; None if there is none, or if it is damaged."""
-    if not folder.is_dir():
+def _open(place: _Place, *, tell: bool = True) -> Pixels | None:
+    """A finished folder; None if there is none, or if it is damaged, which the log may tell."""
+    folder = place.folder
+    if not os.path.lexists(folder):
         return None
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
-        if meta["settings"] != settings:
+        meta = unsealed(read_regular(folder / "meta.json"))
+        if meta["settings"] != place.settings:
             raise ValueError(f"made with {meta['settings']}")
-        for name in Pixels._fields:
-            found, expected = (folder / f"{name}.npy").stat().st_size, meta["bytes"][name]
-            if found != expected:
-                raise ValueError(f"{name}.npy has {found} bytes, expected {expected}")
+        require_checksums(folder, meta["checksums"], Pixels._fields)
         images = np.load(folder / "images.npy", mmap_mode="r")
         boxes, labels, valid, content = (
             np.load(folder / f"{name}.npy") for name in Pixels._fields[1:]
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        if folder.is_dir():
-            log.warning("%s is damaged and is made again: %s", folder, error)
+        pixels = Pixels(images, boxes, labels, valid, content)
+        size = int(place.settings["image_size"])
+        require_sound(*pixels, count=place.length, size=size, classes=place.classes)
+    except DAMAGE as error:
+        if tell and os.path.lexists(folder):
+            log.warning("%s is damaged and is made again: %s", folder, brief(error))
         return None
-    return Pixels(images, boxes, labels, valid, content)
+    return pixels
 
 
-def _publish(unfinished: Path, target: Path, settings: dict[str, str | int]) -> None:
+def _publish(unfinished: Path, place: _Place) -> None:
     """Rename into place, unless another process has been faster."""
+    target = place.folder
     try:
         unfinished.rename(target)
     except OSError:
         # A folder with content cannot be renamed over: it is the winner's, or a damaged one.
-        if not target.is_dir():
+        if not os.path.lexists(target):
             raise
-        if _open(target, settings) is None:
+        if _open(place, tell=False) is None:
             damaged = beside(target)
             target.rename(damaged)
-            shutil.rmtree(damaged)
+            remove(damaged)
             unfinished.rename(target)
 
 
@@ -165,18 +178,23 @@ def _write(
     what = f"{name} {settings['split']}"
     # One image a thread: OpenCV's own threads would only compete.
     cv2.setNumThreads(0)
-    with (folder / "images.npy").open("wb") as file:
+    sums: dict[str, tuple[int, int]] = {}
+    with (folder / "images.npy").open("wb") as plain:
         # Plain writes, because a full disk under a memory map kills the process.
+        file = Summed(plain)
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), size, size, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         for image in _progress(_letterboxed(examples, size), len(examples), what):
             file.write(image.data)
-        _sync(file)
+        _sync(plain)
+        sums["images"] = file.sum
     arrays = annotation_arrays(examples, size)
     for field, array in arrays.items():
-        with (folder / f"{field}.npy").open("wb") as file:
-            np.save(file, array)
-            _sync(file)
+        with (folder / f"{field}.npy").open("wb") as plain:
+            file = Summed(plain)
+            np.lib.format.write_array(file, array, allow_pickle=False)
+            _sync(plain)
+            sums[field] = file.sum
     crowd = sum(int(example.crowd.sum()) for example in examples)
     meta = {
         "data": name,
@@ -184,10 +202,10 @@ def _write(
         "images": len(examples),
         "boxes": int(arrays["valid"].sum()),
         "crowd_boxes_left_out": crowd,
-        "bytes": {field: (folder / f"{field}.npy").stat().st_size for field in Pixels._fields},
+        "checksums": sums,
     }
     with (folder / "meta.json").open("wb") as file:
-        file.write(json.dumps(meta, indent=2).encode())
+        file.write(sealed(meta))
         _sync(file)
     log.info(
         "%s: %d images at %d px, %d boxes, %d crowd boxes left out",

@@ -2,9 +2,7 @@
 
 import errno
 import hashlib
-import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -19,17 +17,15 @@ from jaxtyping import Float32, Int, Int32, UInt8
 from flaxyolo.base.decoding import alone, decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.exif import orientation_of, upright
-from flaxyolo.base.files import cache_root, replace_file
+from flaxyolo.base.files import cache_root
 from flaxyolo.base.headers import stored_size
 from flaxyolo.base.limits import BYTES_PER_PIXEL, is_of_limit, max_pixels, too_many_pixels
 from flaxyolo.base.reading import read_file
+from flaxyolo.data.facts_file import Known, Row, add_facts, facts_file, load_facts
 from flaxyolo.data.records import Encoded, Image
 from flaxyolo.machine.overhear import overheard, pass_on
 
 log = logging.getLogger(__name__)
-
-FACTS_VERSION = 2
-"""Raised with every change of what is stored."""
 
 MISSING = "there is no such file"
 """The problem of an image that is listed but missing."""
@@ -65,25 +61,6 @@ class ImageFacts(NamedTuple):
     """What the values of an image of 16 bits fit into, if that is fewer; otherwise 0."""
 
 
-class _Row(NamedTuple):
-    """The facts of one image, as they are stored."""
-
-    height: int = 0
-    width: int = 0
-    orientation: int = 1
-    digest: str = ""
-    brightness: float = math.nan
-    contrast: float = math.nan
-    blur: float = math.nan
-    problem: str = ""
-    complaint: str = ""
-    bits: int = 0
-
-
-_Known = dict[str, tuple[list[int], _Row]]
-"""By path: size and time of the file, and its facts. By digest where there is no path."""
-
-
 def decode(image: Image, *, oriented: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB, whatever its file holds; a rotation noted there (EXIF) only if `oriented`.
 
@@ -115,9 +92,9 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
     What is found is kept in the cache by path, size and time of the file (by content for images
     inside other files), so the next call decodes nothing. `what` names the images in the log.
     """
-    store = _store(images, cache_root(cache_dir))
-    known = _load(store)
-    rows: list[_Row] = [_Row()] * len(images)
+    store = facts_file(images, cache_root(cache_dir))
+    known = load_facts(store)
+    rows: list[Row] = [Row()] * len(images)
     most = max_pixels()
     # Positions by the name of the file: one that is listed twice is decoded once.
     todo: dict[str, list[int]] = {}
@@ -128,7 +105,7 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
             name = os.path.abspath(image)
             stamp = _stamp(name)
             if isinstance(stamp, str):
-                rows[position] = _Row(problem=stamp)
+                rows[position] = Row(problem=stamp)
                 continue
             stored = known.get(name)
             if stored is not None and stored[0] == stamp:
@@ -136,7 +113,7 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
                 continue
             stamps[name] = stamp
         todo.setdefault(name, []).append(position)
-    fresh: _Known = {}
+    fresh: Known = {}
     try:
         work = [(images[positions[0]], known) for positions in todo.values()]
         looked = _in_threads(work, what)
@@ -152,7 +129,7 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
     finally:
         # What was found before an interruption need not be found again.
         if any(known.get(name) != entry for name, entry in fresh.items()):
-            _save(store, fresh)
+            add_facts(store, fresh)
     return _columns(rows)
 
 
@@ -186,9 +163,9 @@ def file_state(path: Path, folder: Path) -> str:
     return f"{text.removeprefix(inside)!a} {state}\n"
 
 
-def _columns(rows: list[_Row]) -> ImageFacts:
+def _columns(rows: list[Row]) -> ImageFacts:
     height, width, orientation, digest, brightness, contrast, blur, problem, complaint, bits = (
-        zip(*rows, strict=True) if rows else ((),) * len(_Row._fields)
+        zip(*rows, strict=True) if rows else ((),) * len(Row._fields)
     )
     return ImageFacts(
         np.array(height, np.int32),
@@ -204,7 +181,7 @@ def _columns(rows: list[_Row]) -> ImageFacts:
     )
 
 
-def _in_threads(work: list[tuple[Image, _Known]], what: str) -> Iterable[_Row]:
+def _in_threads(work: list[tuple[Image, Known]], what: str) -> Iterable[Row]:
     """The facts of all images in order; how far it is, every few seconds."""
     # One image a thread: OpenCV's own threads would only compete.
     cv2.setNumThreads(0)
@@ -219,7 +196,7 @@ def _in_threads(work: list[tuple[Image, _Known]], what: str) -> Iterable[_Row]:
                 log.info("%s: %d of %d images looked at, %.0f s left", what, done, len(work), left)
 
 
-def _listening(pool: ThreadPoolExecutor, work: list[tuple[Image, _Known]]) -> list[_Row]:
+def _listening(pool: ThreadPoolExecutor, work: list[tuple[Image, Known]]) -> list[Row]:
     """The facts of a few images, and which of them the decoder complains of.
 
     It says so on stderr, without a name: where it said something, each is decoded once more.
@@ -247,7 +224,7 @@ def _complaints(text: str) -> tuple[list[str], str]:
     return list(dict.fromkeys(own)), "".join(line for line in lines if line.strip() not in own)
 
 
-def _look(image_and_known: tuple[Image, _Known]) -> _Row:
+def _look(image_and_known: tuple[Image, Known]) -> Row:
     image, known = image_and_known
     if isinstance(image, np.ndarray):
         digest = hashlib.sha256(repr(image.shape).encode())
@@ -257,7 +234,7 @@ def _look(image_and_known: tuple[Image, _Known]) -> _Row:
         try:
             content = read_image(image)
         except InputError as error:
-            return _Row(problem=str(error).removeprefix(f"{name_of(image)}: "))
+            return Row(problem=str(error).removeprefix(f"{name_of(image)}: "))
         digest = hashlib.sha256(content).hexdigest()
         if digest in known:
             return _within(known[digest][1], max_pixels())
@@ -265,7 +242,7 @@ def _look(image_and_known: tuple[Image, _Known]) -> _Row:
         with alone(pixels=height * width):
             found = decoded(content)
             if isinstance(found, str):
-                return _Row(digest=digest, problem=found)
+                return Row(digest=digest, problem=found)
             bits, orientation = found.bits, orientation_of(content)
             grey = cv2.cvtColor(found.pixels, cv2.COLOR_RGB2GRAY)
             # Of a large image each copy counts.
@@ -273,17 +250,17 @@ def _look(image_and_known: tuple[Image, _Known]) -> _Row:
             return _measure(grey, orientation, digest)._replace(bits=bits)
 
 
-def _measure(grey: UInt8[np.ndarray, "h w"], orientation: int, digest: str) -> _Row:
+def _measure(grey: UInt8[np.ndarray, "h w"], orientation: int, digest: str) -> Row:
     mean, deviation = cv2.meanStdDev(grey)
     _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     light = float(mean[0, 0]), float(deviation[0, 0]), float(edges[0, 0]) ** 2
-    return _Row(grey.shape[0], grey.shape[1], orientation, digest, *light)
+    return Row(grey.shape[0], grey.shape[1], orientation, digest, *light)
 
 
-def _within(row: _Row, most: int) -> _Row:
+def _within(row: Row, most: int) -> Row:
     """Facts that are known, unless the image has more pixels than are allowed now."""
     problem = too_many_pixels(row.height, row.width, most)
-    return _Row(digest=row.digest, problem=problem) if problem else row
+    return Row(digest=row.digest, problem=problem) if problem else row
 
 
 def _size(image: Image) -> int:
@@ -320,39 +297,3 @@ def _stamp(path: str) -> list[int] | str:
     except ValueError:  # a zero byte in the name, or half a character
         return "cannot read the image: no file name"
     return [state.st_size, state.st_mtime_ns]
-
-
-def _store(images: Sequence[Image], root: Path) -> Path:
-    """The file that keeps the facts: one for all images below the same folder."""
-    folders = {os.path.dirname(os.path.abspath(i)) for i in images if isinstance(i, Path)}
-    try:
-        common = os.path.commonpath(folders) if folders else ""
-    except ValueError:  # several drives
-        common = ""
-    # A name may hold half a character, which has no UTF-8.
-    key = hashlib.sha256(common.encode(errors="surrogatepass")).hexdigest()[:20]
-    return root / "facts" / f"{key}.json"
-
-
-def _load(store: Path) -> _Known:
-    try:
-        data = json.loads(store.read_bytes())
-        if data["version"] != FACTS_VERSION:
-            return {}
-        return {name: (stamp, _Row(*row)) for name, (stamp, *row) in data["images"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s is damaged and is made again: %s", store, error)
-        return {}
-
-
-def _save(store: Path, fresh: _Known) -> None:
-    """Add to what is there, which another process may have written in between."""
-    images = {name: [stamp, *row] for name, (stamp, row) in (_load(store) | fresh).items()}
-    try:
-        store.parent.mkdir(exist_ok=True)
-        replace_file(store, json.dumps({"version": FACTS_VERSION, "images": images}))
-    except OSError as error:
-        # Only time is lost: the facts are in memory.
-        log.warning("%s: what was learnt of the images is not kept: %s", store, error.strerror)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.reading import expanded
-from flaxyolo.data.images import ImageFacts, image_facts, no_facts, pick_facts
+from flaxyolo.data.images import ImageFacts, decode, image_facts, no_facts, pick_facts
 from flaxyolo.data.labels.audit import audit
 from flaxyolo.data.labels.checked import Checked
 from flaxyolo.data.labels.findings import Audit, stop_if_poisoned
@@ -69,6 +69,10 @@ class Example:
     crowd: Bool[np.ndarray, " n"]
     oriented: bool = False
     """Whether the rotation that the file notes (EXIF) is applied to its pixels."""
+
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The image as RGB, decoded anew at every call, as its boxes see it."""
+        return decode(self.image, oriented=self.oriented)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """The first candidates of a study, which come of what its data look like, and how they did."""
 
 import hashlib
-import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import FixedTrial
 
-from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import cache_root, replace_file
+from flaxyolo.base.files import cache_root, make_room, replace_file
+from flaxyolo.base.kept import DAMAGE, brief, read_regular, sealed, unsealed
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measure import count_gflops
@@ -62,14 +62,15 @@ def learn(
     key = hashlib.sha256(f"{VERSION} {data.fingerprint} {sizes}".encode()).hexdigest()[:20]
     path = cache_root(None) / f"statistics-{key}.json"
     found = None
-    if path.exists():
+    if os.path.lexists(path):
         try:
-            found = statistics_from_dict(json.loads(path.read_text()), str(path))
-        except (InputError, ValueError) as error:
-            log.warning("%s is damaged and is made again: %s", path, error)
+            found = statistics_from_dict(unsealed(read_regular(path)), str(path))
+        except DAMAGE as error:
+            log.warning("%s is damaged and is made again: %s", path, brief(error))
+            make_room(path)
     if found is None:
         found = statistics(data, image_sizes=image_sizes)
-        replace_file(path, json.dumps(found.to_dict()))
+        replace_file(path, sealed(found.to_dict()))
     return advise(found, image_sizes=image_sizes, batch_size=batch_size, affordable=affordable)
 
 

@@ -43,6 +43,13 @@ class StrideChoice(NamedTuple):
     message: str
 
 
+class Advised(NamedTuple):
+    """What data are like, and what follows from it, most important first."""
+
+    statistics: Statistics
+    advice: tuple[Advice, ...]
+
+
 def stride_recommend(
     object_px: int | float, strides: Sequence[int] = (8, 16, 32), min_cells: int | float = 2
 ) -> StrideChoice:

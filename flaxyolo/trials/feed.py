@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.alive import SILENCE_SECONDS, is_free
+from flaxyolo.crew.custody import custody
 from flaxyolo.crew.databases import answering
 from flaxyolo.crew.optuna_inside import begun, take_over
-from flaxyolo.crew.record import custody
 from flaxyolo.crew.storage import RUNS, read_runs
 from flaxyolo.crew.supervise import state_of
 from flaxyolo.search.objective import DEFAULT, Objective

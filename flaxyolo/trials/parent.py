@@ -29,6 +29,7 @@ from flaxyolo.search.space import Suggest, reference_params
 from flaxyolo.spec import DetectorSpec, detector_from_dict, to_dict
 from flaxyolo.statistics.advice import candidates
 from flaxyolo.training.loop import StepReport, train
+from flaxyolo.training.state import goes_on
 from flaxyolo.weights.checkpoint import save_detector
 from flaxyolo.weights.transfer import Source, read_source
 
@@ -114,6 +115,7 @@ def _train(sweep: Sweep, spec: DetectorSpec, folder: Path) -> None:
     data, config = sweep.data, sweep.parent_training
     epochs = config.epochs
     ready = prepared(spec, data, sweep.keep)
+    goes_on(folder / "state")
     spent = 0.0
     with cli.steps_bar() as progress:
         task = progress.add_task("parent: compiling", total=None)

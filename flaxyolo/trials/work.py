@@ -16,8 +16,9 @@ from optuna.trial import TrialState, create_trial
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.words import many
+from flaxyolo.crew.custody import custody
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.record import FINAL, Entry, Record, attributes, custody
+from flaxyolo.crew.record import FINAL, Entry, Record, attributes
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.task import read_task

@@ -3,20 +3,30 @@
 import json
 import logging
 import os
-import shutil
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from flaxyolo.base.cli import disk_problem
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.files import remove
+from flaxyolo.base.kept import brief
 from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.spec import detector_from_dict, to_dict
+from flaxyolo.weights.seal import SEAL, is_sealed, require_unbroken, seal
 
 FORMAT = 1
+SEALED = "sealed"
+"""In the metadata of a checkpoint: its folder has a seal."""
+MEND = "put back a copy of it, or train again"
 SOURCE = "source"
 """The fact that names a detector's data, to be read from any folder."""
 BEST = "best"
@@ -24,6 +34,16 @@ BEST = "best"
 
 # What Orbax's threads log as errors, with tracebacks, is raised to us as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    told = f"{record.getMessage()} {record.exc_info and record.exc_info[1]}"
+    lost = "exception was never retrieved" in told
+    return not (lost and any(name in told for name in ("orbax", "tensorstore", "ocdbt")))
+
+
+# Nor need asyncio print those of Orbax's tasks that failed beside the one that was raised.
+logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
 
 
 def save_detector(path: Path, detector: TrainedDetector, facts: Mapping[str, Any]) -> None:
@@ -48,7 +68,13 @@ def load_detector(path: Path | str) -> TrainedDetector:
     path = detector_folder(path)
     metadata = read_metadata(path)
     spec = detector_from_dict(metadata["spec"], f"{path}: spec")
-    weights = Weights(**_load(path, abstract_weights(spec)._asdict()))
+    if spec.num_classes != len(metadata["class_names"]):
+        raise InputError(
+            f"{path}: {spec.num_classes} classes in its spec, {len(metadata['class_names'])} names"
+            f"; {MEND}"
+        )
+    with readable(path):
+        weights = Weights(**_load(path, abstract_weights(spec)._asdict()))
     return TrainedDetector(spec, weights, tuple(metadata["class_names"]))
 
 
@@ -71,38 +97,99 @@ def source_of(path: Path) -> str:
 def read_metadata(path: Path) -> dict[str, Any]:
     """The format, spec, class names and facts stored with a detector."""
     if not path.is_dir():
-        raise InputError(f"{path}: expected a checkpoint folder, found nothing there")
-    try:
-        metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
-    except (ocp.errors.InvalidLayoutError, FileNotFoundError):
-        raise InputError(
-            f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
-        ) from None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "spec" not in metadata:
+        found = "a file" if os.path.lexists(path) else "nothing there"
+        raise InputError(f"{path}: expected a checkpoint folder, found {found}")
+    metadata = stored_metadata(path)
+    if metadata.get("format") != FORMAT or "spec" not in metadata:
         raise InputError(
             f"{path}: expected a detector's checkpoint of format {FORMAT}, found another Orbax "
             "checkpoint; a run keeps its detectors in `best` and `last`"
         )
+    names, facts = metadata.get("class_names"), metadata.get("facts")
+    if not isinstance(facts, dict) or not isinstance(names, list):
+        raise InputError(f"{path}: a damaged checkpoint, without class names or facts; {MEND}")
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: a damaged checkpoint: a class name is no text; {MEND}")
     return metadata
 
 
+def stored_metadata(path: Path) -> dict[str, Any]:
+    """What `replace_checkpoint` was given; InputError where any file of the folder is damaged."""
+    with readable(path):
+        require_unbroken(path)
+        try:
+            metadata: Any = ocp.metadata(str(path.resolve())).custom_metadata
+        except (ocp.errors.InvalidLayoutError, FileNotFoundError):
+            if is_sealed(path):
+                raise
+            raise InputError(
+                f"{path}: expected a flaxyolo checkpoint folder, found no Orbax checkpoint"
+            ) from None
+        if isinstance(metadata, dict) and metadata.get(SEALED) and not is_sealed(path):
+            raise ValueError(f"{SEAL} is missing")
+    return dict(metadata) if isinstance(metadata, dict) else {}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """InputError in one line where a checkpoint cannot be read; what it may raise is Orbax's own.
+
+    Errors that are no fault of its files stay: of a disk without permission, or memory.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if disk_problem(error) is not None or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise InputError(f"{path}: a damaged checkpoint: {brief(error)}; {MEND}") from None
+
+
 def replace_checkpoint(path: Path, state: Any, metadata: dict[str, Any]) -> None:
-    """Save beside `path`, then swap, so that a crash at any moment leaves a complete folder."""
+    """Save beside `path`, then swap, so that a crash at any moment leaves a complete folder.
+
+    An error of the disk names `path`.
+    """
     path = path.resolve()  # Orbax writes to absolute paths only
+    _hush_late_writers()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(path, "new"), _beside(path, "old")
     for leftover in path.parent.glob(f".{path.name}.new*"):
-        shutil.rmtree(leftover)
+        remove(leftover)
     try:
-        ocp.save(str(fresh), state, custom_metadata=metadata)
-    except BaseException:
+        ocp.save(str(fresh), state, custom_metadata={**metadata, SEALED: True})
+        seal(fresh)
+    except BaseException as error:
         _discard(path)
+        problem = disk_problem(error)
+        if problem is not None:
+            # Orbax names a file of its own making, or none.
+            raise OSError(problem, os.strerror(problem), str(path)) from error
         raise
     finish_replacing(path)
-    if path.exists():
+    if os.path.lexists(path):
         os.replace(path, old)
     os.replace(fresh, path)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
+
+
+@cache
+def _hush_late_writers() -> None:
+    """Say nothing of threads that end after a save has failed, which tells itself what is wrong.
+
+    TensorStore's report to an event loop that Orbax has closed by then, each with a traceback.
+    """
+    before = sys.unraisablehook
+
+    def tell(late: "sys.UnraisableHookArgs") -> None:
+        closed = isinstance(late.exc_value, RuntimeError) and "loop is closed" in str(
+            late.exc_value
+        )
+        if not closed or threading.current_thread() is threading.main_thread():
+            before(late)
+
+    sys.unraisablehook = tell
 
 
 def _discard(path: Path) -> None:
@@ -112,16 +199,16 @@ def _discard(path: Path) -> None:
         if not left:
             return
         for partial in left:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial)
         time.sleep(0.1)
 
 
 def finish_replacing(path: Path) -> None:
     """After a crash between the two renames the complete folder lies beside its place."""
     old = _beside(path, "old")
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old)
+    if os.path.lexists(old):
+        if os.path.lexists(path):
+            remove(old)
         else:
             os.replace(old, path)
 

@@ -1,4 +1,5 @@
 import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -62,6 +63,16 @@ def test_the_log_is_shown_unless_the_program_has_its_own(monkeypatch):
     monkeypatch.setattr(functions, "log_to_stderr", lambda: shown.append(1))
     run("x")
     assert shown == []  # pytest has
-    monkeypatch.setattr(functions.logging.getLogger(), "handlers", [])
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
     run("x")
     assert shown == [1]
+    # What absl does when Orbax is imported, which is no wish of the program's.
+    logging.basicConfig()
+    assert len(root.handlers) == 1
+    run("x")
+    assert shown == [1, 1]
+    logging.basicConfig(level=logging.INFO, force=True)
+    run("x")
+    assert shown == [1, 1]

@@ -5,9 +5,9 @@ from dataclasses import replace
 import optuna
 
 from flaxyolo.crew.alive import workers_folder
+from flaxyolo.crew.custody import custody, keep_custody
 from flaxyolo.crew.databases import open_journal
 from flaxyolo.crew.leases import at_work, claim
-from flaxyolo.crew.record import custody, keep_custody
 
 
 def open_view(tmp_path):

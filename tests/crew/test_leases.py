@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew import leases
 from flaxyolo.crew.alive import is_free, stale, workers_folder
+from flaxyolo.crew.custody import custody
 from flaxyolo.crew.leases import LostLeaseError, adopt, at_work, bury, claim, is_own_fault, take_up
-from flaxyolo.crew.record import custody
 from tests.crew.held import attrs, dead_holder, open_view, state
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,8 +9,10 @@ from functools import partial
 import optuna
 import pytest
 
+from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
+from flaxyolo.crew import journal
 from flaxyolo.crew.databases import close, open_journal
 from flaxyolo.crew.storage import claim, known_as, locked, open_study, read_study
 from flaxyolo.search.finalists import merit
@@ -110,14 +113,120 @@ def test_a_study_is_about_one_thing(study):
         claim(study, {"budget": 9, "sizes": (1, 2)}, "runs/s")
 
 
-def test_a_torn_line_is_dropped_and_the_study_goes_on(study, tmp_path):
+@pytest.mark.parametrize("torn", [b'{"op_code": 4, "wor', bytes(5000), b"\xff"])
+def test_a_torn_line_is_kept_beside_and_the_study_goes_on(study, tmp_path, caplog, torn):
     run(study, lambda trial: 1.0, 2)
     path = tmp_path / "s" / "study.log"
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"op_code": 4, "wor')
+    for time in ("", "-2"):
+        path.write_bytes(whole + torn)
+        read_study(tmp_path / "s")
+        kept = path.with_name(f"study.log.cut-{len(whole)}{time}")
+        assert kept.read_bytes() == torn
+        assert f"of {len(torn)} bytes" in caplog.text
+        assert f"kept in {kept.name}" in caplog.text
+        assert path.read_bytes() == whole
     again = open_study(tmp_path / "s")
     run(again, lambda trial: 1.0, 3)
     assert len(read_study(tmp_path / "s").trials) == 3
+
+
+def test_a_first_record_that_was_torn_is_kept_beside_too(tmp_path):
+    (tmp_path / "study.log").write_bytes(b'{"op_code":0,"work')
+    assert open_study(tmp_path).trials == []
+    assert (tmp_path / "study.log.cut-0").read_bytes() == b'{"op_code":0,"work'
+
+
+@pytest.mark.parametrize("content", [bytes(5000), b"\x89PNG\r\n"[:4] * 9, b"{}"])
+def test_a_file_without_any_record_is_refused_and_not_emptied(tmp_path, content):
+    path = tmp_path / "study.log"
+    path.write_bytes(content)
+    for opening in (open_study, read_study):
+        with pytest.raises(InputError, match=r"study.log: expected the file of a study, found .*"
+                           r"in line 1 \(byte 0\); put back a copy"):  # fmt: skip
+            opening(tmp_path)
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["study.log"]
+
+
+def test_a_folder_or_pipe_in_the_place_of_the_file_is_refused(tmp_path):
+    path = tmp_path / "study.log"
+    for make in (os.mkdir, os.mkfifo):
+        make(path)
+        with pytest.raises(InputError, match=r"study.log: expected the file of a study, found no"):
+            open_study(tmp_path)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_an_empty_file_beside_runs_is_refused(tmp_path, caplog):
+    (tmp_path / "trials" / "abc" / "state").mkdir(parents=True)
+    (tmp_path / "study.log").write_bytes(b"")
+    for opening in (open_study, read_study):
+        with pytest.raises(InputError, match="study of the runs in this folder, found an empty"):
+            opening(tmp_path)
+    (tmp_path / "study.log").unlink()
+    open_study(tmp_path)
+    assert "study.log is not there, though its folder holds runs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\0" * 40 + b"\n",
+        b"[" * 100_000 + b"\n",
+        b"[1]\n",
+        b'{"op_code":99}\n',
+        b'{"op_code":0,"worker_id":"x"}\n',
+        b'{"op_code":null,"worker_id":"x"}\n',
+    ],
+)
+def test_a_broken_line_in_the_middle_is_refused_with_its_place(study, tmp_path, broken):
+    run(study, lambda trial: 1.0, 2)
+    path = tmp_path / "s" / "study.log"
+    lines = path.read_bytes().splitlines(keepends=True)
+    content = b"".join([*lines[:3], broken, *lines[3:]])
+    path.write_bytes(content)
+    place = len(b"".join(lines[:3]))
+    for opening in (open_study, read_study):
+        with pytest.raises(InputError, match=rf"in line 4 \(byte {place}\)") as caught:
+            opening(tmp_path / "s")
+        assert len(str(caught.value)) < 400
+        assert "\n" not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_changed_figure_in_a_record_is_refused_with_its_place(study, tmp_path):
+    run(study, lambda trial: 0.25, 2)
+    path = tmp_path / "s" / "study.log"
+    content = path.read_bytes()
+    number = content[: content.index(b"0.25")].count(b"\n") + 1
+    path.write_bytes(content.replace(b"0.25", b"0.75", 1))
+    with pytest.raises(InputError, match=f"another checksum than that of .* in line {number} "):
+        read_study(tmp_path / "s")
+
+
+def test_a_study_of_before_there_were_checksums_goes_on(study, tmp_path):
+    run(study, lambda trial: 1.0, 2)
+    path = tmp_path / "s" / "study.log"
+    old = re.sub(rb',"crc":"[0-9a-f]{8}"', b"", path.read_bytes())
+    assert b"crc" not in old
+    path.write_bytes(old)
+    again = open_study(tmp_path / "s")
+    run(again, lambda trial: 1.0, 3)
+    assert len(read_study(tmp_path / "s").trials) == 3
+    assert b'"crc"' in path.read_bytes()
+
+
+def test_a_full_disk_is_blamed_on_the_study(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(study, lambda trial: 1.0, 1)
+    path = tmp_path / "s" / "study.log"
+    assert str(cli.storage_failure(caught.value)).startswith(f"{path}: the disk is full")
+
+
+def full_disk(file: int) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):

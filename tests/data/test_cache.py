@@ -1,8 +1,10 @@
 import dataclasses
-import json
 import logging
 import os
+import random
+import re
 import resource
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,12 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox, unletterbox_boxes
 from flaxyolo.base.errors import InputError
-from flaxyolo.data import cache
+from flaxyolo.base.kept import checksum, sealed, unsealed
+from flaxyolo.data import cache, cache_checks
 from flaxyolo.data.cache import Pixels, load_pixels, load_square
 from flaxyolo.data.images import decode
 from flaxyolo.data.sources import Dataset, Example, read_dataset
+from tests.damages import flip
 from tests.data.coco_folder import turned
 
 
@@ -114,7 +119,7 @@ def test_content_split_and_size_each_have_their_own_place(tmp_path):
     load_pixels(dataclasses.replace(data, fingerprint="g"), "train", 20, cache_dir=tmp_path)
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 4
-    meta = json.loads((folders[-1] / "meta.json").read_text())
+    meta = unsealed((folders[-1] / "meta.json").read_bytes())
     assert meta["data"] == "set"
     assert meta["settings"]["split"] == "val"
     assert meta["crowd_boxes_left_out"] == 1
@@ -149,14 +154,44 @@ def damage_by_overwriting(folder: Path) -> None:
 
 
 def damage_by_other_settings(folder: Path) -> None:
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = unsealed((folder / "meta.json").read_bytes())
     meta["settings"]["fingerprint"] = "another"
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_bytes(sealed(meta))
+
+
+def damage_by_a_pipe(folder: Path) -> None:
+    (folder / "images.npy").unlink()
+    os.mkfifo(folder / "images.npy")
+
+
+def damage_by_a_folder(folder: Path) -> None:
+    (folder / "meta.json").unlink()
+    (folder / "meta.json").mkdir()
+
+
+def damage_by_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def damage_by_nesting(folder: Path) -> None:
+    (folder / "meta.json").write_text("[" * 100_000)
+
+
+def damage_by_a_header(folder: Path) -> None:
+    # Of 9 terabytes: nothing of it may be made.
+    content = (folder / "boxes.npy").read_bytes()
+    (folder / "boxes.npy").write_bytes(content.replace(b"(1, 2, 4), ", b"(9**9,4,), "))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
+        damage_by_a_pipe,
+        damage_by_a_folder,
+        damage_by_a_file,
+        damage_by_nesting,
+        damage_by_a_header,
         damage_by_cutting,
         damage_by_removing,
         damage_by_emptying,
@@ -173,6 +208,90 @@ def test_a_damaged_cache_is_named_and_made_again(tmp_path, caplog, damage):
         np.testing.assert_array_equal(array, again)
     assert f"{folder} is damaged and is made again" in caplog.text
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["meta.json", *(f"{name}.npy" for name in Pixels._fields)])
+def test_no_flipped_bit_is_used(tmp_path, caplog, name):
+    data = dataset(boxed(noise(20, 40)), example(noise(9, 8), 9, 8))
+    first = [np.array(array) for array in load_pixels(data, "train", 8, cache_dir=tmp_path)]
+    (folder,) = tmp_path.iterdir()
+    drawn = random.Random(name)
+    for _ in range(12):
+        caplog.clear()
+        before = (folder / name).read_bytes()
+        flip(folder / name, drawn)
+        pixels = load_pixels(data, "train", 8, cache_dir=tmp_path)
+        for array, again in zip(first, pixels, strict=True):
+            np.testing.assert_array_equal(array, again)
+        assert sum("is damaged and is made again" in line for line in caplog.messages) == 1
+        assert (folder / name).read_bytes() == before
+
+
+def forged(folder: Path, name: str, change) -> None:
+    """Another array with a checksum that fits, as a program with a fault would write it."""
+    array = np.load(folder / f"{name}.npy")
+    np.save(folder / f"{name}.npy", change(array))
+    meta = unsealed((folder / "meta.json").read_bytes())
+    meta["checksums"][name] = checksum(folder / f"{name}.npy")
+    (folder / "meta.json").write_bytes(sealed(meta))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("boxes", lambda boxes: boxes * np.float32("nan"), "a box is not finite"),
+        ("labels", lambda labels: labels + 2139062143, "labels from .* to .* of 2 classes"),
+        ("labels", lambda labels: labels - 1, "labels from -1 to 0 of 2 classes"),
+        ("labels", lambda labels: labels.astype(np.int64), "labels is int64.* expected int32"),
+        ("valid", lambda valid: valid[:, :1], "valid is bool.*1, 1., expected bool.*1, 2"),
+        ("images", lambda images: images[:, :10], "images is uint8.*1, 10, 20, 3"),
+    ],
+)
+def test_values_that_cannot_be_are_made_again(tmp_path, caplog, name, change, told):
+    data = dataset(boxed(noise(20, 40)))
+    first = [np.array(array) for array in load_pixels(data, "train", 20, cache_dir=tmp_path)]
+    (folder,) = tmp_path.iterdir()
+    forged(folder, name, change)
+    for array, again in zip(first, load_pixels(data, "train", 20, cache_dir=tmp_path), strict=True):
+        np.testing.assert_array_equal(array, again)
+    assert re.search(f"is damaged and is made again: {told}", caplog.text)
+
+
+def test_the_large_array_is_read_through_once_for_each_state_of_its_file(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(cache_checks, "SETTLED_S", -3600)
+    monkeypatch.setattr(
+        cache_checks, "checksum", lambda path: read.append(path.name) or checksum(path)
+    )
+    data = dataset(boxed(noise(20, 40)))
+    for _ in range(3):
+        load_pixels(data, "train", 20, cache_dir=tmp_path)
+    assert read.count("images.npy") == 1
+    assert read.count("boxes.npy") == 3
+    (folder,) = tmp_path.iterdir()
+    content = (folder / "images.npy").read_bytes()
+    state = (folder / "images.npy").stat()
+    (folder / "images.npy").write_bytes(content)
+    # A time that was set back is no proof.
+    os.utime(folder / "images.npy", ns=(state.st_atime_ns, state.st_mtime_ns))
+    load_pixels(data, "train", 20, cache_dir=tmp_path)
+    assert read.count("images.npy") == 2
+    monkeypatch.setattr(cache_checks, "SETTLED_S", 3600)
+    (folder / "images.npy").write_bytes(content)
+    for _ in range(2):  # so fresh that it may change unseen
+        load_pixels(data, "train", 20, cache_dir=tmp_path)
+    assert read.count("images.npy") == 4
+
+
+def test_a_full_disk_is_blamed_on_the_cache(tmp_path, monkeypatch):
+    def full(example: Example, size: int) -> np.ndarray:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "load_square", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        load_pixels(dataset(boxed(noise(20, 40))), "train", 20, cache_dir=tmp_path)
+    assert cli.storage_failure(caught.value, Path("runs/x")) is not None
+    assert str(cli.storage_failure(caught.value, Path("runs/x"))).startswith(str(tmp_path))
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from flaxyolo.base.decoding import Decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.data import images
+from flaxyolo.data.facts_file import load_facts
 from flaxyolo.data.images import MISSING, decode, image_facts, name_of, pick_facts
 from tests.data.coco_folder import turned, write_image
 
@@ -158,6 +159,71 @@ def test_a_file_is_decoded_once_and_not_again_until_it_changes(tmp_path, monkeyp
     facts(0)
 
 
+GOOD = [[10, 20], 5, 6, 1, "a" * 64, 1.5, 2.0, 3.0, "", "", 0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None,
+        [],
+        [None] * 11,
+        [[1], *GOOD[1:]],
+        [["1", 2], *GOOD[1:]],
+        [*GOOD[:1], None, *GOOD[2:]],
+        [*GOOD[:1], -5, *GOOD[2:]],
+        [*GOOD[:1], 2**40, *GOOD[2:]],
+        [*GOOD[:1], 0, *GOOD[2:]],
+        [*GOOD[:3], 9, *GOOD[4:]],
+        [*GOOD[:4], "abc", *GOOD[5:]],
+        [*GOOD[:5], "1.5", *GOOD[6:]],
+        [*GOOD[:5], float("nan"), *GOOD[6:]],
+        [*GOOD[:8], 7, *GOOD[9:]],
+        [*GOOD[:9], None, *GOOD[10:]],
+        [*GOOD, 1],
+    ],
+)
+def test_facts_that_cannot_be_are_told_once_and_found_again(tmp_path, caplog, row):
+    path = write_image(tmp_path / "a.png", 5, 6)
+    first = image_facts([path], "set", cache_dir=tmp_path / "cache")
+    (store,) = (tmp_path / "cache" / "facts").iterdir()
+    store.write_text(json.dumps({"version": 2, "images": {str(path): row}}))
+    again = image_facts([path], "set", cache_dir=tmp_path / "cache")
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    (line,) = (line for line in caplog.messages if "is damaged and is made again" in line)
+    assert line.startswith(str(store))
+    assert "\n" not in line
+    assert set(load_facts(store)) == {str(path)}
+
+
+def test_facts_of_before_there_was_a_digest_are_read(tmp_path):
+    (tmp_path / "f.json").write_text(json.dumps({"version": 2, "images": {"/x/a.png": GOOD}}))
+    assert load_facts(tmp_path / "f.json")["/x/a.png"][1].height == 5
+
+
+def test_a_changed_figure_in_the_facts_is_not_used(tmp_path, caplog):
+    path = write_image(tmp_path / "a.png", 5, 6)
+    image_facts([path], "set", cache_dir=tmp_path / "cache")
+    (store,) = (tmp_path / "cache" / "facts").iterdir()
+    text = store.read_text()
+    assert ",5,6,1," in text
+    store.write_text(text.replace(",5,6,1,", ",7,6,1,"))
+    assert image_facts([path], "set", cache_dir=tmp_path / "cache").height.tolist() == [5]
+    assert "another digest than was written" in caplog.text
+
+
+def test_a_folder_in_the_place_of_the_facts_is_moved_away(tmp_path):
+    path = write_image(tmp_path / "a.png", 5, 6)
+    image_facts([path], "set", cache_dir=tmp_path / "cache")
+    (store,) = (tmp_path / "cache" / "facts").iterdir()
+    store.unlink()
+    store.mkdir()
+    image_facts([path], "set", cache_dir=tmp_path / "cache")
+    assert store.is_file()
+    assert store.with_name(f"{store.name}.damaged").is_dir()
+
+
 def test_what_was_found_before_an_interruption_is_kept(tmp_path, monkeypatch):
     paths = [write_image(tmp_path / f"{number}.png", 5, 6) for number in range(4)]
     look = images._look
@@ -172,7 +238,7 @@ def test_what_was_found_before_an_interruption_is_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         image_facts(paths, "set", cache_dir=tmp_path / "cache")
     (store,) = (tmp_path / "cache" / "facts").iterdir()
-    assert set(json.loads(store.read_text())["images"]) == {str(path) for path in paths[:3]}
+    assert set(load_facts(store)) == {str(path) for path in paths[:3]}
 
 
 def test_several_processes_may_write_at_once(tmp_path):

@@ -14,7 +14,8 @@ import pytest
 from optuna.trial import TrialState
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.crew.record import Entry, keep_custody
+from flaxyolo.crew.custody import keep_custody
+from flaxyolo.crew.record import Entry
 from flaxyolo.crew.storage import locked, open_runs, read_study
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import DEFAULT

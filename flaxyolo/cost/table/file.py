@@ -14,8 +14,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 import flaxyolo.spec
-from flaxyolo.base.errors import InputError
-from flaxyolo.base.files import cache_root, replacing
+from flaxyolo.base.files import cache_root, make_room, replacing
+from flaxyolo.base.kept import DAMAGE, brief, read_regular, sealed, unsealed
 from flaxyolo.cost.engine import JAX_ENGINE, Engine, where
 from flaxyolo.cost.measurement import Measurement, Milliseconds, Reference
 from flaxyolo.cost.reference import SPEC as REFERENCE
@@ -87,8 +87,7 @@ def device_file(cache_dir: Path | None = None, engine: Engine = JAX_ENGINE) -> P
 
     That of another engine holds its networks.
     """
-    folder = cache_root(cache_dir) / "latency"
-    folder.mkdir(exist_ok=True)
+    folder = cache_root(cache_root(cache_dir) / "latency")
     return folder / file_name(conditions(engine))
 
 
@@ -117,13 +116,11 @@ def network_key(spec: DetectorSpec) -> str:
 def read_contents(path: Path) -> Contents:
     """What the file holds; nothing, said in the log, where it is damaged."""
     try:
-        return parse(Contents, json.loads(path.read_bytes()), str(path))
+        return parse(Contents, unsealed(read_regular(path)), str(path))
     except FileNotFoundError:
         return Contents()
-    except (InputError, ValueError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        if len(reason) > 120:
-            reason = f"{reason[:120]} ..."
+    except DAMAGE as error:
+        reason = brief(error).removeprefix(f"{path}: ")
         log.warning("%s: a damaged latency table, which is made again (%s)", path, reason)
         return Contents()
 
@@ -135,7 +132,9 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
     measurements of one network the last, unless only the first is of a calm machine. Of the
     reference the lowest stays.
     """
-    with held(path.with_suffix(".lock")):
+    lock = path.with_suffix(".lock")
+    make_room(lock)
+    with held(lock):
         stored = read_contents(path)
         merged = Contents(
             dict(of),
@@ -149,9 +148,9 @@ def merge_into(path: Path, own: Contents, of: Mapping[str, Any]) -> Contents:
             stored.counts | own.counts,
             own.reference.lowest(stored.reference) if own.reference else stored.reference,
         )
-        text = json.dumps(asdict(merged), separators=(",", ":"))
-        with replacing(path) as partial, open(partial, "w") as file:
-            file.write(text)
+        make_room(path)
+        with replacing(path) as partial, open(partial, "wb") as file:
+            file.write(sealed(asdict(merged)))
             file.flush()
             os.fsync(file.fileno())
     return merged

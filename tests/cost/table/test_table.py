@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from flaxyolo.base.kept import unsealed
 from flaxyolo.config import read_config
 from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.measurement import Measurement, Reference
@@ -237,6 +238,27 @@ def test_a_damaged_table_is_said_and_made_again(table, caplog):
         assert not caplog.messages
 
 
+def test_a_changed_figure_in_a_table_is_not_used(table, caplog):
+    table.measure([tiny_spec()])
+    content = table.path.read_bytes()
+    place = content.rindex(b":", 0, content.rindex(b"networks")) + 1
+    digit = content[place : place + 1]
+    other = b"2" if digit != b"2" else b"3"
+    table.path.write_bytes(content[:place] + other + content[place + 1 :])
+    assert LatencyTable(table.path).contents.pieces == {}
+    assert "another digest than was written" in caplog.text
+
+
+def test_a_folder_in_the_place_of_a_table_is_moved_away(table):
+    table.path.unlink(missing_ok=True)
+    table.path.mkdir()
+    assert LatencyTable(table.path).contents.pieces == {}
+    table.measure([tiny_spec()])
+    table.save()
+    assert set(LatencyTable(table.path).contents.pieces) == set(keys(tiny_spec()))
+    assert table.path.with_name(f"{table.path.name}.damaged").is_dir()
+
+
 def test_tables_that_share_a_file_keep_what_each_has_added(table):
     some = specs(24)
 
@@ -319,7 +341,7 @@ def test_a_table_of_before_there_was_a_reference_is_read(table):
     table.measure([spec])
     table.add_network(spec, measured(7.0))
     table.save()
-    old = json.loads(table.path.read_text())
+    old = unsealed(table.path.read_bytes())
     del old["reference"]
     for network in old["networks"].values():
         del network["busy"]
