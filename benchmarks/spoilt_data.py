@@ -16,6 +16,8 @@ import numpy as np
 
 from benchmarks.sound_data import write
 
+LARGE = 50 << 20
+"""Bytes of a file that was made huge, and is spoilt enough."""
 PUNYCODE = b'<?xml version="1.0" encoding="punycode"?>'
 HOSTILE: list[Any] = [
     None, True, 0, -1, 10**20, 10**4000, 2**63, 1e308, -1e308, float("nan"), float("inf"), "", "\0",
@@ -56,7 +58,10 @@ class Spoiler:
 
     def files(self, *suffixes: str) -> list[Path]:
         """Regular files of the set, of these suffixes if any are given."""
-        paths = [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
+        paths = [
+            path for path in self.root.rglob("*")
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < LARGE
+        ]  # fmt: skip
         return sorted(one for one in paths if not suffixes or one.suffix.lower() in suffixes)
 
     def one(self, *suffixes: str) -> Path | None:

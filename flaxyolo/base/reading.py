@@ -49,7 +49,7 @@ def read_file(path: Path | str, most: int = LABELS) -> bytes:
         state = os.fstat(file.fileno())
         _check(state, path, most)
         pieces, total = [], 0
-        while piece := file.read(state.st_size + 1 if not pieces else MIB):
+        while piece := _more(file, path, MIB if pieces else state.st_size + 1):
             pieces.append(piece)
             total += len(piece)
             if total > most:
@@ -103,6 +103,15 @@ def load_yaml(content: str | bytes, loader: Any = None) -> Any:
     """
     _check_yaml(content)
     return yaml.load(content, loader or FAST)
+
+
+def _more(file: Any, path: Path | str, count: int) -> bytes:
+    """The next bytes; of a system's own file there may be none until something happens."""
+    piece: bytes | None = file.read(count)
+    if piece is None:
+        told = "expected a regular file, found one that keeps its reader waiting"
+        raise OSError(errno.EINVAL, told, str(path))
+    return piece
 
 
 def _check(state: os.stat_result, path: Path | str, most: int) -> None:

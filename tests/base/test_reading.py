@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flaxyolo.base import reading
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import read_yaml
 from flaxyolo.base.reading import expanded, load_yaml, read_file, read_json, read_lines
@@ -57,6 +58,16 @@ def test_a_file_is_read_whole_and_no_further(tmp_path):
     # Its size is said to be 0.
     with pytest.raises(OSError, match="expected at most 5 bytes"):
         read_file("/proc/self/status", 5)
+
+
+def test_a_file_that_keeps_its_reader_waiting_is_none(tmp_path, monkeypatch):
+    # As /proc/kmsg does, which is a regular file by its kind.
+    os.mkfifo(tmp_path / "x")
+    writer = os.open(tmp_path / "x", os.O_RDWR)
+    monkeypatch.setattr(reading, "_check", lambda *_: None)
+    with pytest.raises(OSError, match="found one that keeps its reader waiting"):
+        read_file(tmp_path / "x")
+    os.close(writer)
 
 
 def test_a_large_json_file_is_looked_at_before_it_is_read(tmp_path):

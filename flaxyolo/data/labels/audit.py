@@ -303,7 +303,10 @@ def _finding(checked: Checked, found: Found) -> Finding:
 
 def _beside(split: str, aside: Aside) -> Finding:
     kind = KINDS[aside.kind]
-    first = tuple(one_line(shortened(place, LONGEST)) for place in aside.places[:SHOWN])
+    first = tuple(
+        shortened(one_line(shortened(place, LONGEST)), 2 * LONGEST)
+        for place in aside.places[:SHOWN]
+    )
     return Finding(
         aside.kind, split, len(aside.places), first, kind.text, kind.done, kind.stops, 0, 0
     )

@@ -79,7 +79,8 @@ class Checked:
         """File and record of a row, and what is found there."""
         of_boxes = KINDS[found.kind].of == "boxes"
         where = self.records.where(row) if of_boxes else self.records.images[row].where
-        return one_line(shortened(where, LONGEST) + shortened(found.more(row), LONGEST))
+        told = shortened(where, LONGEST) + shortened(found.more(row), LONGEST)
+        return shortened(one_line(told), 2 * LONGEST)
 
     def _add(
         self,
