@@ -58,8 +58,8 @@ SLOWEST = 1.5
 """Of the largest budget, up to which networks outside the bands are taken."""
 POOL = 300
 """Specs that are drawn to choose one from."""
-FILL_S = 30.0
-"""For the table of blocks, once in a run of this command."""
+FILL = 45
+"""Pieces measured for the table of blocks, once in a run of this command."""
 KEPT = ("objective", "objective_se", "map", "map_small", "map_medium", "map_large", "val_loss",
         "loss", "box")  # fmt: skip
 """Of every epoch, in the file."""
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--budget-ms", type=float, nargs="+", default=[8.0])
     parser.add_argument("--sizes", type=int, nargs="+", help="input sizes (the space's choice)")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin none after so long")
-    parser.add_argument("--fill-seconds", type=float, default=FILL_S, help="for table of blocks")
+    parser.add_argument("--fill", type=int, default=FILL, help="pieces for table of blocks")
     parser.add_argument("--measure", action="store_true", help="measure what is there, and end")
     parser.add_argument("--json", type=Path, required=True, help="the file, a line for each run")
     arguments = parser.parse_args()
@@ -282,7 +282,7 @@ def main() -> None:
             pool = draw(suggest, POOL, number, finish=finish).drawn
             pool = [one for one in pool if one.spec not in tried]
             if not filled:
-                table.fill([one.spec for one in pool], arguments.fill_seconds)
+                table.fill([one.spec for one in pool], arguments.fill)
                 table.save()
                 filled = True
             judged = choose(judge(pool, table, counts=False), arguments.budget_ms, number)

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.cost.engine import Timed, Told
+from flaxyolo.cost.engine import JAX_ENGINE, Timed, Told
 from flaxyolo.cost.measure import measure
 from flaxyolo.cost.measurement import BUSY_LOAD, Measurement
+from flaxyolo.cost.recorded import cost_of
+from flaxyolo.cost.table.file import network_key
 from flaxyolo.machine.child import run_module
 from flaxyolo.machine.load import share_of_others, usage
 from flaxyolo.nn.detector import Weights
@@ -62,9 +64,15 @@ def measure_for(
     `program` is the same network on another engine; what is told of another machine counts as told.
     """
     attempt = partial(measure, spec, weights=weights, images=images, program=program)
-    if isinstance(program, Told):
-        return attempt()
-    return _calmest(budget, attempt, trained, before)
+
+    def measured() -> Measurement:
+        if isinstance(program, Told):
+            return attempt()
+        return _calmest(budget, attempt, trained, before)
+
+    engine = JAX_ENGINE if program is None else program.engine
+    with_weights = "trained" if trained else "fresh"
+    return cost_of(f"{network_key(spec)} {with_weights} {engine.describe()}", measured)
 
 
 def measure_in_fresh_process(
@@ -97,7 +105,10 @@ def measure_in_fresh_process(
             )
             return Measurement.from_dict(json.loads(printed), f"{folder}: measured again")
 
-        return _calmest(budget, attempt, trained=True)
+        return cost_of(
+            f"{folder.parent.name}/{folder.name} in a fresh process",
+            lambda: _calmest(budget, attempt, trained=True),
+        )
 
 
 def wait_for_calm(seconds: float) -> None:

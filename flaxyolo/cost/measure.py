@@ -1,8 +1,11 @@
 """Measuring what a detector costs: latency, memory, parameters, GFLOPs."""
 
+import ctypes
+import gc
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
@@ -255,6 +258,21 @@ def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.uint8)
     dtype = compute_dtype()
     return compile_ahead(run_network, spec, fused_graph(spec, dtype)[1], image, dtype)
+
+
+def forget_programs() -> None:
+    """Let go of all compiled programs, and give their memory back to the system.
+
+    Each network that is trained leaves some 100 MiB of them, which no other needs: a program that
+    is asked for again is made again, or read from where JAX keeps them.
+    """
+    compiled_detect.cache_clear()
+    compiled_network.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # of another C library than GNU's
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_mib(compiled: jax.stages.Compiled) -> float:

@@ -312,6 +312,27 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def remove_free_locks(study: optuna.Study, folder: Path) -> int:
+    """Remove the lock files that killed workers and parents of this machine have left; how many.
+
+    Call it where none of them is being started here. By its file a dead worker is known, so those
+    of workers whose trials nobody has taken up yet stay.
+    """
+    states = (TrialState.RUNNING, TrialState.WAITING)
+    held = [(trial.number, custody(trial).lease)
+            for trial in study.get_trials(deepcopy=False, states=states)]  # fmt: skip
+    signed = {lease.lock for _, lease in held}
+    claimed = {str(number) for number, lease in held if lease.worker is None}
+    removed = 0
+    for path in workers_folder(folder).glob("*.lock"):
+        if not path.name.startswith(f"{socket.gethostname()}-") or not is_free(path):
+            continue
+        if str(path) not in signed and path.read_text() not in claimed:
+            path.unlink()
+            removed += 1
+    return removed
+
+
 def _sweep_up(folder: Path) -> None:
     """Remove lock files of workers that died long ago."""
     for path in workers_folder(folder).glob("*.lock"):

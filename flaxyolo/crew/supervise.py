@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 
-from flaxyolo.crew.leases import bury
+from flaxyolo.crew.leases import bury, remove_free_locks
 from flaxyolo.crew.processes import Command, Crew, Died, Event
 from flaxyolo.crew.record import progress
 from flaxyolo.crew.worker import STORAGE
@@ -44,14 +44,20 @@ def supervise(
     `changed` is called whenever a trial has got further, and at the end; `draw` at every look.
     """
     known = state_of(study)
-    with Crew(folder, command, workers) as crew:
-        while not crew.done:
-            bury_dead(study, folder, crew.poll(known, wait=POLL_S))
-            before, known = known, state_of(study)
-            # While a worker measures, this process should have nothing to do.
-            if known != before:
-                changed()
-            draw()
+    # Of commands that were killed, whose trials have been taken up.
+    remove_free_locks(study, folder)
+    try:
+        with Crew(folder, command, workers) as crew:
+            while not crew.done:
+                bury_dead(study, folder, crew.poll(known, wait=POLL_S))
+                before, known = known, state_of(study)
+                # While a worker measures, this process should have nothing to do.
+                if known != before:
+                    changed()
+                draw()
+    finally:
+        # Of workers that were killed; the crew has none left.
+        remove_free_locks(study, folder)
     changed()
 
 

@@ -36,9 +36,6 @@ VERSION = 2
 LEAST_SHARE = 1 / 30
 """Of the highest value of an objective, below which two scores tell nothing."""
 
-MEASURE_S = 20.0
-"""Spent on pieces of the reference network that the table lacks, before it is asked for it."""
-
 BASELINE = "baseline"
 ADVISED = "advised"
 SIZE = "image_size"
@@ -98,7 +95,7 @@ def expected_ms(
     """What networks take by the table of this device, of which the first and last are measured."""
     table = LatencyTable.open(engine=engine)
     with Gate(device_key()).quiet():
-        table.measure([specs[0], specs[-1]], MEASURE_S)
+        table.measure([specs[0], specs[-1]])
         predictions = table.predict(specs)
     return [each.expected(stat) for each in predictions]
 

@@ -13,8 +13,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.crew.storage import STUDY_FILE, read_runs
-from flaxyolo.search.funnel import Runs
 from flaxyolo.search.results import results
+from flaxyolo.search.units import Runs
 
 log = logging.getLogger(__name__)
 

@@ -34,8 +34,6 @@ LOOKS = 3
 GUESSES = 3
 """Before each, networks whose pieces are measured: of those that are far from all that it has, the
 table knows little."""
-PIECES_S = 6.0
-"""Spent on the pieces of one."""
 AIM = 0.9
 """Of the budget, what the one that is measured next is expected to take at most."""
 ENOUGH = 0.8
@@ -121,7 +119,7 @@ def _fullest(
         inside = ms <= aim_ms
         place = int(np.where(inside, ms, -np.inf).argmax() if inside.any() else ms.argmin())
         with Gate(device_key()).quiet():
-            if not table.measure([pool[place].spec], PIECES_S):
+            if not table.measure([pool[place].spec]):
                 break
     return place, float(ms[place])
 

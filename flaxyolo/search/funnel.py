@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
 from flaxyolo.search.surrogate import Fit, predict
+from flaxyolo.search.units import Own, Runs, fitted_on, in_one_unit, select, thinned
 
 
 class Candidates(NamedTuple):
@@ -24,21 +25,6 @@ class Candidates(NamedTuple):
     """Of the architecture, log latency, zero-cost scores; in any unit, NaN where unknown."""
     latency_ms: Float[np.ndarray, " n"]
     """Predicted or measured."""
-
-
-class Runs(NamedTuple):
-    """What was trained in one study, a row for each score; rows of equal features are one run.
-
-    A run has a row for its last score at least. One that went through several rungs may have a row
-    for each of them, which tells how the scores of two rungs compare.
-    """
-
-    features: Float[np.ndarray, "m f"]
-    """In the columns of the candidates."""
-    scores: Float[np.ndarray, " m"]
-    """Higher is better, in any unit; NaN where a run has begun and has no score yet."""
-    shares: Float[np.ndarray, " m"]
-    """Share of the short schedule that the score was taken at; scores compare within a share."""
 
 
 class Choice(NamedTuple):
@@ -72,6 +58,8 @@ class FunnelSettings:
     """Share of the variance of a rung's scores that is not noise, below which it tells nothing."""
     most_rows: int = 200
     """Scores of earlier studies that the surrogate is given in all."""
+    most_own: int = 200
+    """Runs of the study itself that it is given: a fit takes the cube of their number."""
 
 
 DEFAULTS = FunnelSettings()
@@ -97,16 +85,17 @@ def propose(
     places = in_band(candidates.latency_ms, budget_ms, settings.band)
     own = in_one_unit(runs)
     most = max(settings.first, settings.most_rows // max(1, len(earlier)))
-    others = [_thinned(in_one_unit(study), most) for study in earlier]
+    others = [thinned(in_one_unit(study), most) for study in earlier]
     others = [study for study in others if _tells(study, settings)]
     if not (others or _tells(own, settings)) or _explores(turn, settings.explore):
         return Choice(int(rng.choice(places)), "explore", None)
     if not _tells(own, settings):
         # Too few to have a unit of their own beside earlier studies: they only take up their place.
-        own = _select(own, np.arange(0))._replace(
+        own = select(own, np.arange(0))._replace(
             waiting=np.concatenate([own.waiting, own.features])
         )
-    fit = _predict(candidates.features, places, own, others)
+    few = select(own, fitted_on(own, settings.most_own))
+    fit = _predict(candidates.features, places, few, others)
     best = float(own.scores.max()) if len(own.scores) else float(fit.mean.max())
     place = int(expected_improvement(fit.mean, fit.spread, best).argmax())
     value = own.centre + own.unit * float(fit.mean[place]) if len(own.scores) else None
@@ -122,16 +111,37 @@ def next_finalist(
     apart from the surrogate's score for it is taken away. No full result is needed, so all may be
     asked for at once.
     """
+    return next_finalists(runs, 1, taken, settings=settings)[0]
+
+
+def next_finalists(
+    runs: Runs, count: int, taken: Sequence[int] = (), *, settings: FunnelSettings = DEFAULTS
+) -> list[int]:
+    """So many of `next_finalist`, one after the other; ValueError where there are fewer."""
     own = in_one_unit(runs)
+    names = [features.tobytes() for features in own.features]
     gone = {runs.features[row].tobytes() for row in taken}
-    left = np.array([features.tobytes() not in gone for features in own.features], bool)
-    if not left.any():
-        raise ValueError(f"no run with a score is left beside {len(gone)} taken")
-    rows = np.arange(len(own.scores))
-    fit = predict(own.features, rows, own.scores, rows, noise=own.noise)
-    value = settings.trust * own.scores + (1 - settings.trust) * fit.mean
-    furthest = left & (own.shares == own.shares[left].max())
-    return int(own.rows[np.where(furthest, value, -np.inf).argmax()])
+    value, chosen = None, []
+    while len(chosen) < count:
+        left = np.array([name not in gone for name in names], bool)
+        if not left.any():
+            raise ValueError(f"no run with a score is left beside {len(gone)} taken")
+        if value is None:
+            value = _lasting(own, settings)
+        furthest = left & (own.shares == own.shares[left].max())
+        place = int(np.where(furthest, value, -np.inf).argmax())
+        gone.add(names[place])
+        chosen.append(int(own.rows[place]))
+    return chosen
+
+
+def _lasting(own: Own, settings: FunnelSettings) -> Float[np.ndarray, " r"]:
+    """What of each run's score is expected to last into the full schedule."""
+    known = fitted_on(own, settings.most_own)
+    fit = predict(
+        own.features, known, own.scores[known], np.arange(len(own.scores)), noise=own.noise[known]
+    )
+    return settings.trust * own.scores + (1 - settings.trust) * fit.mean
 
 
 def in_band(
@@ -227,87 +237,6 @@ def reliability(scores: Float[np.ndarray, " n"], noise: Float[np.ndarray, " n"])
     if not spread:
         return 0.0
     return max(0.0, 1 - float((noise[known] ** 2).mean()) / spread)
-
-
-class Own(NamedTuple):
-    """One study's runs, one row each, with scores of all shares in one unit: mean 0, variance 1."""
-
-    features: Float[np.ndarray, "r f"]
-    scores: Float[np.ndarray, " r"]
-    shares: Float[np.ndarray, " r"]
-    """Of the last score."""
-    noise: Float[np.ndarray, " r"]
-    """Variance against that of a score at the greatest share: a short run tells less."""
-    rows: Int[np.ndarray, " r"]
-    """Row of the last score in `Runs`."""
-    waiting: Float[np.ndarray, "w f"]
-    """Runs that have no score yet."""
-    centre: float
-    unit: float
-    """A score at the greatest share is `centre + unit * score`."""
-
-
-def in_one_unit(runs: Runs) -> Own:
-    """The last score of each run, comparable with those that stopped at another share.
-
-    Runs with a score at two shares tie their scales together: they get the same mean and spread at
-    both. So the few that went on keep their lead, which they lose where each share is brought to
-    one scale by itself. Where no run has both, those that went on are put above the others.
-    """
-    names = [features.tobytes() for features in runs.features]
-    known = np.isfinite(runs.scores)
-    level: dict[bytes, float] = {}
-    last: dict[bytes, int] = {}
-    centre, unit = 0.0, 1.0
-    for share in np.unique(runs.shares[known]):
-        rows = np.flatnonzero(known & (runs.shares == share))
-        scores = runs.scores[rows]
-        common = [place for place, row in enumerate(rows) if names[row] in level]
-        before = np.array([level[names[rows[place]]] for place in common])
-        if not level:
-            centre, unit = float(scores.mean()), float(scores.std()) or unit
-        elif common:
-            if np.ptp(before) > 0 and np.ptp(scores[common]) > 0:
-                unit = float(scores[common].std() / before.std())
-            centre = float(scores[common].mean() - unit * before.mean())
-        else:
-            centre = float(scores.mean() - unit * max(level.values()))
-        level |= {names[row]: (runs.scores[row] - centre) / unit for row in rows}
-        last |= {names[row]: int(row) for row in rows}
-    rows = np.array(sorted(last.values()), int)
-    scores = np.array([level[names[row]] for row in rows])
-    mean, spread = (float(scores.mean()), float(scores.std()) or 1.0) if len(rows) else (0.0, 1.0)
-    shares = runs.shares[rows]
-    waiting = {name: row for row, name in enumerate(names) if name not in last}
-    return Own(
-        features=runs.features[rows],
-        scores=(scores - mean) / spread,
-        shares=shares,
-        noise=shares.max(initial=0.0) / shares,
-        rows=rows,
-        waiting=runs.features[np.array(list(waiting.values()), int)],
-        centre=centre + unit * mean,
-        unit=unit * spread,
-    )
-
-
-def _thinned(study: Own, most: int) -> Own:
-    """At most so many runs, evenly spaced from the worst to the best."""
-    count = len(study.scores)
-    if count <= most:
-        return study
-    return _select(study, np.argsort(study.scores)[np.linspace(0, count - 1, most).astype(int)])
-
-
-def _select(own: Own, keep: Int[np.ndarray, " k"]) -> Own:
-    """Some of the runs with scores; those that wait all stay."""
-    return own._replace(
-        features=own.features[keep],
-        scores=own.scores[keep],
-        shares=own.shares[keep],
-        noise=own.noise[keep],
-        rows=own.rows[keep],
-    )
 
 
 def _predict(

@@ -1,7 +1,6 @@
 """The next candidate: many are drawn and judged without compiling, the surrogate picks one."""
 
 import logging
-import os
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 
 from flaxyolo.cost.budget import cheap_excess
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.table.pieces import pieces
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.record import Record
 from flaxyolo.machine.gate import Gate
@@ -47,12 +47,15 @@ RELATIVE = ", related"
 SHORT_LIST = 200
 """Specs that the surrogate looks at."""
 LEAST_LIST = 20
-COUNT_S = 5.0
-"""Seconds after which the short list ends: the parameters of a new block take time to count."""
-FILL_S = 8.0
-"""Seconds spent on the table of blocks, before the first proposal of a process and every fourth."""
+COUNTED = 150
+COUNTED_EACH = 50
+"""Different pieces in the short list of the first proposal, and how many more there are in that of
+each following one: the parameters of a new piece take some 30 ms to count."""
+FILL = 12
+"""Pieces measured for the table of blocks, before the first proposal of a study and every fourth;
+each takes some 0.7 s."""
 FILL_BATCH = 6
-"""Pieces that are measured in turn: an end can only be between two batches."""
+"""Pieces that are measured in turn."""
 FILL_EACH = 4
 ROUGH = 0.3
 """Spread of predictions from which they are too uncertain to propose by: then pieces are measured
@@ -68,13 +71,16 @@ FULL = 0.9
 
 
 class Proposer:
-    """Proposes candidates in the band under the budget, and learns from what was measured."""
+    """Proposes candidates in the band under the budget, and learns from what was measured.
 
-    def __init__(self, sweep: Sweep, gate: Gate):
-        self.sweep, self.gate = sweep, gate
+    What is proposed follows from the study and from what was measured, not from the process or the
+    clock. `index` is the worker's, so that workers that ask at the same time draw apart.
+    """
+
+    def __init__(self, sweep: Sweep, gate: Gate, index: int = 0):
+        self.sweep, self.gate, self.index = sweep, gate, index
         self.scout = Scout(sweep)
         self.learnt: dict[int, Measurement] = {}
-        self.proposals = 0
 
     @cached_property
     def table(self) -> LatencyTable:
@@ -94,13 +100,17 @@ class Proposer:
         )
 
     def learn(self, record: Record) -> None:
-        """Add a measured network to the table."""
+        """Add a measured network to the table, which the next proposal or `save` saves."""
         cost = record.cost
         if cost is None or record.spec is None or self.learnt.get(record.number) == cost:
             return
         self.learnt[record.number] = cost
-        if self.table.add_network(record.spec, cost):
-            self.table.save()
+        self.table.add_network(record.spec, cost)
+
+    def save(self) -> None:
+        """Save what the table has learnt, if there is anything."""
+        if self.learnt:
+            self.table.save_new()
 
     def propose(self, found: Sequence[Record]) -> Record | None:
         """The next candidate, with its parameters and what was expected of it.
@@ -112,26 +122,24 @@ class Proposer:
         # Those of other workers and of earlier runs of the command too.
         for each in found:
             self.learn(each)
-        turn = len(drawn(found))
-        # Workers that ask at the same time draw apart.
-        seed = (sweep.seed * 1_000_003 + turn) * 1009 + os.getpid()
+        turn, proposals = len(drawn(found)), sum(each.screened > 0 for each in found)
+        seed = (sweep.seed * 1_000_003 + turn) * 1009 + self.index
         kin = self._kin(found, seed)
         pool = self._pool(found, seed, kin)
         if not pool:
             return None
         pooled = time.perf_counter()
         judged = judge(pool, self.table, counts=False)
-        due = self.proposals % FILL_EACH == 0 or self._spread(judged) > ROUGH
+        due = proposals % FILL_EACH == 0 or self._spread(judged) > ROUGH
         if due and self._matters(judged, POSSIBLE):
             self._fill(pool, seed)
             judged = judge(pool, self.table, counts=False)
-        self.proposals += 1
         near = {each.spec for each in kin}
         close = [each for each in judged if each.spec in near] if turn % WIDE_EACH else []
         related = bool(close) and (budget.latency_ms is None or self._matters(close))
         judged = close if related else judged
         rng = np.random.default_rng(seed)
-        short = self._short_list(judged, rng)
+        short = self._short_list(judged, rng, COUNTED + COUNTED_EACH * proposals)
         choice = self._choose(short, found, turn, seed)
         predicted = time.perf_counter()
         seconds = {"draw": round(pooled - began, 3), "predict": round(predicted - pooled, 3)}
@@ -144,6 +152,7 @@ class Proposer:
             scores = scored[choice.place]
             seconds["score"] = round(time.perf_counter() - predicted, 3)
         picked = short[choice.place]
+        self.save()
         error = self.table.error(budget.latency_stat).describe()
         log.info(
             "candidate %d: %s of %d judged, %.2f ms expected; the table's error: %s",
@@ -247,7 +256,7 @@ class Proposer:
     def _fill(self, pool: Sequence[Drawn], seed: int) -> None:
         """Measure blocks by which the latencies are least certain."""
         with self.gate.quiet():
-            self.table.fill([each.spec for each in pool], FILL_S, seed, FILL_BATCH)
+            self.table.fill([each.spec for each in pool], FILL, seed, FILL_BATCH)
 
     def _latency(self, judged: Judged) -> float:
         """What the candidate stays below with confidence: what is compared with the budget."""
@@ -262,8 +271,11 @@ class Proposer:
         limit = self.sweep.budget.latency_ms
         return np.inf if limit is None else limit
 
-    def _short_list(self, judged: Sequence[Judged], rng: np.random.Generator) -> list[Judged]:
-        """Candidates in the band, a few of the fastest where none is expected to fit."""
+    def _short_list(
+        self, judged: Sequence[Judged], rng: np.random.Generator, most_pieces: int
+    ) -> list[Judged]:
+        """Candidates in the band, a few of the fastest where none is expected to fit; they end
+        where they have more than so many different pieces."""
         budget = self.sweep.budget
         upper = np.array([self._latency(each) for each in judged])
         if (upper <= self._limit()).any():
@@ -271,13 +283,15 @@ class Proposer:
         else:
             places = np.argsort(upper)[:BEST]
         places = rng.permutation(places)[:SHORT_LIST]
-        counted: list[Judged] = []
-        began = time.monotonic()
+        listed: list[Drawn] = []
+        seen: set[str] = set()
         for start in range(0, len(places), LEAST_LIST):
             part = [judged[place] for place in places[start : start + LEAST_LIST]]
-            counted += judge([Drawn(each.params, each.spec) for each in part], self.table)
-            if time.monotonic() - began > COUNT_S:
+            listed += [Drawn(each.params, each.spec) for each in part]
+            seen |= {piece.key for each in part for piece in pieces(each.spec)}
+            if len(seen) > most_pieces:
                 break
+        counted = judge(listed, self.table)
         if not {"params", "gflops"} & budget.limits.keys():
             return counted
         inside = [

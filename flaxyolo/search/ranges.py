@@ -7,7 +7,6 @@ the rung of which they do at the other.
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -19,6 +18,7 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import count_gflops, count_params, measure
+from flaxyolo.cost.recorded import cost_of
 from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.deploy.engines import program
@@ -83,11 +83,12 @@ as a second path through the neck, must be inside the budget too."""
 LEAST_DEPTH = 2
 """To which every stage may go that is not shallow in the usual ranges."""
 
-LEARN_S = 1.5
+LEARN = 4
 LEARN_BATCH = 2
-"""Seconds spent on the table of blocks for a rung, and pieces timed in turn."""
-LEARN_IN_ALL_S = 6.0
-LEARN_MOST_S = 60.0
+"""Pieces measured for the table of blocks for a rung, and pieces timed in turn; each takes some
+0.7 s, a large one longer."""
+LEARN_IN_ALL = 8
+LEARN_MOST = 40
 """In all, and where most networks still use less than half of the band: a space that ends there
 would leave the budget unused."""
 LEARN_UP_TO = 1.5
@@ -333,12 +334,15 @@ def calibrate(table: LatencyTable, spec: DetectorSpec) -> None:
     """Correct a table by a whole network: the sum of its pieces alone may be far off."""
     if network_key(spec) in table.networks:
         return
-    cost = measure(
-        spec,
-        program=program(table.engine, spec),
-        min_calls=50,
-        min_seconds=MEASURE_S,
-        max_seconds=2 * MEASURE_S,
+    cost = cost_of(
+        f"{network_key(spec)} quick {table.engine.describe()}",
+        lambda: measure(
+            spec,
+            program=program(table.engine, spec),
+            min_calls=50,
+            min_seconds=MEASURE_S,
+            max_seconds=2 * MEASURE_S,
+        ),
     )
     if table.add_network(spec, cost):
         table.save()
@@ -370,10 +374,10 @@ def climbed(
     """The rungs of which enough is known: what is unlike all that was measured is thought fast.
 
     Measures pieces of random networks at the smallest and the largest of these sizes, on every
-    second rung, as far as they may be inside the budget and for a limited time in all, which is
-    longer while the networks are far too small.
+    second rung, as far as they may be inside the budget and so many in all, which are more while
+    the networks are far too small.
     """
-    began, ends = time.monotonic(), tuple(sorted({sizes[0], sizes[-1]}))
+    learnt, ends = 0, tuple(sorted({sizes[0], sizes[-1]}))
     for place in range(0, len(ladder), 2):
         space = with_ranges(suggest, replace(ladder[place], image_sizes=ends))
         drawn = draw(space, DRAWS, seed).drawn
@@ -381,11 +385,10 @@ def climbed(
         near = [spec for spec, share in zip(specs, used(specs), strict=True)
                 if share <= LEARN_UP_TO]  # fmt: skip
         if near:
-            table.fill(near, LEARN_S, seed, batch=LEARN_BATCH)
+            learnt += table.fill(near, LEARN, seed, batch=LEARN_BATCH)
         shares = used(specs)
         small = np.median(shares) < DEFAULTS.band[0] / 2
-        spent = time.monotonic() - began
-        if np.quantile(shares, 0.25) > 1 or spent >= (LEARN_MOST_S if small else LEARN_IN_ALL_S):
+        if np.quantile(shares, 0.25) > 1 or learnt >= (LEARN_MOST if small else LEARN_IN_ALL):
             return ladder[: place + 1]
     return ladder
 

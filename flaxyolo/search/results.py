@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import optuna
-from optuna.trial import create_trial
+from optuna.trial import FrozenTrial, create_trial
 
 from flaxyolo.crew.record import CHEAP, FINAL, Record, read
 
@@ -18,13 +19,30 @@ MIN_TRIALS_FOR_IMPORTANCE = 4
 """Networks below which an importance of parameters is noise."""
 
 
+_READ: WeakKeyDictionary[optuna.Study, dict[int, tuple[FrozenTrial, Record]]] = WeakKeyDictionary()
+"""Records by number, with what they were read from."""
+
+
+def read_records(study: optuna.Study) -> list[tuple[FrozenTrial, Record]]:
+    """The trials of a study, each with its record as it is stored.
+
+    Only what has changed is read: storages give another object for a trial that was written to.
+    """
+    before = _READ.setdefault(study, {})
+    for trial in study.get_trials(deepcopy=False):
+        known = before.get(trial.number)
+        if known is None or known[0] is not trial:
+            before[trial.number] = trial, read(trial)
+    return [before[number] for number in sorted(before)]
+
+
 def results(study: optuna.Study) -> list[Record]:
     """All trials of a study, by number; the storage is their only source."""
     known = study.user_attrs.get(CONFIRMED, {})
     refuted = {int(number) for number, again in known.items() if not again["inside"]}
     records = [
-        replace(read(trial), refuted=trial.number in refuted)
-        for trial in study.get_trials(deepcopy=False)
+        replace(record, refuted=True) if record.number in refuted else record
+        for _, record in read_records(study)
     ]
     for record in list(records):
         # What was taken to be over the budget by mistake goes on in another trial.

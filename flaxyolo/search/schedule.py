@@ -10,7 +10,7 @@ from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import SCALED, drawn, kind, lacks_scaled, ready
 from flaxyolo.search.earlier import as_runs, scored_candidates
 from flaxyolo.search.features import matrix
-from flaxyolo.search.funnel import merits, next_finalist, promoted
+from flaxyolo.search.funnel import merits, next_finalists, promoted
 from flaxyolo.search.racing import next_runs
 from flaxyolo.search.spending import REDUCTION, Spending
 
@@ -218,12 +218,10 @@ def choose_finalists(cheap: Sequence[Record], spending: Spending) -> list[int]:
     runs = as_runs(scored, features)
     # The surrogate learns from the controls too.
     controls = [row for row, each in enumerate(scored) if each.number in others]
-    taken = list(controls)
     # Candidates that the surrogate cannot tell apart are one to it.
     distinct = len(np.unique(features, axis=0)) - len(np.unique(features[controls], axis=0))
-    for _ in range(min(spending.finalists, distinct)):
-        taken.append(next_finalist(runs, taken))
-    chosen = [scored[row].number for row in taken[len(controls) :]]
+    count = min(spending.finalists, distinct)
+    chosen = [scored[row].number for row in next_finalists(runs, count, controls)]
     rest = sorted(mine, key=lambda each: (-each.share, -each.score))
     chosen += dict.fromkeys(each.number for each in rest if each.number not in chosen)
     return chosen[: spending.finalists]

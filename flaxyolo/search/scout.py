@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from flaxyolo.cost.recorded import count_of
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.data.batches import Batch
 from flaxyolo.data.feeds import open_pixels
@@ -44,7 +45,9 @@ class Scout:
         if not trained:
             return 0
         seconds = sum(self.seconds) / len(self.seconds) if self.seconds else FIRST_GUESS_S
-        return min(MOST, int(SHARE * sum(trained) / len(trained) / seconds))
+        few = min(MOST, int(SHARE * sum(trained) / len(trained) / seconds))
+        # What took how long is a measurement too.
+        return count_of(f"networks scored after {len(found)} trials", lambda: few)
 
     def scores(self, spec: DetectorSpec) -> Mapping[str, float]:
         """NWOT and ZiCo of a network with fresh weights."""

@@ -58,6 +58,14 @@ def remove_states(sweep: Sweep) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_done(standings: Standings, sweep: Sweep) -> None:
+    """The same of the runs that are complete, while the sweep goes on: four times their weights
+    each."""
+    for record in standings.records:
+        if record.state == "complete" and record.run is not None:
+            shutil.rmtree(sweep.runs / record.run / "state", ignore_errors=True)
+
+
 def keep_best(standings: Standings, sweep: Sweep, gate: Gate) -> None:
     """Make `best/`, `best.yaml` and `detections.png` those of the best run of the study."""
     here = [

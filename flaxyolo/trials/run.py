@@ -20,7 +20,13 @@ from flaxyolo.training.follow import Followers
 from flaxyolo.trials.answer import answer_lines, nothing_found, nothing_learnt
 from flaxyolo.trials.confirm import confirm
 from flaxyolo.trials.logged import follow
-from flaxyolo.trials.outputs import error_line, remove_states, sweep_report, update_outputs
+from flaxyolo.trials.outputs import (
+    error_line,
+    remove_done,
+    remove_states,
+    sweep_report,
+    update_outputs,
+)
 from flaxyolo.trials.page import write_at_end
 from flaxyolo.trials.parent import FOLDER
 from flaxyolo.trials.progress import Display
@@ -111,6 +117,7 @@ def watch(
         follow(logs, standings.records, sweep, shared=storage is not None)
         if outcome_changed:
             update_outputs(standings, sweep, gate)
+            remove_done(standings, sweep)
 
     with display.bars, logs:
         publish(study, standings, sweep.folder, ended=False)

@@ -25,7 +25,7 @@ from flaxyolo.crew.phases import (
     trained,
     validated,
 )
-from flaxyolo.crew.record import FINAL, Entry, read
+from flaxyolo.crew.record import FINAL, Entry
 from flaxyolo.crew.surroundings import ALONE, OutOfTimeError, PausedError, Stage, Surroundings
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.scoring.curves import curves
@@ -34,6 +34,7 @@ from flaxyolo.scoring.matches import match
 from flaxyolo.scoring.mistakes import mistakes
 from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.search.features import features
+from flaxyolo.search.results import read_records
 from flaxyolo.search.setting import Sweep
 from flaxyolo.spec import DetectorSpec, to_dict
 from flaxyolo.weights.checkpoint import save_detector
@@ -258,12 +259,11 @@ def run_name(
 def prune_duplicate(entry: Entry) -> None:
     """Prune a trial whose detector was tried before; of two that run at once the later."""
     trial, mine = entry.trial, entry.record
-    for twin_trial in trial.study.get_trials(deepcopy=False):
-        if twin_trial.number >= mine.number:
+    for twin_trial, twin in read_records(trial.study):
+        if twin.number >= mine.number:
             break
-        if twin_trial.number == mine.again:
+        if twin.number == mine.again:
             continue
-        twin = read(twin_trial)
         # Two workers may have added the same run of a finalist.
         if (twin.spec, twin.stage, twin.seed) != (
             mine.spec,

@@ -16,9 +16,10 @@ from optuna.trial import TrialState, create_trial
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.words import many
+from flaxyolo.cost.measure import forget_programs
 from flaxyolo.crew.custody import custody
 from flaxyolo.crew.leases import take_up
-from flaxyolo.crew.record import FINAL, Entry, Record, attributes
+from flaxyolo.crew.record import CHEAP, FINAL, Entry, Record, attributes
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
 from flaxyolo.crew.task import read_task
@@ -62,9 +63,10 @@ def run_worker(folder: Path, index: int) -> None:
     sweep = task.restored(folder)
     keep_compiled()
     with at_desk(sweep.folder, index, opened=open_runs, seed=sweep.seed) as desk:
-        proposer = Proposer(sweep, desk.gate)
+        proposer = Proposer(sweep, desk.gate, index)
         while work(desk, task, sweep, proposer):
             pass
+        proposer.save()
         desk.leave()
 
 
@@ -165,6 +167,7 @@ def go_on(
         )
     finally:
         proposer.learn(Entry(lease.trial).record)
+        forget_programs()
     if Entry(lease.trial).record.reason.startswith(UNMEASURED):
         give_up(desk.study)
     return had_time
@@ -208,8 +211,11 @@ def add(study: optuna.Study, record: Record) -> None:
 
 
 def add_wanted(study: optuna.Study, spending: Spending, proposal: Record) -> None:
-    """Add a proposed candidate, unless another worker has added the last one in the meantime."""
-    if wants_more(results(study), spending):
+    """Add a proposed candidate, unless another worker has added the last one in the meantime, or
+    has come to the same."""
+    found = results(study)
+    twins = [each for each in found if each.stage == CHEAP and each.params == proposal.params]
+    if wants_more(found, spending) and not twins:
         add(study, proposal)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -15,8 +16,17 @@ from optuna.trial import TrialState
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew import leases
 from flaxyolo.crew.alive import is_free, stale, workers_folder
-from flaxyolo.crew.custody import custody
-from flaxyolo.crew.leases import LostLeaseError, adopt, at_work, bury, claim, is_own_fault, take_up
+from flaxyolo.crew.custody import custody, keep_custody
+from flaxyolo.crew.leases import (
+    LostLeaseError,
+    adopt,
+    at_work,
+    bury,
+    claim,
+    is_own_fault,
+    remove_free_locks,
+    take_up,
+)
 from tests.crew.held import attrs, dead_holder, open_view, state
 
 
@@ -318,3 +328,30 @@ def test_whose_fault_an_error_is():
     assert not is_own_fault(OSError(28, "No space left on device"))
     assert not is_own_fault(ConnectionResetError())
     assert not is_own_fault(SystemExit(1))
+
+
+def test_locks_that_nobody_holds_or_needs_are_removed(study, tmp_path):
+    folder, host = workers_folder(tmp_path), socket.gethostname()
+    dead, elsewhere = folder / f"{host}-worker0-1.lock", folder / "another-worker0-1.lock"
+    claimant = folder / f"{host}-worker0-2.lock"
+    for path in (dead, elsewhere):
+        path.touch()
+    claimant.write_text("1")
+    with at_work(tmp_path) as worker:
+        assert remove_free_locks(study, tmp_path) == 1
+        assert not dead.exists()
+        # One that died after its claim and before it signed is known by its file alone.
+        assert {worker.lock, claimant, elsewhere} == set(folder.glob("*.lock"))
+
+
+def test_the_lock_of_a_dead_worker_stays_until_its_trial_is_taken_up(study, tmp_path):
+    lease = dead_holder(tmp_path)
+    lock = workers_folder(tmp_path) / f"{socket.gethostname()}-worker0-9.lock"
+    lock.touch()
+    hold = replace(custody(open_view(tmp_path).get_trials()[0]).lease, lock=str(lock))
+    keep_custody(study, lease.trial, lease=hold)
+    assert is_free(lock)
+    assert remove_free_locks(study, tmp_path) == 0
+    assert take_up(study, tmp_path) == [0]
+    assert remove_free_locks(study, tmp_path) == 1
+    assert not lock.exists()

@@ -21,7 +21,7 @@ SUGGEST = with_ranges(suggest_detector, Ranges((96, 128), (16, 64, 8), 6, (2, 3,
 class ByWidth(Known):
     """A network takes half a millisecond for each eight channels of C2 and for each layer."""
 
-    def measure(self, specs, seconds=None):
+    def measure(self, specs):
         return 0
 
     def predict(self, specs):
@@ -122,7 +122,7 @@ def test_beside_a_latency_parameters_are_kept(sweep, looks):
 def test_pieces_of_what_would_be_measured_are_known_first(sweep, looks, monkeypatch):
     table, asked = LatencyTable.open(), []
 
-    def measure(specs, seconds=None):
+    def measure(specs):
         asked.extend(specs)
         return 3 if len(asked) == 1 else 0
 

@@ -4,16 +4,16 @@ import pytest
 from flaxyolo.search.funnel import (
     Candidates,
     FunnelSettings,
-    Runs,
     expected_improvement,
     in_band,
-    in_one_unit,
     merits,
     next_finalist,
+    next_finalists,
     promoted,
     propose,
     reliability,
 )
+from flaxyolo.search.units import Runs, fitted_on, in_one_unit
 
 NO_CHANCE = FunnelSettings(explore=0.0)
 
@@ -264,3 +264,48 @@ def test_the_same_draws_give_the_same_choice():
     done = runs([[0], [1], [2], [3]], [0.1, 0.4, 0.3, 0.2])
     those = candidates([[0.5], [1.5], [2.5]])
     assert choose(those, done, seed=3) == choose(those, done, seed=3)
+
+
+def many(count, seed=0):
+    """Runs of which a third went to the end; a feature tells of the score, the other does not."""
+    rng = np.random.default_rng(seed)
+    features = rng.uniform(0, 1, (count, 2))
+    shares = np.where(np.arange(count) % 3 == 0, 1.0, 1 / 3)
+    return Runs(features, features[:, 0] + rng.normal(0, 0.05, count), shares)
+
+
+def test_a_long_study_is_fitted_on_the_best_the_last_and_some_of_the_others():
+    own = in_one_unit(many(900))
+    kept = fitted_on(own, 200)
+    assert len(kept) == 200
+    assert (np.diff(kept) > 0).all()
+    assert np.array_equal(kept, fitted_on(own, 200)), "every worker takes the same"
+    assert own.scores.argmax() in kept
+    assert set(range(850, 900)) <= set(kept.tolist()), "the last"
+    assert own.scores[kept].min() == own.scores.min(), "the worst too"
+    assert np.array_equal(fitted_on(own, 900), np.arange(900))
+
+
+def test_few_runs_tell_as_much_as_all():
+    """The predicted scores of a long study agree with those of all its runs."""
+    done, rng = many(600), np.random.default_rng(1)
+    new = Candidates(rng.uniform(0, 1, (50, 2)), np.full(50, 0.9))
+    found = []
+    for most in (200, 600):
+        settings = FunnelSettings(most_own=most)
+        chosen = propose(new, done, budget_ms=1.0, turn=1, rng=rng, settings=settings)
+        found.append(new.features[chosen.place, 0])
+        rows = next_finalists(done, 3, settings=settings)
+        assert (done.shares[rows] == 1).all()
+        assert done.features[rows, 0].min() > 0.85
+    assert min(found) > 0.9
+
+
+def test_finalists_one_by_one_are_those_asked_for_at_once():
+    done = many(60)
+    taken = []
+    for _ in range(5):
+        taken.append(next_finalist(done, taken))
+    assert taken == next_finalists(done, 5)
+    with pytest.raises(ValueError, match="no run with a score is left beside 60 taken"):
+        next_finalists(done, 61)

@@ -39,7 +39,7 @@ from tests.tiny_data import SPACE, write_coco
 class Known(LatencyTable):
     """A device on which a network takes a millisecond for each eighth of a million pixels."""
 
-    def fill(self, specs, seconds, seed=0, batch=0):
+    def fill(self, specs, most, seed=0, batch=0):
         self.filled = len(specs)
         return 0
 
@@ -70,9 +70,6 @@ def made(tmp_path, monkeypatch, suggest=suggest_detector, table=Known, **limits)
     table = table(tmp_path / "table.json")
     monkeypatch.setattr(propose.LatencyTable, "open", lambda **_: table)
     monkeypatch.setattr(propose, "POOL", 60)
-    # What is drawn depends on the process, and how much is judged on its speed.
-    monkeypatch.setattr(propose.os, "getpid", lambda: 1)
-    monkeypatch.setattr(propose, "COUNT_S", math.inf)
     sweep = Sweep(
         suggest=suggest,
         budget=Budget(**limits),
@@ -128,8 +125,7 @@ def test_proposals_use_the_budget_from_the_first_on(tmp_path, monkeypatch, facto
     suggest = with_ranges(
         suggest_detector, Ranges((96, 128, 160, 192), (16, 32, 8), 6, (2, 4, 4, 2))
     )
-    # One batch each time, however fast the machine is.
-    monkeypatch.setattr(propose, "FILL_S", 0.0)
+    monkeypatch.setattr(propose, "FILL", 24)
     monkeypatch.setattr(propose, "FILL_BATCH", 24)
     used = []
     for seed in (1, 2):
@@ -176,7 +172,8 @@ def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, table=Counted, gflops=0.1)
     monkeypatch.setattr(propose, "POOL", 12)
     proposal = proposer.propose([])
-    assert count_gflops(suggest_detector(FixedTrial(proposal.params))) <= 0.1
+    spec = proposer._finish(suggest_detector(FixedTrial(proposal.params)))
+    assert count_gflops(spec) <= 0.1
     assert not hasattr(table, "filled"), "nothing is timed without a limit of time"
 
 
@@ -291,3 +288,55 @@ def test_relatives_are_proposed_without_a_limit_of_latency_too(tmp_path, monkeyp
     proposer, _ = made(tmp_path, monkeypatch, table=Counted, gflops=1.0)
     with_parent(proposer, monkeypatch)
     assert proposer.propose([result(0)]).origin.endswith(propose.RELATIVE)
+
+
+def scored(count):
+    """Candidates of the default space that were scored, one of them not proposed."""
+    found = []
+    for number, each in enumerate(propose.draw(suggest_detector, count, 3).drawn):
+        seen = features(each.spec, latency_ms=1.0 + number, params=1e6, gflops=0.1)
+        found.append(
+            result(
+                number, "complete", [(9, (0.3, 0.1, 0.5)[number % 3])], spec=each.spec,
+                params=each.params, features=seen, screened=60 * (number > 0),
+            )
+        )  # fmt: skip
+    return found
+
+
+def test_proposals_follow_from_the_study_and_apart_from_each_other_by_worker(tmp_path, monkeypatch):
+    pools, proposals = [], []
+    for place, index in enumerate((0, 0, 1)):
+        proposer, _ = made(tmp_path / str(place), monkeypatch, latency_ms=1.4)
+        proposer.index = index
+        found = scored(6)
+        proposal = proposer.propose(found)
+        assert proposal.origin == "surrogate"
+        proposals.append(proposal.params)
+        # As after a restart: nothing hangs on how many proposals a process has made.
+        assert proposer.propose(found).params == proposals[-1]
+        pools.append({each.spec for each in proposer._pool(found, index + 1)})
+    assert proposals[0] == proposals[1]
+    assert proposals[0] != proposals[2]
+    assert pools[0] == pools[1] != pools[2]
+
+
+def test_the_table_is_filled_before_every_fourth_proposal_of_the_study(tmp_path, monkeypatch):
+    filled = []
+    for proposals in range(9):
+        proposer, table = made(tmp_path / str(proposals), monkeypatch, latency_ms=1.4)
+        proposer.propose([result(number, screened=60) for number in range(proposals)])
+        filled.append(hasattr(table, "filled"))
+    assert filled == [not proposals % propose.FILL_EACH for proposals in range(9)]
+
+
+def test_the_short_list_ends_by_its_pieces(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, gflops=1e6)
+    monkeypatch.setattr(propose, "LEAST_LIST", 5)
+    judged = propose.judge(proposer._pool([], 0), proposer.table, counts=False)
+
+    def length(most):
+        return len(proposer._short_list(judged, np.random.default_rng(0), most))
+
+    assert length(1) == 5, "a part at least"
+    assert 5 < length(60) < length(10**6) == len(judged)

@@ -245,9 +245,8 @@ def table(tmp_path, monkeypatch):
         return replace(MEASUREMENT, latency_ms_p50=p50, latency_ms_p95=1.2 * p50, **same)
 
     monkeypatch.setattr(screening, "measure", measure)
-    # A batch for each rung, however fast the machine is.
-    monkeypatch.setattr(screening, "LEARN_S", 0.0)
-    monkeypatch.setattr(screening, "LEARN_IN_ALL_S", math.inf)
+    monkeypatch.setattr(screening, "LEARN", screening.LEARN_BATCH)
+    monkeypatch.setattr(screening, "LEARN_IN_ALL", math.inf)
     monkeypatch.setattr(
         latency, "time_pieces", lambda batch: [1.8 * piece_ms(TWO_CORES, each) for each in batch]
     )
@@ -304,8 +303,8 @@ def test_other_limits_are_screened_by_counting(table, monkeypatch, budget, count
 
 
 def test_an_ignorant_table_chooses_nothing_far_from_what_it_measured(table, monkeypatch):
-    monkeypatch.setattr(screening, "LEARN_IN_ALL_S", 0.0)
-    monkeypatch.setattr(screening, "LEARN_MOST_S", 0.0)
+    monkeypatch.setattr(screening, "LEARN_IN_ALL", 0)
+    monkeypatch.setattr(screening, "LEARN_MOST", 0)
     ranges = screened_ranges(
         suggest_detector, image_sizes_for(192), Budget(latency_ms=8.0), table, classes=CLASSES
     )
@@ -317,7 +316,7 @@ def test_an_ignorant_table_chooses_nothing_far_from_what_it_measured(table, monk
 def test_where_pieces_take_long_it_climbs_on_while_networks_are_far_too_small(
     table, monkeypatch, budget_ms
 ):
-    monkeypatch.setattr(screening, "LEARN_IN_ALL_S", 0.0)
+    monkeypatch.setattr(screening, "LEARN_IN_ALL", 0)
     sizes, budget = image_sizes_for(640), Budget(latency_ms=budget_ms)
     ranges = screened_ranges(suggest_detector, sizes, budget, table, classes=CLASSES)
     used = 1.2 * shares(TWO_CORES, budget_ms, ranges)

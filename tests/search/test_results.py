@@ -5,7 +5,11 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from flaxyolo.crew.record import attributes
+from flaxyolo.crew.storage import open_runs
+from flaxyolo.search import results as records
 from flaxyolo.search.results import NO_DRAWS, importances
+from tests.search.made import result
 
 KINDS = {"x": IntDistribution(0, 20), "idle": IntDistribution(0, 3), "same": IntDistribution(0, 3)}
 
@@ -47,3 +51,29 @@ def test_too_few_networks_or_those_over_the_budget_tell_nothing():
     assert importances(networks(3)).shares == {}
     assert importances(networks(0)) == ({}, 0, None)
     assert importances(networks(20, constraints={"latency_ms": 0.1})).networks == 0
+
+
+def test_only_what_has_changed_is_read_again(tmp_path, monkeypatch):
+    study = open_runs(tmp_path / "s")
+    for number in range(3):
+        study.add_trial(
+            create_trial(state=TrialState.WAITING, user_attrs=attributes(result(number)))
+        )
+    read, asked = records.read, []
+
+    def counted(trial):
+        asked.append(trial.number)
+        return read(trial)
+
+    monkeypatch.setattr(records, "read", counted)
+    first = records.results(study)
+    assert asked == [0, 1, 2]
+    trial = study.ask()
+    trial.set_user_attr("origin", "test")
+    second = records.results(study)
+    assert asked == [0, 1, 2, trial.number]
+    assert second[trial.number].origin == "test"
+    assert second[trial.number].state == "running"
+    assert second[2] == first[2]
+    # Another view of the study sees what the first has written.
+    assert records.results(open_runs(tmp_path / "s")) == second

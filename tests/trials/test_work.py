@@ -353,3 +353,11 @@ def test_a_note_of_the_progress_is_whole_whenever_it_is_read(tmp_path):
     assert json.loads(desk.status.read_text()) == {
         "trial": 3, "name": "training", "done": 0.5, "total": 24, "note": "",
     }  # fmt: skip
+
+
+def test_of_workers_that_come_to_the_same_candidate_one_adds_it(study, sweep):
+    proposal = Record(0, "waiting", {"x": 1}, screened=60)
+    for _ in range(2):
+        work.add_wanted(study, sweep.spending, proposal)
+    work.add_wanted(study, sweep.spending, replace(proposal, params={"x": 2}))
+    assert [dict(each.params) for each in results(study)] == [{"x": 1}, {"x": 2}]

@@ -20,6 +20,7 @@ from jaxtyping import Float64
 
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.recorded import times_of
 from flaxyolo.cost.table.correction import (
     ELSEWHERE_SPREAD,
     OFFSET_SPREAD,
@@ -109,6 +110,7 @@ class LatencyTable:
         self._regressions: dict[str, Regression] = {}
         self._corrections: dict[Stat, Correction] = {}
         self._fitted: tuple[int, int] | None = None
+        self._unsaved = False
 
     @classmethod
     def open(cls, cache_dir: Path | None = None, engine: Engine = JAX_ENGINE) -> "LatencyTable":
@@ -123,24 +125,31 @@ class LatencyTable:
 
     def save(self) -> None:
         """Merge into the file what is new here, and take over what others have added."""
+        self._unsaved = False
         self.contents = merge_into(self.path, self.contents, conditions())
         if self.own is not None and self.elsewhere is not None:
             self.elsewhere = merge_into(self.own, self.elsewhere, conditions(self.engine))
 
-    def measure(self, specs: Sequence[DetectorSpec], seconds: float | None = None) -> int:
+    def save_new(self) -> None:
+        """`save`, where a network was added since."""
+        if self._unsaved:
+            self.save()
+
+    def measure(self, specs: Sequence[DetectorSpec]) -> int:
         """Measure every piece of these networks that the table lacks; returns how many.
 
-        After `seconds` it ends with the batch at hand. Every batch is saved.
+        Every batch is saved.
         """
         wanted = list({piece.key: piece for spec in specs for piece in pieces(spec)}.values())
-        return self._measure(lambda missing: missing[:BATCH], wanted, seconds)
+        return self._measure(lambda missing: missing[:BATCH], wanted)
 
     def fill(
-        self, specs: Sequence[DetectorSpec], seconds: float, seed: int = 0, batch: int = BATCH
+        self, specs: Sequence[DetectorSpec], most: int, seed: int = 0, batch: int = BATCH
     ) -> int:
-        """Measure, for so long, pieces by which the times of these networks are least certain.
+        """Measure pieces by which the times of these networks are least certain, about so many.
 
-        Returns how many. Pieces are drawn by their share in that uncertainty, `batch` at a time.
+        Returns how many. They are drawn by their share in that uncertainty, `batch` at a time; of
+        a new table, those of a few whole networks come first.
         """
         rng = np.random.default_rng(seed)
         often = Counter(piece.key for spec in specs for piece in pieces(spec))
@@ -158,7 +167,7 @@ class LatencyTable:
             rows = rng.choice(len(missing), number, replace=False, p=gain / gain.sum())
             return [missing[row] for row in rows]
 
-        return self._measure(choose, list(wanted.values()), seconds)
+        return self._measure(choose, list(wanted.values()), most)
 
     def add_network(self, spec: DetectorSpec, measurement: Measurement) -> bool:
         """Learn from a whole network; False where it was measured under other conditions.
@@ -172,7 +181,7 @@ class LatencyTable:
             return False
         p50, p95 = measurement.latency_ms_p50, measurement.latency_ms_p95
         networks[key] = Network(spec, p50, p95, measurement.busy)
-        self._fitted = None
+        self._fitted, self._unsaved = None, True
         return True
 
     def count(self, specs: Sequence[DetectorSpec]) -> list[Count]:
@@ -233,16 +242,18 @@ class LatencyTable:
         self,
         choose: Callable[[list[Piece]], list[Piece]],
         wanted: Sequence[Piece],
-        seconds: float | None,
+        most: int | None = None,
     ) -> int:
         began, done = time.monotonic(), 0
         while True:
             missing = [piece for piece in wanted if piece.key not in self.contents.pieces]
-            spent = time.monotonic() - began
-            if not missing or (done and seconds is not None and spent >= seconds):
+            if not missing or (most is not None and done >= max(1, most)):
                 return done
             batch = choose(missing)
-            times = time_pieces(batch)
+            times = times_of(
+                [piece.key for piece in batch],
+                lambda places, batch=batch: time_pieces([batch[place] for place in places]),
+            )
             self.contents.pieces.update(
                 {piece.key: each for piece, each in zip(batch, times, strict=True)}
             )

@@ -203,11 +203,13 @@ def test_a_piece_is_measured_once_and_kept_on_disk(table):
     assert again.measure([replace(spec, neck=replace(spec.neck, kind="pan"))]) == 1
 
 
-def test_measuring_ends_when_the_time_is_over(table):
+def test_filling_ends_with_the_batch_in_which_there_are_enough(table):
     some = specs(12)
-    first = table.measure(some, seconds=1e-9)
-    assert first == latency.BATCH
-    assert first + table.measure(some) == len({key for spec in some for key in keys(spec)})
+    table.measure(some[:1])
+    known = len(table.contents.pieces)
+    assert table.fill(some, 1, batch=4) == 4
+    assert table.fill(some, 5, batch=4) == 8
+    assert known + 12 + table.measure(some) == len({key for spec in some for key in keys(spec)})
 
 
 def test_filling_makes_the_table_surer(table):
@@ -216,8 +218,8 @@ def test_filling_makes_the_table_surer(table):
     table.measure(unseen[:1])
     before = np.mean([each.p50_spread for each in table.predict(unseen)])
     known = len(table.contents.pieces)
-    done = table.fill(some, seconds=1.0)
-    assert done == len(table.contents.pieces) - known > 20
+    done = table.fill(some, 40)
+    assert done == len(table.contents.pieces) - known >= 40
     assert np.mean([each.p50_spread for each in table.predict(unseen)]) < before
 
 
