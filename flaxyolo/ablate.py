@@ -89,8 +89,13 @@ class Flags:
     """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     no_preflight: bool = False
     """Leave out the check of data, transforms, gradients and memory before the first run."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
+@cli.within_limits
 def _run(flags: Flags) -> Analysis | None:
     """Train every arm with every seed, and say what may be concluded."""
     spare_memory()

@@ -13,6 +13,7 @@ import tyro
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import LABELS, read_lines
 from flaxyolo.config import read_config
 from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import TrainedDetector
@@ -42,10 +43,7 @@ class Flags:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Names of classes, one a line."""
-    try:
-        names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the class names: {error}") from None
+    names = tuple(line for line in read_lines(path, "the class names", LABELS) if line)
     if not names:
         raise InputError(f"{path}: expected class names, one a line, found none")
     return names

@@ -18,6 +18,7 @@ from flaxyolo.base import cli
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.functions import as_function
+from flaxyolo.base.reading import read_json
 from flaxyolo.scoring.average_precision import Scores, coco_scores
 from flaxyolo.scoring.detect import detect_each, shown
 from flaxyolo.scoring.diagnosis import Diagnosis, diagnose
@@ -70,6 +71,10 @@ class Flags:
     """Score from which on a detection counts in the confusion matrix."""
     confusion_iou: float = 0.5
     """Overlap from which on a detection is about an object in the confusion matrix."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,17 +237,20 @@ def _listed(names: Iterable[str], most: int = 6) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_json(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the file: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
+    except RecursionError:
+        raise InputError(f"{path}: expected JSON, got lists nested too deep") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}: expected JSON, got something else: {error.msg}"
         ) from None
 
 
+@cli.within_limits
 def _run(flags: Flags) -> Scores:
     if flags.show_errors < 0:
         raise InputError(f"--show-errors must be at least 0, got {flags.show_errors}")

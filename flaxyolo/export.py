@@ -50,6 +50,10 @@ class Flags:
     """Also the files that this program expects beside the model, in the folder --out."""
     data: str | None = None
     """Images for int8: digits, coco:DIR, ...; else what the checkpoint was trained on."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 def _written(flags: Flags) -> list[Path]:
@@ -136,6 +140,7 @@ def _int8(
     return out
 
 
+@cli.within_limits
 def _run(flags: Flags) -> list[Path]:
     """Write, and say what."""
     files = _written(flags)

@@ -59,6 +59,8 @@ class Flags:
     """Least share of a tile that the next one sees too; let it hold the largest small object."""
     device: cli.DeviceName = None
     """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def tell_problems(problems: Sequence[Problem]) -> None:
         log.warning("and %d more that could not be read", len(problems) - TOLD_PROBLEMS)
 
 
+@cli.within_limits
 def _run(flags: Flags) -> Predicted:
     way = check(flags)
     from flaxyolo.machine.devices import use_device

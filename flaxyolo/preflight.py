@@ -42,6 +42,10 @@ class Flags:
     """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
     json: bool = False
     """Print the checks as JSON."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:
@@ -61,6 +65,7 @@ def configure(flags: Flags, dataset: Dataset) -> Config:
     return config
 
 
+@cli.within_limits
 def run_preflight(flags: Flags) -> None:
     """Run all checks and print each as it ends."""
     began = time.perf_counter()

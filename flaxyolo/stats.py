@@ -55,6 +55,10 @@ class Flags:
     """Print statistics and advice as JSON."""
     out: Path | None = None
     """Folder for a page (index.html) and its figures as PNG."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 def summary(found: Statistics) -> Table:
@@ -142,6 +146,7 @@ def _lines(split: SplitStatistics) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+@cli.within_limits
 def _run(flags: Flags) -> Advised:
     """Look at the data, and print what they are like and what follows."""
     low, high = IMAGE_SIZE_RANGE

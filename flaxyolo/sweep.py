@@ -177,6 +177,10 @@ class Flags:
     candidates do without."""
     log: LogFlag = ()
     """Log each training there too, several if you like: a run for each, csv in metrics/."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
     def budget(self) -> Budget:
         """The limits; InputError where there is none."""
@@ -270,6 +274,7 @@ def objective_of(flags: Flags, data: Dataset, before: Mapping[str, Any]) -> Obje
     return supported(support(data.val)) if written is None else Objective(written)
 
 
+@cli.within_limits
 def _run(flags: Flags) -> Swept:
     """Search, keep every output up to date, and print the table."""
     began = time.time()

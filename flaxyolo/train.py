@@ -87,6 +87,10 @@ class Flags:
     log: LogFlag = ()
     """Log each epoch there too, several if you like; csv gives metrics.csv, which is always
     written, the names that the others have (train/box_loss, val/map_50)."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 def configure(flags: Flags, dataset: Dataset) -> Config:
@@ -301,6 +305,7 @@ def _short(value: float | int | None) -> str:
     )
 
 
+@cli.within_limits
 def _run(flags: Flags) -> None:
     try:
         run_training(flags)

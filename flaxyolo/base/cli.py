@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,12 +19,32 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.limits import reading
 from flaxyolo.base.urls import without_password
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 DeviceName = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 """Type of the flag `--device`."""
+
+MaxPixels = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="PIXELS",
+        help="Most pixels of an image that is decoded, by its header (62000000); memory grows with "
+        "the largest.",
+    ),
+]
+"""Type of the flag `--max-pixels`."""
+AllowOutside = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Read images and labels that lead out of the data set: by links of files, by whole "
+        "paths in annotations, by steps upwards.",
+    ),
+]
+"""Type of the flag `--allow-outside`."""
 
 CONSOLE = Console(stderr=True, highlight=False)
 """Logs and progress bars share it, so that a log line does not tear a bar."""
@@ -84,6 +104,18 @@ def run(command: Callable[[], object], *, output: Path | None = None, resumes: b
         goes_on = ", then the same command goes on" if resumes else ""
         return _fail(f"{line}{goes_on}")
     return 0
+
+
+def within_limits(body: Callable[[F], T]) -> Callable[[F], T]:
+    """A command's body, under what its flags `--max-pixels` and `--allow-outside` say."""
+
+    @wraps(body)
+    def call(flags: F) -> T:
+        pixels: int | None = getattr(flags, "max_pixels", None)
+        with reading(pixels, getattr(flags, "allow_outside", False)):
+            return body(flags)
+
+    return call
 
 
 def print_anything() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import YAML, load_yaml, read_file
 
 
 def beside(path: Path) -> Path:
@@ -50,7 +51,7 @@ def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif os.path.lexists(path):
         path.unlink(missing_ok=True)
 
 
@@ -86,7 +87,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
 def read_yaml(path: Path, what: str, loader: Any = yaml.SafeLoader) -> Any:
     """The content of a YAML file; InputError in one line names the file, and the line if known."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), loader)
+        return load_yaml(read_file(path, YAML).decode(), loader)
     except OSError as error:
         raise InputError(f"{path}: cannot read the {what}: {error.strerror}") from None
     except UnicodeDecodeError:

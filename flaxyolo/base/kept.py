@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flaxyolo.base.reading import JSON, read_file
+
 DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError,
           RecursionError, EOFError)  # fmt: skip
 """What reading a damaged file may raise."""
@@ -42,8 +44,7 @@ def unsealed(data: bytes) -> Any:
 
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file; OSError or ValueError at once for a folder, pipe or device."""
-    with open_regular(path) as file, open(file, "rb", closefd=False) as stream:
-        return stream.read()
+    return read_file(path, JSON)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from jaxtyping import UInt8
 from flaxyolo.base.decoding import decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.exif import orientation_of, upright
+from flaxyolo.base.limits import BYTES_PER_PIXEL, max_pixels
+from flaxyolo.base.reading import expanded, read_file
 
 TAKEN = "expected an image: a file's name, a PIL image, or an array (h, w), (h, w, 3) or (h, w, 4)"
 OVER_ONE = 1e-3
@@ -51,17 +53,22 @@ def listed_images(images: Any) -> Sequence[Any] | None:
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        content = path.expanduser().read_bytes()
+        content = read_file(expanded(path), BYTES_PER_PIXEL * max_pixels())
     except OSError as error:
         raise InputError(f"{path}: cannot read the image: {error.strerror}") from None
+    except InputError:
+        raise
     except ValueError:  # a zero byte in the name, or half a character
         raise InputError(f"{str(path)!r}: cannot read the image: no file name") from None
     return file_pixels(content, str(path))
 
 
-def file_pixels(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an image file's bytes, turned as its EXIF says; InputError names it."""
-    found = decoded(content)
+def file_pixels(content: bytes, name: str, most: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image file's bytes, turned as its EXIF says; InputError names it.
+
+    More than `most` pixels (None: as many as `--max-pixels` allows) are not decoded.
+    """
+    found = decoded(content, most)
     if isinstance(found, str):
         raise InputError(f"{name}: expected an image that OpenCV can decode, got {found}")
     return upright(found.pixels, orientation_of(content))

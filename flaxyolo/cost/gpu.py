@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import read_file
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.measure import memory_mib
 from flaxyolo.cost.measurement import Measurement
@@ -91,7 +92,9 @@ def read_target(name: str) -> Target:
             f"GpuTargetConfig of a GPU{hint}"
         )
     try:
-        text = path.read_text()
+        text = read_file(path).decode()
+    except OSError as error:
+        raise InputError(f"--target {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"--target {path}: expected a text proto, found other bytes") from None
     for field in ("gpu_device_info", "cuda_compute_capability"):

@@ -7,6 +7,7 @@ notice the parent's end by a pipe from it, and on Linux by a signal besides.
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.crew.alive import held_lock, unique_name, workers_folder
@@ -39,6 +40,8 @@ CRASHES = (
 )
 """Signals that a process brings upon itself; others come from outside."""
 PR_SET_PDEATHSIG = 1
+LATER_S = 0.05
+"""After which a stop is heard that came where an exception would be lost."""
 
 Command = tuple[Sequence[str], Mapping[str, str]]
 
@@ -280,10 +283,24 @@ def attach(*, grace: float = GRACE_SECONDS) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
+def _interrupt(number: int, frame: Any) -> None:
     # Once: a second must not disturb the letting go of trials.
     signal.signal(number, signal.SIG_IGN)
+    if _is_swallowed(frame):
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, LATER_S)
+        return
     raise KeyboardInterrupt
+
+
+def _is_swallowed(frame: Any) -> bool:
+    """Whether Python would print an exception of here and go on: in the collection of garbage."""
+    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code in callbacks:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

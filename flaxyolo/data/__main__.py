@@ -35,6 +35,10 @@ class Convert:
     """A new folder."""
     to: Form = "coco"
     """coco: JSON and image files; tfds: array_record files."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Show:
     """train or val."""
     seed: int = 0
     """Draws the images that nothing else chooses."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,10 @@ class AuditFlags:
     """A new folder for repaired annotations; the source stays as it is."""
     json: bool = False
     """Print the findings as JSON."""
+    max_pixels: cli.MaxPixels = None
+    """Most pixels of an image that is decoded."""
+    allow_outside: cli.AllowOutside = False
+    """Read what leads out of the data set."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +153,13 @@ def _sides(example: Example) -> np.ndarray:
     return boxes[:, 2:] - boxes[:, :2]
 
 
+@cli.within_limits
 def _convert(flags: Convert) -> None:
     convert(read_dataset(flags.source), flags.folder, flags.to)
     print(f"{flags.to}:{flags.folder}")
 
 
+@cli.within_limits
 def _show(flags: Show) -> None:
     if flags.split not in ("train", "val"):
         raise InputError(f"--split: expected train or val, got {flags.split!r}")
@@ -168,6 +182,7 @@ def _show(flags: Show) -> None:
         print(f"  image {example.image_id} ({name_of(example.image)}), {size}, {why}")
 
 
+@cli.within_limits
 def _audit(flags: AuditFlags) -> None:
     audit = audit_source(flags.source)
     if flags.json:

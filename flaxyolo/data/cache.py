@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
 from flaxyolo.base.boxes import letterbox, letterbox_boxes, letterbox_image
+from flaxyolo.base.decoding import alone
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import beside, blaming, cache_root, remove
 from flaxyolo.base.kept import DAMAGE, brief, read_regular, sealed, unsealed
@@ -232,15 +233,16 @@ def _letterboxed(examples: tuple[Example, ...], size: int) -> Iterator[UInt8[np.
 
 def load_square(example: Example, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The image, enlarged or shrunk with its shape kept, centred in a grey square."""
-    pixels = decode(example.image, oriented=example.oriented)
-    height, width = pixels.shape[:2]
-    if (height, width) != (example.height, example.width):
-        raise InputError(
-            f"{name_of(example.image)}: the annotations of image {example.image_id} say "
-            f"{example.width} x {example.height} pixels (width x height), the image has "
-            f"{width} x {height}"
-        )
-    return letterbox_image(pixels, size)
+    with alone(pixels=example.height * example.width):
+        pixels = decode(example.image, oriented=example.oriented)
+        height, width = pixels.shape[:2]
+        if (height, width) != (example.height, example.width):
+            raise InputError(
+                f"{name_of(example.image)}: the annotations of image {example.image_id} say "
+                f"{example.width} x {example.height} pixels (width x height), the image has "
+                f"{width} x {height}"
+            )
+        return letterbox_image(pixels, size)
 
 
 def annotation_arrays(examples: tuple[Example, ...], size: int) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.exif import SIDEWAYS
 from flaxyolo.base.files import replacing
-from flaxyolo.data.images import ImageFacts, decode
+from flaxyolo.data.images import ImageFacts, decode, read_image
 from flaxyolo.data.readers.listing import progress
 from flaxyolo.data.readers.tfds import CLASSES, Record
 from flaxyolo.data.sources import Dataset, Example
@@ -180,7 +180,7 @@ def content_of(example: Example) -> bytes:
     """The bytes of the image's own file, or of a new PNG file."""
     if isinstance(example.image, np.ndarray):
         return _png(example.image)
-    return example.image.read_bytes() if isinstance(example.image, Path) else example.image.read()
+    return read_image(example.image)
 
 
 def _splits(dataset: Dataset) -> list[tuple[str, tuple[Example, ...], ImageFacts]]:

@@ -1,5 +1,6 @@
 """Image files as pixels, and what one look at every file tells: size, content, light, sharpness."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -13,10 +14,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
-from flaxyolo.base.decoding import decoded
+from flaxyolo.base.decoding import alone, decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.exif import orientation_of, upright
 from flaxyolo.base.files import cache_root
+from flaxyolo.base.headers import stored_size
+from flaxyolo.base.limits import BYTES_PER_PIXEL, is_of_limit, max_pixels, too_many_pixels
+from flaxyolo.base.reading import read_file
 from flaxyolo.data.facts_file import Known, Row, add_facts, facts_file, load_facts
 from flaxyolo.data.records import Encoded, Image
 from flaxyolo.machine.overhear import overheard, pass_on
@@ -64,8 +68,9 @@ def decode(image: Image, *, oriented: bool = False) -> UInt8[np.ndarray, "h w 3"
     """
     if isinstance(image, np.ndarray):
         return image
-    content = _read(image)
-    found = decoded(content)
+    with alone(size=_size(image)):
+        content = read_image(image)
+        found = decoded(content)
     if isinstance(found, str):
         raise InputError(
             f"{name_of(image)}: expected an image that OpenCV can decode, got {found}; "
@@ -90,6 +95,7 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
     store = facts_file(images, cache_root(cache_dir))
     known = load_facts(store)
     rows: list[Row] = [Row()] * len(images)
+    most = max_pixels()
     # Positions by the name of the file: one that is listed twice is decoded once.
     todo: dict[str, list[int]] = {}
     stamps: dict[str, list[int]] = {}
@@ -103,7 +109,7 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
                 continue
             stored = known.get(name)
             if stored is not None and stored[0] == stamp:
-                rows[position] = stored[1]
+                rows[position] = _within(stored[1], most)
                 continue
             stamps[name] = stamp
         todo.setdefault(name, []).append(position)
@@ -114,6 +120,8 @@ def image_facts(images: Sequence[Image], what: str, *, cache_dir: Path | None = 
         for (name, positions), row in zip(todo.items(), looked, strict=True):
             for position in positions:
                 rows[position] = row
+            if is_of_limit(row.problem):  # which may be another one the next time
+                continue
             if name in stamps:
                 fresh[name] = stamps[name], row
             elif row.digest and not isinstance(images[positions[0]], np.ndarray):
@@ -221,34 +229,59 @@ def _look(image_and_known: tuple[Image, Known]) -> Row:
     if isinstance(image, np.ndarray):
         digest = hashlib.sha256(repr(image.shape).encode())
         digest.update(np.ascontiguousarray(image).data)
-        return _measure(image, 1, digest.hexdigest())
-    try:
-        content = _read(image)
-    except InputError as error:
-        return Row(problem=str(error).removeprefix(f"{name_of(image)}: "))
-    digest = hashlib.sha256(content).hexdigest()
-    if digest in known:
-        return known[digest][1]
-    found = decoded(content)
-    if isinstance(found, str):
-        return Row(digest=digest, problem=found)
-    row = _measure(found.pixels, orientation_of(content), digest)
-    return row._replace(bits=found.bits)
+        return _measure(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 1, digest.hexdigest())
+    with alone(size=_size(image)):
+        try:
+            content = read_image(image)
+        except InputError as error:
+            return Row(problem=str(error).removeprefix(f"{name_of(image)}: "))
+        digest = hashlib.sha256(content).hexdigest()
+        if digest in known:
+            return _within(known[digest][1], max_pixels())
+        height, width = stored_size(content) or (0, 0)
+        with alone(pixels=height * width):
+            found = decoded(content)
+            if isinstance(found, str):
+                return Row(digest=digest, problem=found)
+            bits, orientation = found.bits, orientation_of(content)
+            grey = cv2.cvtColor(found.pixels, cv2.COLOR_RGB2GRAY)
+            # Of a large image each copy counts.
+            del found, content
+            return _measure(grey, orientation, digest)._replace(bits=bits)
 
 
-def _measure(pixels: UInt8[np.ndarray, "h w 3"], orientation: int, digest: str) -> Row:
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+def _measure(grey: UInt8[np.ndarray, "h w"], orientation: int, digest: str) -> Row:
     mean, deviation = cv2.meanStdDev(grey)
     _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     light = float(mean[0, 0]), float(deviation[0, 0]), float(edges[0, 0]) ** 2
-    return Row(pixels.shape[0], pixels.shape[1], orientation, digest, *light)
+    return Row(grey.shape[0], grey.shape[1], orientation, digest, *light)
 
 
-def _read(image: Path | Encoded) -> bytes:
+def _within(row: Row, most: int) -> Row:
+    """Facts that are known, unless the image has more pixels than are allowed now."""
+    problem = too_many_pixels(row.height, row.width, most)
+    return Row(digest=row.digest, problem=problem) if problem else row
+
+
+def _size(image: Image) -> int:
+    """Bytes of an image's file; 0 where it has none of its own, or cannot be asked."""
+    stamp = _stamp(str(image)) if isinstance(image, Path) else ""
+    return 0 if isinstance(stamp, str) else stamp[0]
+
+
+def read_image(image: Path | Encoded) -> bytes:
+    """The bytes of an image file; InputError where it is no regular one, or much too large."""
     try:
-        return image.read_bytes() if isinstance(image, Path) else image.read()
+        if isinstance(image, Path):
+            return read_file(image, BYTES_PER_PIXEL * max_pixels())
+        return image.read()
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(f"{name_of(image)}: cannot read the image: {error.strerror}") from None
+        more = "; --max-pixels with more allows it" if error.errno == errno.EFBIG else ""
+        raise InputError(
+            f"{name_of(image)}: cannot read the image: {error.strerror}{more}"
+        ) from None
     except ValueError:  # a zero byte in the name, or half a character
         raise InputError(f"{name_of(image)!r}: cannot read the image: no file name") from None
 

@@ -122,10 +122,3 @@ class Fingerprint:
     def formerly(self) -> tuple[str, ...]:
         """Of the versions before, the last first."""
         return tuple(digest.hexdigest() for digest in self._digests[1:])
-
-
-def one_line(text: str) -> str:
-    """The text with everything escaped that would break a line or cannot be printed."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

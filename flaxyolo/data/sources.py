@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import expanded
 from flaxyolo.data.images import ImageFacts, decode, image_facts, no_facts, pick_facts
 from flaxyolo.data.labels.audit import audit
 from flaxyolo.data.labels.checked import Checked
@@ -164,7 +165,7 @@ def prefixed(source: str) -> str:
     if source.partition(":")[0] in SOURCES:
         return source
     words = f"expected one of {', '.join(SOURCES)} (coco as coco:DIR), got {source!r}"
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise InputError(f"--data: {words}")
     forms = [form for form, marks in MARKS.items() if _is_marked(path, marks)]
@@ -201,7 +202,7 @@ def _is_usual(path: Path) -> bool:
 def absolute(source: str) -> str:
     """The same source, to be read from any folder."""
     kind, _, root = source.partition(":")
-    path = Path(root).expanduser()
+    path = expanded(root)
     is_name = kind == "tfds" and not (path / INFO).is_file() and root[:1] not in "~./"
     return f"{kind}:{path.resolve()}" if root and path.exists() and not is_name else source
 

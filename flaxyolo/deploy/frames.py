@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.limits import BYTES_PER_PIXEL, max_pixels
 from flaxyolo.base.pixels import file_pixels, rgb_pixels
 from flaxyolo.deploy.sources import Problem, Source
 from flaxyolo.machine.overhear import overheard
@@ -35,9 +36,18 @@ def read_frames(sources: Sequence[Source], problems: list[Problem]) -> Iterator[
             elif source.path is not None:
                 yield Frame(source, rgb_pixels(source.path))
             else:
-                yield Frame(source, file_pixels(sys.stdin.buffer.read(), source.name))
+                yield Frame(source, file_pixels(_standard_input(source.name), source.name))
         except InputError as error:
             problems.append(Problem(source.name, str(error).removeprefix(f"{source.name}: ")))
+
+
+def _standard_input(name: str) -> bytes:
+    """No more than the largest image has: a pipe may have no end."""
+    most = BYTES_PER_PIXEL * max_pixels()
+    content = sys.stdin.buffer.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{name}: expected an image of at most {most:,} bytes, got more")
+    return content
 
 
 def count_frames(sources: Sequence[Source]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import expanded, read_lines
 from flaxyolo.base.words import many
 from flaxyolo.data.readers.listing import files_below, is_image, named
 
@@ -104,7 +105,7 @@ def _expanded(word: str, found: Found) -> Iterator[_Named]:
     if word == STANDARD_INPUT:
         yield _Named(None, PurePath("stdin.png"))
         return
-    path = Path(word).expanduser()
+    path = expanded(word)
     if os.path.isdir(path):
         yield from _folder(path, found)
     elif os.path.isfile(path) and path.suffix.lower() == ".txt":
@@ -114,17 +115,24 @@ def _expanded(word: str, found: Found) -> Iterator[_Named]:
     elif glob.has_magic(word):
         yield from _matching(path, found)
     else:
-        found.problems.append(Problem(word, "there is no such file or folder"))
+        there = os.path.lexists(path)
+        why = (
+            "expected a file or folder, found neither"
+            if there
+            else "there is no such file or folder"
+        )
+        found.problems.append(Problem(word, why))
 
 
 def _folder(folder: Path, found: Found) -> Iterator[_Named]:
     try:
-        images, texts, others = files_below(folder)
+        images, texts, others, litter = files_below(folder)
     except InputError as error:
         found.problems.append(Problem(str(folder), str(error).removeprefix(f"{folder}: ")))
         return
     videos = [path for path in others if is_video(path)]
-    rest = sorted([*texts, *(path for path in others if not is_video(path))])
+    videos = [path for path in videos if os.path.isfile(path)]
+    rest = sorted([*texts, *litter, *(path for path in others if path not in set(videos))])
     _note_rest(str(folder), rest, found)
     if not images and not videos:
         found.problems.append(Problem(str(folder), "the folder holds no image and no video"))
@@ -149,11 +157,10 @@ def _matching(pattern: Path, found: Found) -> Iterator[_Named]:
 def _listed(listing: Path, found: Found) -> Iterator[_Named]:
     """A path a line, from the folder of the list, or from the working folder."""
     try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        found.problems.append(Problem(str(listing), "expected a list of paths in UTF-8"))
+        names = [line for line in read_lines(listing, "the list of paths") if line]
+    except InputError as error:
+        found.problems.append(Problem(str(listing), str(error).removeprefix(f"{listing}: ")))
         return
-    names = [line.strip() for line in lines if line.strip()]
     if not names:
         found.problems.append(Problem(str(listing), "the list names no file"))
     for name in names:

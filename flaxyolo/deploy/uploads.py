@@ -93,7 +93,7 @@ def prepare(content: bytes, name: str, size: int, max_pixels: int) -> Prepared:
         raise InputError(
             f"{name}: expected at most {most:g} megapixels, got {width} x {height} pixels"
         )
-    pixels = file_pixels(content, name)
+    pixels = file_pixels(content, name, max_pixels)
     height, width = pixels.shape[:2]
     return Prepared(letterbox_image(pixels, size), height, width)
 

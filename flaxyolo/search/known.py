@@ -1,6 +1,7 @@
 """Tables of known results: networks with their latency, and their scores in cheap and full runs."""
 
 import csv
+import io
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import LIST, read_file
 from flaxyolo.search.spending import LONG_ENOUGH, REDUCTION, rungs
 
 log = logging.getLogger(__name__)
@@ -111,8 +113,8 @@ def read_table(
 def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the lines of a CSV file, each of as many cells."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+        text = io.StringIO(read_file(path, LIST).decode("utf-8-sig"), newline="")
+        lines = [[cell.strip() for cell in line] for line in csv.reader(text) if line]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:

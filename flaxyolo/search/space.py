@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import BaseTrial
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import read_file
 from flaxyolo.nn.tables import entry
 from flaxyolo.search.growth import Number, constant_ratio, multiple
 from flaxyolo.spec import (
@@ -258,6 +259,10 @@ def load_space(path: Path | None) -> Suggest:
         return suggest_detector
     if not path.is_file():
         raise InputError(f"--space {path}: expected a Python file, found none")
+    try:
+        read_file(path)
+    except OSError as error:
+        raise InputError(f"--space {path}: cannot be read: {error.strerror}") from None
     try:
         suggest = runpy.run_path(str(path)).get("suggest")
     except Exception as error:  # whatever a user's file may raise

@@ -38,7 +38,7 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path):
             with pytest.raises((OSError, ValueError)):
                 read(tmp_path / name)
     (tmp_path / "device").symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match="device is not a regular file"):
+    with pytest.raises(OSError, match="expected a regular file, found a device"):
         read_regular(tmp_path / "device")
 
 

@@ -107,7 +107,7 @@ def private_names(path: Path) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
-            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+            case ast.Attribute(value=ast.Name(id="self" | "cls" | "os")):
                 continue
             case ast.Attribute(attr=name):
                 names.append(name)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxyolo.base.errors import InputError
 from flaxyolo.deploy.sources import find_sources
 
 
@@ -76,7 +77,10 @@ def test_a_list_names_files_from_its_folder_from_here_or_absolutely(tree):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "the list names no file"), (b"\xff\xfe\x00", "expected a list of paths in UTF-8")],
+    [
+        (b"", "the list names no file"),
+        (b"\xff\xfe\x00", "expected the list of paths in UTF-8, got other bytes"),
+    ],
 )
 def test_a_list_without_names_is_a_problem(tmp_path, content, why):
     (tmp_path / "list.txt").write_bytes(content)
@@ -102,3 +106,16 @@ def test_what_is_not_there_is_named(tree):
         "there is no such file or folder",
         "there is no such file or folder",
     ]
+
+
+def test_what_is_no_file_is_a_problem_and_nothing_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "clip.mp4").symlink_to("/dev/zero")
+    (tmp_path / "a.png").touch()
+    (problem,) = find_sources([str(tmp_path / "pipe.png")]).problems
+    assert problem.why == "expected a file or folder, found neither"
+    found = find_sources([str(tmp_path)])
+    assert [source.inside for source in found.sources] == ["a.png"]
+    assert found.left_out == [f"{tmp_path}: left out 2 other files: clip.mp4, pipe.png"]
+    with pytest.raises(InputError, match="there is no such user's folder"):
+        find_sources(["~no-such-user/x"])

@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from flaxyolo.base.exif import SIDEWAYS
+from flaxyolo.base.words import one_line, shortened
 from flaxyolo.data.images import MISSING, ImageFacts, name_of
-from flaxyolo.data.labels.checked import Checked, Found, start_check
+from flaxyolo.data.labels.checked import LONGEST, Checked, Found, start_check
 from flaxyolo.data.labels.findings import BORDER, KINDS, Audit, Finding, SplitCount
-from flaxyolo.data.records import Aside, Listed, Source, one_line
+from flaxyolo.data.readers.fence import Outside
+from flaxyolo.data.records import Aside, Listed, Source
 
 NOISE = 0.01
 """Pixels that come from the digits of a file or from floats: clipped without a word."""
@@ -52,8 +54,13 @@ def audit(
 def _check_images(checked: Checked, facts: ImageFacts) -> None:
     images = checked.records.images
     missing = _where(problem == MISSING for problem in facts.problem)
-    broken = _where(problem not in ("", MISSING) for problem in facts.problem)
+    outside = [isinstance(listed.image, Outside) for listed in images]
+    broken = _where(
+        problem not in ("", MISSING) and not out
+        for problem, out in zip(facts.problem, outside, strict=True)
+    )
     checked.drop_images("missing", missing, lambda row: _named(images[row]))
+    checked.drop_images("led_out", _where(outside), lambda row: _target(images[row]))
     checked.drop_images(
         "undecodable", broken, lambda row: f"{_named(images[row])}: {facts.problem[row]}"
     )
@@ -85,6 +92,13 @@ def _named(listed: Listed) -> str:
     """The file, where the record has not named it."""
     name = name_of(listed.image)
     return "" if listed.where == name else f": {name}"
+
+
+def _target(listed: Listed) -> str:
+    """Where an image lies that leads out."""
+    name = name_of(listed.image)
+    real = os.path.realpath(name)
+    return _named(listed) + (f", which is {real}" if real != name else "")
 
 
 def _check_ids(checked: Checked) -> None:
@@ -289,7 +303,10 @@ def _finding(checked: Checked, found: Found) -> Finding:
 
 def _beside(split: str, aside: Aside) -> Finding:
     kind = KINDS[aside.kind]
-    first = tuple(map(one_line, aside.places[:SHOWN]))
+    first = tuple(
+        shortened(one_line(shortened(place, LONGEST)), 2 * LONGEST)
+        for place in aside.places[:SHOWN]
+    )
     return Finding(
         aside.kind, split, len(aside.places), first, kind.text, kind.done, kind.stops, 0, 0
     )

@@ -7,8 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from flaxyolo.base.words import one_line, shortened
 from flaxyolo.data.labels.findings import KINDS
-from flaxyolo.data.records import Records, one_line
+from flaxyolo.data.records import Records
+
+LONGEST = 1000
+"""Letters of a place that is named, and of what is found there."""
 
 
 class Found(NamedTuple):
@@ -75,7 +79,8 @@ class Checked:
         """File and record of a row, and what is found there."""
         of_boxes = KINDS[found.kind].of == "boxes"
         where = self.records.where(row) if of_boxes else self.records.images[row].where
-        return one_line(where + found.more(row))
+        told = shortened(where, LONGEST) + shortened(found.more(row), LONGEST)
+        return shortened(one_line(told), 2 * LONGEST)
 
     def _add(
         self,

@@ -24,6 +24,8 @@ class Kind(NamedTuple):
     """Whether a repaired copy says something else."""
     leaves: bool = False
     """Whether images leave that a reader has noted."""
+    quiet: bool = False
+    """Whether it is told by the audit alone, and not with every load."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Audit:
             f"{'stops the run; with --repair: ' if finding.stops else ''}{finding.done}; first: "
             + "; ".join(finding.first)
             for finding in self.findings
+            if not KINDS[finding.kind].quiet
         ]
 
 
@@ -103,6 +106,12 @@ def stop_if_poisoned(audit: Audit, name: str) -> None:
 KINDS: dict[str, Kind] = {
     "missing": Kind("images", "images listed but missing", "left out", True),
     "undecodable": Kind("images", "images that do not decode", "left out", True),
+    "led_out": Kind(
+        "images",
+        "images that lead out of the data set (--allow-outside reads them)",
+        "left out",
+        True,
+    ),
     "image_id": Kind(
         "images",
         "images with an id that is used before",
@@ -187,7 +196,7 @@ KINDS: dict[str, Kind] = {
     "unread": Kind("files", "files among the images that are no images", "left out", changes=False),
     "unlisted": Kind(
         "files",
-        "files of images that no annotation names",
+        "files of images that no annotation or list names",
         "left out, as nobody may have looked for objects in them",
         changes=False,
     ),
@@ -196,6 +205,16 @@ KINDS: dict[str, Kind] = {
     ),
     "unused": Kind(
         "files", "files of another split", "left out: neither trained on nor scored", changes=False
+    ),
+    "text": Kind(
+        "files",
+        "files of text and lists that are no labels",
+        "left out",
+        changes=False,
+        quiet=True,
+    ),
+    "litter": Kind(
+        "files", "files that are hidden or a system's own", "left out", changes=False, quiet=True
     ),
     "root_class": Kind(
         "classes",

@@ -16,6 +16,7 @@ from flaxyolo.base.files import replace_file
 from flaxyolo.data.images import decode, name_of
 from flaxyolo.data.labels.checked import Checked, Found
 from flaxyolo.data.labels.findings import KINDS
+from flaxyolo.data.readers.fence import vouch_for
 from flaxyolo.data.records import Image, Source
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ def write_repaired(
         _write(folder / CHANGES, "".join(f"{json.dumps(change)}\n" for change in changes))
         for split, (checked, images) in parts.items():
             content = _coco(source, split, checked, images, folder)
-            _write(folder / "annotations" / f"instances_{split}.json", json.dumps(content))
+            text = json.dumps(content)
+            vouch_for(text.encode())
+            _write(folder / "annotations" / f"instances_{split}.json", text)
     except OSError as error:
         raise InputError(
             f"--repair: cannot write into {folder}: {error.strerror or error}"

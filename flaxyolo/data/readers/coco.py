@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import expanded, read_json
+from flaxyolo.base.words import one_line, shortened, shown
 from flaxyolo.data.images import file_state
+from flaxyolo.data.readers.fence import Fence, is_vouched_for
 from flaxyolo.data.readers.json_columns import (
     column,
     load,
@@ -31,12 +33,12 @@ from flaxyolo.data.readers.json_columns import (
     read_boxes,
     read_crowd,
     read_side,
-    shown,
     without_own_id,
 )
-from flaxyolo.data.readers.listing import asides, is_image, is_text, named, namesakes
+from flaxyolo.data.readers.left_over import left_asides, left_over
+from flaxyolo.data.readers.listing import named, namesakes
 from flaxyolo.data.readers.paths import Listing
-from flaxyolo.data.records import Fingerprint, Listed, Noted, Records, Source, one_line
+from flaxyolo.data.records import Fingerprint, Listed, Noted, Records, Source
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ READER_VERSION = 3
 
 LIMIT = 2**53
 """Ids below it are exact in float64, in which scores are worked out."""
+
+LONGEST = 4096
+"""Letters of a text, such as the name of a file or of a class."""
 
 LARGE = 64 << 20
 """Bytes of a file that takes more than a second."""
@@ -107,6 +112,8 @@ class AnnotationFile(NamedTuple):
     """Objects that say a key twice."""
     info: Any
     """What the file says of itself, unchecked."""
+    ours: bool = False
+    """Whether our own `--repair` has written it, with whole paths."""
 
     @property
     def annotations(self) -> list[dict[str, Any]]:
@@ -129,7 +136,7 @@ def read_coco(root: str) -> Source:
     """
     if not root:
         raise InputError("--data: coco needs a folder, as in coco:path/to/folder")
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"{folder}: expected a folder in COCO form, found {found} there")
@@ -149,7 +156,7 @@ def read_coco(root: str) -> Source:
                 fingerprint.update(file_state(listed.image, folder).encode())
     class_names = {numbers[category]: name for category, name in names.items()}
     splits = _with_asides(
-        listing, folder, splits, roots, namesakes(files["train"].path, class_names)
+        listing, folder, files, splits, roots, namesakes(files["train"].path, class_names)
     )
     return Source(
         name=f"coco:{root}",
@@ -204,7 +211,7 @@ def _only(listing: Listing, folder: Path) -> Path | None:
 def _parse(path: Path) -> AnnotationFile:
     """The three lists of a file, and which of its objects say a key twice."""
     try:
-        content = path.read_bytes()
+        content = read_json(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read the annotations: {error.strerror}") from None
     if len(content) > LARGE:
@@ -219,7 +226,7 @@ def _parse(path: Path) -> AnnotationFile:
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {one_line(str(error))}") from None
+        raise InputError(f"{path}: not valid JSON: {one_line(shortened(str(error)))}") from None
     finally:
         if collects:
             gc.enable()
@@ -235,7 +242,8 @@ def _parse(path: Path) -> AnnotationFile:
         raise InputError(
             f"{path}: expected each key once, but one of {shown(list(data))} is there twice"
         )
-    file = AnnotationFile(path, hashlib.sha256(content).digest(), data, doubled, data.get("info"))
+    digest, ours = hashlib.sha256(content).digest(), is_vouched_for(content)
+    file = AnnotationFile(path, digest, data, doubled, data.get("info"), ours)
     twice = {id(record) for record in doubled}
     for key in ("images", "categories"):
         for index, record in enumerate(data[key]):
@@ -268,7 +276,7 @@ def _classes(files: dict[str, AnnotationFile]) -> tuple[dict[Id, str], list[str]
     if len(left_out) == len(names):
         left_out = []
     path = files["train"].path
-    told = [f"{path}: category {shown(key)}: {names[key]!r}" for key in left_out]
+    told = [f"{path}: category {shown(key)}: {shown(names[key])}" for key in left_out]
     return {key: name for key, name in names.items() if key not in left_out}, told
 
 
@@ -305,9 +313,11 @@ def _categories(file: AnnotationFile) -> dict[Id, str]:
     for index, record in enumerate(file.data["categories"]):
         if record["id"] in names:
             raise InputError(
-                f"{file.path}: categories[{index}]: id {record['id']} is used twice in categories"
+                f"{file.path}: categories[{index}]: id {shown(record['id'])} is used twice in "
+                "categories"
             )
-        names[record["id"]] = _text(record, "name", f"{file.path}: category {record['id']}")
+        where = f"{file.path}: category {shortened(str(record['id']))}"
+        names[record["id"]] = _text(record, "name", where)
     return names
 
 
@@ -329,8 +339,8 @@ def _check_same_categories(
         if train.get(category, name) != name or (category not in train and twin != category):
             raise InputError(
                 f"{files['val'].path}: expected the categories of {files['train'].path}; "
-                f"category {category} is {name!r} here and "
-                f"{train.get(category, 'missing')!r} there"
+                f"category {category} is {shown(name)} here and "
+                f"{shown(train.get(category, 'missing'))} there"
             )
 
 
@@ -344,7 +354,7 @@ def _records(
     said, records = file.data["annotations"], file.annotations
     written = column(records, "bbox")
     boxes = read_boxes(written)
-    outlined = _fill_in_outlines(file.path, written, boxes)
+    outlined = _fill_in_outlines(file, written, boxes)
     areas, no_area = read_areas(column(records, "area"))
     crowd, strange = read_crowd(column(records, "iscrowd", 0))
     twice = {id(record) for record in file.doubled}
@@ -385,7 +395,7 @@ def _where(path: Path, records: list[Any], row: int) -> str:
 
 
 def _fill_in_outlines(
-    path: Path, written: list[Any], boxes: Float64[np.ndarray, "n 4"]
+    file: AnnotationFile, written: list[Any], boxes: Float64[np.ndarray, "n 4"]
 ) -> list[int]:
     """Set the boxes of annotations that have none, but an outline; which of them have one.
 
@@ -394,7 +404,10 @@ def _fill_in_outlines(
     lacking = [row for row, box in enumerate(written) if box in (None, [], [0, 0, 0, 0])]
     if not lacking:
         return []
-    whole = json.loads(path.read_bytes())["annotations"]
+    content = read_json(file.path)
+    if hashlib.sha256(content).digest() != file.digest:
+        raise InputError(f"{file.path}: was changed while it was read; start again")
+    whole = json.loads(content)["annotations"]
     rows = []
     for row in lacking:
         record = whole[row]
@@ -406,39 +419,39 @@ def _fill_in_outlines(
 
 
 def _with_asides(
-    listing: Listing, folder: Path, splits: dict[str, Records], roots: list[str], same: list[str]
+    listing: Listing,
+    folder: Path,
+    files: dict[str, AnnotationFile],
+    splits: dict[str, Records],
+    roots: list[str],
+    same: list[str],
 ) -> dict[str, Records]:
     """The splits with the files beside their images that no annotation names, and more."""
     inside = f"{folder}{os.sep}"
-    owners: dict[str, str] = {}
-    known: dict[str, set[str]] = defaultdict(set)
+    owners: dict[Path, str] = {}
+    read = {file.path for file in files.values()}
     for split, records in splits.items():
         for listed in records.images:
-            place, name = (
-                os.path.split(listed.image) if isinstance(listed.image, Path) else ("", "")
-            )
-            if f"{place}{os.sep}".startswith(inside):
-                owners.setdefault(place, split)
-                known[place].add(name)
+            if isinstance(listed.image, Path):
+                read.add(listed.image)
+                if f"{listed.image.parent}{os.sep}".startswith(inside):
+                    owners.setdefault(listed.image.parent, split)
+    images = folder / "images"
+    places = {images if images in place.parents else place for place in owners}
+    found = left_over(places, read, owners)
     test = _first(listing, folder, TEST_FILES)
     told = {}
     for split, records in splits.items():
-        others = [
-            Path(place, name) for place in sorted(known) if owners[place] == split
-            for name in sorted(listing.names(place) - known[place]) if name[0] != "."
-        ]  # fmt: skip
         is_first = split == "train"
         told[split] = replace(
             records,
-            asides=asides(
-                unlisted=[path for path in others if is_image(path)],
-                unread=[path for path in others if not (is_image(path) or is_text(path))
-                        and not path.is_dir()],
+            asides=left_asides(
+                found.get(split, {}),
                 unused=[test] if test and is_first else (),
                 root_class=roots if is_first else (),
                 same_name=same if is_first else (),
             ),
-        )  # fmt: skip
+        )
     return told
 
 
@@ -449,19 +462,25 @@ def _images(
     records = file.data["images"]
     if not records:
         raise InputError(f"{file.path}: expected at least one image, got none")
-    names = [_text(record, "file_name", f"{file.path}: image {record['id']}") for record in records]
+    fence = Fence([folder])
+    ids = [shortened(str(record["id"])) for record in records]
+    names = [
+        _text(record, "file_name", f"{file.path}: image {one}")
+        for record, one in zip(records, ids, strict=True)
+    ]
     paths = _image_paths(listing, folder, split, file.path, names)
     numbers = _numbers([record["id"] for record in records])
     images, silent, strange = [], [], []
     for row, (record, path) in enumerate(zip(records, paths, strict=True)):
         said = record.get("height"), record.get("width")
         height, width = read_side(said[0]), read_side(said[1])
-        where = f"{file.path}: image {record['id']}"
+        where = f"{file.path}: image {ids[row]}"
         if height is None or width is None:
             height = width = None
             (silent if said == (None, None) else strange).append(row)
             where = f"{where}: width {shown(said[1])}, height {shown(said[0])}"
-        images.append(Listed(where, numbers[record["id"]], path, height, width))
+        image = fence.image(path, whole=file.ours)
+        images.append(Listed(where, numbers[record["id"]], image, height, width))
     return images, {"no_size": silent, "size_text": strange}
 
 
@@ -484,9 +503,17 @@ def _image_paths(
         paths = listing.find_all(names, folders)
     else:
         paths = listing.find_all(names, [chosen], [folder])
+    upwards = [
+        (chosen or folder) / name if path is None and ".." in Path(name).parts else None
+        for path, name in zip(paths, names, strict=True)
+    ]
+    paths = [
+        up if up is not None and os.path.exists(up) else path
+        for path, up in zip(paths, upwards, strict=True)
+    ]
     if not any(paths):
         raise InputError(
-            f"{file}: of its {len(names)} images (first {names[0]!r}), none is in any of the "
+            f"{file}: of its {len(names)} images (first {shown(names[0])}), none is in any of the "
             f"folders {', '.join(os.path.relpath(place, folder) for place in folders)} of {folder}"
         )
     known = next((path.parent for path in paths if path is not None), folder)
@@ -512,7 +539,11 @@ def _check_ids(records: list[dict[str, Any]], where: str) -> None:
 def _text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if isinstance(value, str) and value and "\0" not in value and _is_whole(value):
-        return value
+        if len(value) <= LONGEST:
+            return value
+        raise InputError(
+            f"{where}: expected at most {LONGEST:,} letters as {key!r}, got {len(value):,}"
+        )
     raise InputError(f"{where}: expected a text as {key!r}, got {shown(value)}")
 
 

@@ -13,8 +13,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask as mask_tools
 
-from flaxyolo.data.records import one_line
-
 OUTLINE = re.compile(rb'"segmentation"\s*:\s*\[[][0-9.,eE\s+-]*\]')
 """An outline and its key; in a text the quotes would be escaped."""
 
@@ -162,15 +160,6 @@ def without_own_id(values: list[Any]) -> list[int]:
         else:
             seen.add(value)
     return rows
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: short, on one line."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a {type(value).__name__} in itself"
-    return one_line(text if len(text) <= 80 else text[:77] + "...")
 
 
 def read_side(value: Any) -> int | None:

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import read_lines
+from flaxyolo.base.words import shortened, shown
 from flaxyolo.data.records import Aside, Listed, Records
 
 T = TypeVar("T")
@@ -28,6 +30,14 @@ COMPANIONS = {
 """What texts and lists beside images end in."""
 TEXTS = ("readme", "license", "notice")
 """Texts without a suffix."""
+MOST_BOXES = 100_000
+"""Of one image: what has more is no image's labels."""
+REPEATED = 100
+"""Times that a long list may name each image on average."""
+SYSTEM = ("/proc", "/sys", "/dev")
+"""Folders that are no data, and whose files may have no end; nor is the root of all."""
+LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+"""What systems leave in folders, beside hidden files."""
 REPORT_S = 5.0
 """Seconds between two lines about the progress."""
 
@@ -44,14 +54,18 @@ class Files(NamedTuple):
     """Files whose suffix is one of `COMPANIONS`."""
     others: list[Path]
     """What nobody reads."""
+    litter: list[Path]
+    """Hidden files, and what systems leave behind."""
 
 
 def files_below(folder: Path) -> Files:
     """All files of a folder and those below it; links are followed, each folder is taken once."""
-    files = Files([], [], [])
+    if _is_system(os.path.realpath(folder)):
+        raise InputError(f"{folder}: expected a folder of data, got the system's own")
+    files = Files([], [], [], [])
     # A link upwards leads to nothing new.
     seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
-    folders, links = [folder], []
+    folders, links, reported = [folder], [], time.monotonic()
     while folders or links:
         # Folders before links to them: a file goes by its own path where it has one.
         here = folders.pop() if folders else links.pop(0)
@@ -59,17 +73,41 @@ def files_below(folder: Path) -> Files:
         if real in seen:
             continue
         seen.add(real)
+        now = time.monotonic()
+        if now - reported >= REPORT_S:
+            reported = now
+            log.info("%s: %d files so far, now in %s", folder, sum(map(len, files)), here)
         for entry in _entries(here):
             path = here / entry.name
-            if entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder:
                 folders.append(path)
             elif entry.is_symlink() and os.path.isdir(path):
-                links.append(path)
-            elif not entry.name.startswith("."):
+                real = os.path.realpath(path)
+                (files.others if _is_system(real) else links).append(path)
+            else:
                 _list_for(files, path, entry).append(path)
+            if is_folder and is_image(path) and not any(os.scandir(path)):
+                files.others.append(path)
     for paths in files:
         paths.sort()
     return files
+
+
+def _is_system(real: str) -> bool:
+    return real == os.sep or any(real == one or real.startswith(f"{one}/") for one in SYSTEM)
+
+
+def read_names(path: Path, what: str) -> list[str]:
+    """The names of a list of images, one a line; InputError where it only says the same ones."""
+    names = [line for line in read_lines(path, what) if line]
+    different = len(set(names))
+    if len(names) > MOST_BOXES and len(names) > REPEATED * different:
+        raise InputError(
+            f"{path}: expected the name of an image in each line, got {len(names):,} lines, of "
+            f"which {different:,} differ"
+        )
+    return names
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -81,6 +119,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _list_for(files: Files, path: Path, entry: os.DirEntry[str]) -> list[Path]:
+    if entry.name.startswith(".") or entry.name.lower() in LITTER:
+        return files.litter
     # A pipe or a device has no end.
     readable = entry.is_file(follow_symlinks=False) or (
         entry.is_symlink() and (os.path.isfile(path) or not os.path.exists(path))
@@ -104,7 +144,7 @@ def namesakes(path: Path, names: Mapping[int, str]) -> list[str]:
     """The classes, by number, that are named like an earlier one."""
     first: dict[str, int] = {}
     return [
-        f"{path}: class {number}: {name!r}, as {first[name]}" for number, name in names.items()
+        f"{path}: class {number}: {shown(name)}, as {first[name]}" for number, name in names.items()
         if first.setdefault(name, number) != number
     ]  # fmt: skip
 
@@ -135,7 +175,9 @@ def records_of(
 
 def named(names: Sequence[str], most: int = 3) -> str:
     """The first few names, for a message."""
-    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+    return ", ".join(shortened(name) for name in names[:most]) + (
+        " ..." if len(names) > most else ""
+    )
 
 
 def progress(items: Iterable[T], count: int, what: str) -> Iterator[T]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.data.records import one_line
+from flaxyolo.base.reading import expanded
+from flaxyolo.base.words import one_line, shortened
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ FEATURES = "features.json"
 
 def find_prepared(root: str) -> Path:
     """The folder of a prepared data set, prepared now if need be."""
-    place = Path(root).expanduser()
+    place = expanded(root)
     if (place / INFO).is_file():
         return place
     if place.is_absolute() or root.startswith(("~", ".")):
@@ -80,12 +81,12 @@ def _classes(content: Any) -> Iterator[str]:
 
 def line_of(error: BaseException) -> str:
     """The start of a message of another library, in one line."""
-    lines = str(error).strip().splitlines()
+    lines = shortened(str(error).strip(), 2000).splitlines()
     return one_line(lines[0][:200]) if lines else type(error).__name__
 
 
 def _data_dir() -> Path:
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _find_version(data_dir: Path, name: str) -> Path | None:

@@ -7,18 +7,22 @@ they are until they are decoded. Boxes are shares of the image as it is stored.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Int32
 
+from flaxyolo.base.decoding import decoded
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.exif import orientation_of
+from flaxyolo.base.limits import allow_outside
+from flaxyolo.base.reading import MIB, read_file, reason
+from flaxyolo.base.words import one_line, shortened
 from flaxyolo.data.images import file_state, image_facts
 from flaxyolo.data.readers.listing import progress, records_of
 from flaxyolo.data.readers.prepared import find_prepared, line_of, open_prepared
@@ -31,6 +35,10 @@ READER_VERSION = 1
 
 CLASSES = "flaxyolo.json"
 """In the folder where `data convert` has written it: what TFDS has no place for."""
+TEXTS = (".json", ".txt")
+"""What TFDS and `data convert` say of a data set."""
+LARGEST_TEXT = 64 * MIB
+"""Bytes of such a file at most."""
 VALIDATION = ("validation", "val", "test")
 """Splits to score on: the first that there is and that has boxes."""
 
@@ -80,6 +88,7 @@ def read_tfds(root: str) -> Source:
     if not root:
         raise InputError("--data: tfds needs a name or a folder, as in tfds:coco/2017")
     folder = find_prepared(root)
+    _check_files(folder)
     builder, schema = _open_builder(folder)
     splits = {name: split.num_examples for name, split in builder.info.splits.items()}
     if not splits.get("train"):
@@ -104,6 +113,20 @@ def read_tfds(root: str) -> Source:
         fingerprint=_fingerprint(folder),
         mirror=schema.mirror,
     )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what TFDS would wait for, or read for ever."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in TEXTS:
+            try:
+                read_file(path, LARGEST_TEXT)
+            except IsADirectoryError:
+                continue
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {reason(error)}") from None
+        elif not (path.is_file() or path.is_dir() or path.is_symlink()):
+            raise InputError(f"{path}: expected a file of a prepared data set, found none")
 
 
 @lru_cache(maxsize=16)
@@ -133,9 +156,13 @@ def _open_builder(folder: Path) -> tuple[Any, Schema]:
             f"{', '.join(sorted(stored))}; prepare it with --file_format=array_record, or run "
             f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
-    missing = [file for file in files if not Path(file).is_file()]
+    missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        raise InputError(f"{folder}: {len(missing)} files are missing: {missing[0]}")
+        told = one_line(shortened(missing[0]))
+        raise InputError(f"{folder}: {len(missing)} files are missing: {told}")
+    outside = [file for file in files if Path(os.path.realpath(file)).parent != folder.resolve()]
+    if outside and not allow_outside():
+        raise InputError(f"{outside[0]}: leads out of {folder}; --allow-outside reads it")
     inner = _objects(folder, features)
     names = tuple(inner["label"].names)
     extra = _extra(folder, len(names))
@@ -180,21 +207,21 @@ def _extra(folder: Path, classes: int) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_file(path, LARGEST_TEXT))
         names = tuple(str(name) for name in data["class_names"])
         ids = tuple(int(number) for number in data["category_ids"])
         if len(names) != classes or len(set(ids)) != classes:
             raise ValueError(f"expected {classes} classes")
         return {"class_names": names, "category_ids": ids, "mirror": bool(data["mirror"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read: {line_of(error)}; convert again") from None
 
 
 def _fingerprint(folder: Path) -> str:
     digest = hashlib.sha256(f"tfds {READER_VERSION}".encode())
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        if path.suffix in (".json", ".txt"):
-            digest.update(f"{path.name} ".encode() + path.read_bytes())
+        if path.suffix in TEXTS:
+            digest.update(f"{path.name} ".encode() + read_file(path, LARGEST_TEXT))
         else:
             digest.update(file_state(path, folder).encode(errors="surrogatepass"))
     return digest.hexdigest()
@@ -243,11 +270,10 @@ def _size(record: dict[str, Any]) -> tuple[int | None, int | None]:
     if "image/height" in record and "image/width" in record:
         return int(record["image/height"]) or None, int(record["image/width"]) or None
     content = record["image"]
-    pixels = None
-    if orientation_of(content) != 1:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    return (None, None) if pixels is None else pixels.shape[:2]
+    if orientation_of(content) == 1:
+        return None, None
+    found = decoded(content)
+    return (None, None) if isinstance(found, str) else found.pixels.shape[:2]
 
 
 def _from_zero(schema: Schema, records: Records) -> Records:

@@ -9,6 +9,7 @@ Objects marked `difficult` become crowd: not trained on, and left out of the sco
 any number of detections inside them, Pascal one for each; the difference is small.)
 """
 
+import codecs
 import logging
 import math
 import re
@@ -23,18 +24,23 @@ import numpy as np
 from jaxtyping import Int64
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import LABELS, expanded, reason
+from flaxyolo.base.words import one_line, shortened, shown
 from flaxyolo.data.images import file_state
+from flaxyolo.data.readers.fence import Fence
+from flaxyolo.data.readers.left_over import left_asides, left_over
 from flaxyolo.data.readers.listing import (
+    MOST_BOXES,
     SUFFIXES,
     Row,
-    asides,
     files_below,
     is_image,
     progress,
+    read_names,
     records_of,
 )
 from flaxyolo.data.readers.paths import Listing
-from flaxyolo.data.records import Aside, Fingerprint, Listed, Records, Source
+from flaxyolo.data.records import Fingerprint, Listed, Records, Source
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +49,12 @@ READER_VERSION = 2
 
 LARGEST_NUMBER = 1e15
 """What is larger is no coordinate."""
-LARGEST = 16 << 20
-"""Bytes of an XML file: real ones have a few thousand."""
+DEPTH = 64
+"""Levels of an XML file's elements in each other."""
+LONGEST_NAME = 1000
+"""Letters of the name of a class."""
+SLOW = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf_7")
+"""Encodings that no annotation has, and whose reading may take for ever."""
 VALIDATION = ("val", "valid", "validation", "test")
 """Folders that hold the images to score on; `test` where there is no other."""
 LISTS = (("train", "val"), ("trainval", ""), ("train", ""), ("default", ""))
@@ -77,6 +87,7 @@ class Page(NamedTuple):
     """What an annotation file says."""
 
     image: Path
+    """Where it is, or would be."""
     height: int | None
     width: int | None
     things: tuple[Thing, ...]
@@ -90,8 +101,8 @@ class Layout(NamedTuple):
     """The annotation files of every split, and what else lies with them."""
 
     splits: dict[str, list[Entry]]
-    folders: dict[str, Path]
-    """Those of which every image belongs to the split; none where a list says which do."""
+    folders: dict[str, list[Path]]
+    """Those that hold images and annotations of the split."""
     unused: list[Path]
     """Annotation files of a split that has no use."""
 
@@ -107,20 +118,20 @@ def read_voc(root: str) -> Source:
     """
     if not root:
         raise InputError("--data: voc needs a folder, as in voc:path/to/VOC2007")
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"{folder}: expected a folder of Pascal VOC's form, found {found} there")
     listing = Listing()
     layout = _layout(listing, folder)
-    entries = layout.splits
+    entries, fence = layout.splits, Fence([folder])
     fingerprint = Fingerprint("voc", READER_VERSION)
     pages = {}
     for split, files in entries.items():
         fingerprint.update(f"{split} {len(files)}".encode())
         pages[split] = []
         for entry in progress(files, len(files), f"{folder} {split}: XML files"):
-            content, problem = _content(entry.path)
+            content, problem = _content(fence, entry.path)
             fingerprint.update(f"{len(content)} ".encode() + content)
             page = _page(listing, entry, content, problem)
             fingerprint.update(file_state(page.image, folder).encode(errors="surrogatepass"))
@@ -129,7 +140,7 @@ def read_voc(root: str) -> Source:
     things = [thing for page in pages["train"] for thing in page.things]
     if not any(thing.name for thing in things):
         broken = next(
-            (f"; {entry.path}: {page.problem}"
+            (f"; {one_line(shortened(str(entry.path)))}: {page.problem}"
              for entry, page in zip(entries["train"], pages["train"], strict=True) if page.problem),
             "",
         )  # fmt: skip
@@ -138,13 +149,15 @@ def read_voc(root: str) -> Source:
         )
     things += [thing for page in pages.get("val", ()) for thing in page.things]
     names = tuple(sorted({thing.name for thing in things} - {""}))
-    claimed = {page.image for split in pages.values() for page in split}
+    beside = _beside(layout, pages)
     records, first_id = {}, 1
     for split, files in entries.items():
         paths = [entry.path for entry in files]
         records[split] = replace(
-            _records(paths, pages[split], names, first, first_id),
-            asides=_beside(layout, split, claimed),
+            _records(fence, paths, pages[split], names, first, first_id),
+            asides=left_asides(
+                beside.get(split, {}), unused=layout.unused if split == "val" else ()
+            ),
         )
         first_id += len(paths)
     return Source(
@@ -165,7 +178,9 @@ def _layout(listing: Listing, folder: Path) -> Layout:
         choices = " or ".join(f"voc:{kit}" for kit in kits)
         raise InputError(f"{folder}: expected one VOC set, found {len(kits)}; name {choices}")
     if kits:
-        return Layout(_listed_splits(listing, kits[0]), {}, [])
+        kit = kits[0]
+        places = [*_images_of(listing, kit), listing.below(kit, [XML_FOLDER]) or kit / XML_FOLDER]
+        return Layout(_listed_splits(listing, kit), {"train": places}, [])
     train = _split_of(listing, folder, ("train", "training"))
     if train is None:
         splits = {"train": (folder, _entries(listing, folder))}
@@ -184,7 +199,10 @@ def _layout(listing: Listing, folder: Path) -> Layout:
     unused = [] if test is None or test[0] in used else [entry.path for entry in test[1]]
     return Layout(
         {split: entries for split, (_, entries) in splits.items()},
-        {split: place for split, (place, _) in splits.items()},
+        {
+            split: [place, *{entry.path.parent for entry in entries}]
+            for split, (place, entries) in splits.items()
+        },
         unused,
     )
 
@@ -227,11 +245,7 @@ def _listed_splits(listing: Listing, kit: Path) -> dict[str, list[Entry]]:
     xml = listing.below(kit, [XML_FOLDER]) or kit / XML_FOLDER
     splits = {}
     for split, path in names.items():
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise InputError(f"{path}: cannot read the list of images: {reason}") from None
+        lines = read_names(path, "the list of images")
         # The lists of one class have a 1, 0 or -1 behind each name.
         stems = [re.sub(r"\s+(-?1|0)$", "", line.strip()) for line in lines if line.strip()]
         if not stems:
@@ -267,26 +281,25 @@ def _entries_in(place: Path, beside: Sequence[Path | str], images: Sequence[Path
     return entries
 
 
-def _beside(layout: Layout, split: str, claimed: set[Path]) -> tuple[Aside, ...]:
-    folder = layout.folders.get(split)
-    files = None if folder is None or not folder.is_dir() else files_below(folder)
-    return asides(
-        unread=files.others if files else (),
-        unlisted=[image for image in files.images if image not in claimed] if files else (),
-        unused=layout.unused if split == "val" else (),
-    )
+def _beside(layout: Layout, pages: dict[str, list[Page]]) -> dict[str, dict[str, list[Path]]]:
+    """What lies in the folders of images and annotations, and is not read."""
+    read = {page.image for split in pages.values() for page in split}
+    read.update(entry.path for split in layout.splits.values() for entry in split)
+    owners = {place: split for split, places in layout.folders.items() for place in places}
+    return left_over(owners, read.union(layout.unused), owners)
 
 
-def _content(path: Path) -> tuple[bytes, str]:
+def _content(fence: Fence, path: Path) -> tuple[bytes, str]:
     """The bytes of a file, or why there are none."""
     try:
-        if path.stat().st_size > LARGEST:
-            return b"", f"expected at most {LARGEST >> 20} MiB, got {path.stat().st_size >> 20}"
-        return path.read_bytes(), ""
+        return fence.read(path, LABELS), ""
     except FileNotFoundError:
         return b"", "there is no such file"
-    except (OSError, ValueError) as error:
-        return b"", f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    except OSError as error:
+        why = reason(error)
+        return b"", why if why.startswith("expected") else f"cannot be read: {why}"
+    except ValueError as error:
+        return b"", f"cannot be read: {error}"
 
 
 def _page(listing: Listing, entry: Entry, content: bytes, problem: str) -> Page:
@@ -297,10 +310,14 @@ def _page(listing: Listing, entry: Entry, content: bytes, problem: str) -> Page:
             problem = _strange(root)
         # Unknown encodings are ValueErrors and LookupErrors.
         except (ElementTree.ParseError, ValueError, LookupError) as error:
-            problem = f"broken XML: {error}"
+            problem = f"broken XML: {shortened(str(error))}"
     if root is None or problem:
         return Page(_image(listing, entry, ""), None, None, (), False, problem)
     things = tuple(_thing(element) for element in root.iterfind("object"))
+    long = next((thing.name for thing in things if len(thing.name) > LONGEST_NAME), None)
+    if long is not None:
+        problem = f"expected names of at most {LONGEST_NAME:,} letters, got {shown(long, 40)}"
+        return Page(_image(listing, entry, ""), None, None, (), False, problem)
     return Page(
         image=_image(listing, entry, _text(root, "filename")),
         height=_size(_text(root, "size/height")),
@@ -311,17 +328,42 @@ def _page(listing: Listing, entry: Entry, content: bytes, problem: str) -> Page:
     )
 
 
+class _Shallow(ElementTree.TreeBuilder):
+    """A tree of few levels: a deep one takes for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ElementTree.Element:
+        self._depth += 1
+        if self._depth > DEPTH:
+            raise ValueError(f"more than {DEPTH} levels in each other")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> ElementTree.Element:
+        self._depth -= 1
+        return super().end(tag)
+
+
+def _parsed(content: bytes | str) -> ElementTree.Element:
+    return ElementTree.fromstring(content, ElementTree.XMLParser(target=_Shallow()))
+
+
 def _root(content: bytes) -> ElementTree.Element:
     """The root, its tags in small letters and without namespaces, which say nothing here."""
     declared = DECLARATION.match(content)
     try:
-        root = ElementTree.fromstring(content)
+        root = _parsed(content)
     except ValueError:
         # Encodings of several bytes a letter, as GBK, are known to Python alone.
         if declared is None:
             raise
-        text = content[declared.end() :].decode(declared[1].decode())
-        root = ElementTree.fromstring(text)
+        encoding = codecs.lookup(declared[1].decode()).name
+        if encoding.replace("-", "_") in SLOW:
+            raise
+        text = content[declared.end() :].decode(encoding)
+        root = _parsed(text)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2].lower()
     return root
@@ -333,6 +375,8 @@ def _strange(root: ElementTree.Element) -> str:
     if not EXPECTED.intersection(tags):
         return f"expected an annotation with filename, size and objects, got <{root.tag[:40]}>"
     inner = sum(1 for _ in root.iter("object"))
+    if inner > MOST_BOXES:
+        return f"expected at most {MOST_BOXES:,} objects, got {inner:,}"
     if inner != tags.count("object") or (not inner and root.find(".//bndbox") is not None):
         return f"expected its objects right below <{root.tag[:40]}>, found some elsewhere"
     return ""
@@ -398,12 +442,18 @@ def _first_pixel(folder: Path, pages: list[Page]) -> float:
 
 
 def _records(
-    paths: list[Path], pages: list[Page], names: tuple[str, ...], first: float, first_id: int
+    fence: Fence,
+    paths: list[Path],
+    pages: list[Page],
+    names: tuple[str, ...],
+    first: float,
+    first_id: int,
 ) -> Records:
     labels = {name: label for label, name in enumerate(names)}
     images, rows, numbers, problems = [], [], [], {}
     for index, (path, page) in enumerate(zip(paths, pages, strict=True)):
-        images.append(Listed(str(path), first_id + index, page.image, page.height, page.width))
+        image = fence.image(page.image)
+        images.append(Listed(str(path), first_id + index, image, page.height, page.width))
         if page.problem:
             rows.append(_unreadable(index))
             numbers.append(0)

@@ -5,6 +5,7 @@ The format is described at https://docs.ultralytics.com/datasets/detect: a line 
 polygon. Shares are of the image as it is shown: rotated, where the file notes a rotation (EXIF).
 """
 
+import errno
 import hashlib
 import logging
 import math
@@ -17,19 +18,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Int32, Int64
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.reading import (
+    YAML,
+    expanded,
+    load_yaml,
+    read_file,
+    read_lines,
+    reason,
+)
+from flaxyolo.base.words import one_line, shortened, shown
 from flaxyolo.data.images import file_state, image_facts
+from flaxyolo.data.readers.fence import Fence
+from flaxyolo.data.readers.left_over import left_asides, left_over
 from flaxyolo.data.readers.listing import (
+    MOST_BOXES,
     Row,
-    asides,
     files_below,
     is_image,
     named,
     namesakes,
     progress,
+    read_names,
     records_of,
 )
 from flaxyolo.data.readers.paths import SPLIT_WORDS, Listing, spelling
@@ -50,6 +62,10 @@ NAME_FILES = ("classes.txt", "labels/classes.txt")
 """Where Label Studio and labelImg write the names of the classes; Darknet's end in `.names`."""
 MOST_CLASSES = 10_000
 """Names that are made where there is only their number."""
+LONGEST_NAME = 1000
+"""Letters of the name of a class."""
+MOST_PLACES = 1000
+"""Folders and lists of a split."""
 
 
 class Split(NamedTuple):
@@ -58,8 +74,8 @@ class Split(NamedTuple):
     images: list[Path]
     folders: list[Path]
     """Those that are taken as a whole."""
-    others: list[Path]
-    """What lies in them and is neither an image nor a text."""
+    lists: list[Path]
+    """Texts that list images."""
 
 
 class Layout(NamedTuple):
@@ -74,6 +90,8 @@ class Layout(NamedTuple):
     """`train` and, where there is one, `val`."""
     keypoints: int
     """Numbers that follow a box in every line; 0 but for pose data sets."""
+    test: list[Path]
+    """The folder of the images to test on, which have no use."""
 
 
 class Lines(NamedTuple):
@@ -96,23 +114,25 @@ def read_yolo(root: str) -> Source:
     if not root:
         raise InputError("--data: yolo needs a data.yaml, as in yolo:path/to/data.yaml")
     listing = Listing()
-    path = Path(root).expanduser()
+    path = expanded(root)
     layout = _layout_of_folder(listing, path) if path.is_dir() else _layout(listing, path)
     category_ids = tuple(sorted(layout.names))
     fingerprint = Fingerprint("yolo", READER_VERSION, f" {layout.names}")
     found = {split: _label_files(listing, told.images) for split, told in layout.splits.items()}
     claimed = {file for files in found.values() for file in files}
     listed = {image for told in layout.splits.values() for image in told.images}
+    fence = _fence(listing, layout)
+    beside = _beside(listing, layout, found, listed | claimed)
     records, first_id = {}, 1
     for split, told in layout.splits.items():
         images = told.images
-        lines = _read_labels(listing, layout, split, found[split], category_ids)
+        lines = _read_labels(fence, layout, split, found[split], category_ids)
         unclaimed = _unclaimed(listing, told, listed, claimed)
         records[split] = replace(
-            _records(split, images, lines, first_id),
+            _records(fence, split, images, lines, first_id),
             noted=_noted(images, lines, unclaimed),
-            asides=asides(
-                unread=told.others,
+            asides=left_asides(
+                beside.get(split, {}),
                 unclaimed=unclaimed,
                 same_name=namesakes(layout.path, layout.names) if split == "train" else (),
             ),
@@ -130,6 +150,38 @@ def read_yolo(root: str) -> Source:
         fingerprint=fingerprint.now,
         formerly=fingerprint.formerly,
     )
+
+
+def _fence(listing: Listing, layout: Layout) -> Fence:
+    """The folders that the description names; files of a list may be anywhere by a whole path."""
+    named_so = [folder for split in layout.splits.values() for folder in split.folders]
+    lists = [path.parent for split in layout.splits.values() for path in split.lists]
+    labels = [_labels_of(listing, folder) for folder in named_so]
+    return Fence([layout.base, layout.path.parent, *named_so, *lists, *labels])
+
+
+def _beside(
+    listing: Listing, layout: Layout, labels: dict[str, tuple[Path, ...]], read: set[Path]
+) -> dict[str, dict[str, list[Path]]]:
+    """What lies in the folders of images and labels, and is not read."""
+    owners: dict[Path, str] = {}
+    folders: set[Path] = set()
+    for split, told in layout.splits.items():
+        places = dict.fromkeys([*told.folders, *(image.parent for image in told.images)])
+        for place in places:
+            inside = place in told.folders or place.is_relative_to(layout.base)
+            for one in (place, _labels_of(listing, place)) if inside else ():
+                owners.setdefault(one, split)
+                folders.add(_root_of(one, layout.base))
+        read = read.union(told.lists)
+    return left_over(folders, {*read, layout.path}, owners, layout.test)
+
+
+def _root_of(folder: Path, base: Path) -> Path:
+    """The folder of all images or labels above, where there is one in the data set."""
+    above = [place for place in (folder, *folder.parents) if place.is_relative_to(base)]
+    roots = (place for place in above if place.name.casefold() in ("images", "labels"))
+    return next(roots, folder)
 
 
 def label_file(image: Path) -> Path:
@@ -174,7 +226,8 @@ def _darknet(listing: Listing, path: Path) -> Layout:
     said = {key.strip(): value.strip() for key, value in pairs}
     names = listing.find(said.get("names", ""), [path.parent])
     if names is None:
-        raise InputError(f"{path}: names: expected a file of class names, got {said.get('names')}")
+        told = one_line(shortened(str(said.get("names"))))
+        raise InputError(f"{path}: names: expected a file of class names, got {told}")
     data = {key: said[key] for key in ("train", *VALIDATION) if said.get(key)}
     return _splits_of(listing, path, path.parent, data | {"names": _names_in(names)})
 
@@ -202,25 +255,19 @@ def _names_in(path: Path) -> list[str]:
 
 
 def _lines_of(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the list: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a list in UTF-8, got other bytes") from None
-    return [line.strip() for line in lines]
+    return read_lines(path, "the list")
 
 
 def _layout(listing: Listing, path: Path) -> Layout:
     try:
-        data = yaml.safe_load(path.read_bytes())
+        data = load_yaml(read_file(path, YAML))
     except OSError as error:
         raise InputError(f"{path}: cannot read the data.yaml: {error.strerror}") from None
     except Exception as error:  # PyYAML raises nearly anything for a wrong date, number or tag
-        text = " ".join(str(error).split())
+        text = one_line(" ".join(shortened(str(error), 1000).split()))
         raise InputError(f"{path}: not valid YAML: {text:.200}") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: expected keys such as train, val, names; got {data!r:.60}")
+        raise InputError(f"{path}: expected keys such as train, val, names; got {shown(data, 60)}")
     return _splits_of(listing, path, _base(path, data.get("path")), data)
 
 
@@ -230,7 +277,9 @@ def _splits_of(listing: Listing, path: Path, base: Path, data: dict[Any, Any]) -
     splits = {
         split: _images(listing, path, base, key, data.get(key)) for split, key in keys.items()
     }
-    return Layout(path, base, _names(path, data), splits, _keypoints(path, data))
+    test = data.get("test")
+    tests = [base / test] if isinstance(test, str) and test.strip() else []
+    return Layout(path, base, _names(path, data), splits, _keypoints(path, data), tests)
 
 
 def _base(path: Path, said: Any) -> Path:
@@ -238,11 +287,12 @@ def _base(path: Path, said: Any) -> Path:
     if said is None:
         return path.parent
     if not isinstance(said, str):
-        raise InputError(f"{path}: path: expected a folder, got {said!r:.60}")
-    base = path.parent / Path(said).expanduser()
+        raise InputError(f"{path}: path: expected a folder, got {shown(said, 60)}")
+    base = path.parent / expanded(said)
     if base.is_dir():
         return base
-    log.warning("%s: path: there is no folder %s; %s is taken", path, base, path.parent)
+    told = one_line(shortened(str(base)))
+    log.warning("%s: path: there is no folder %s; %s is taken", path, told, path.parent)
     return path.parent
 
 
@@ -254,23 +304,36 @@ def _names(path: Path, data: dict[Any, Any]) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
-        raise InputError(f"{path}: names: expected a list or numbered names, got {names!r:.60}")
+        raise InputError(
+            f"{path}: names: expected a list or numbered names, got {shown(names, 60)}"
+        )
     for number, name in names.items():
         if type(number) is not int or not 0 <= number < 2**31:
-            raise InputError(f"{path}: names: expected numbers from 0 as keys, got {number!r:.40}")
-        # YAML reads a bare `no` as False and `1` as a number.
-        known = not isinstance(name, bool) and isinstance(name, str | int | float)
-        if not known or not str(name).strip() or not str(name).isprintable():
             raise InputError(
-                f"{path}: names: class {number}: expected a text, got {name!r:.40}; "
-                "put it in quotes"
+                f"{path}: names: expected numbers from 0 as keys, got {shown(number, 40)}"
+            )
+        # YAML reads a bare `no` as False and `1` as a number.
+        if not _is_name(name):
+            long = isinstance(name, str) and len(name) > LONGEST_NAME
+            hint = f"at most {LONGEST_NAME:,} letters are read" if long else "put it in quotes"
+            raise InputError(
+                f"{path}: names: class {number}: expected a text, got {shown(name, 40)}; {hint}"
             )
     count = data.get("nc", len(names))
     if count != len(names):
         raise InputError(
-            f"{path}: nc: expected the number of names, {len(names)}, got {count!r:.40}"
+            f"{path}: nc: expected the number of names, {len(names)}, got {shown(count, 40)}"
         )
     return {number: str(name) for number, name in names.items()}
+
+
+def _is_name(name: Any) -> bool:
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        return False
+    if isinstance(name, int) and name.bit_length() > 64:
+        return False
+    text = str(name)
+    return len(text) <= LONGEST_NAME and bool(text.strip()) and text.isprintable()
 
 
 def _keypoints(path: Path, data: dict[Any, Any]) -> int:
@@ -281,35 +344,41 @@ def _keypoints(path: Path, data: dict[Any, Any]) -> int:
     match shape:
         case [int(points), int(values)] if 0 < points < 10_000 and values in (2, 3):
             return points * values
-    raise InputError(f"{path}: kpt_shape: expected [points, 2 or 3], got {shape!r:.60}")
+    raise InputError(f"{path}: kpt_shape: expected [points, 2 or 3], got {shown(shape, 60)}")
 
 
 def _images(listing: Listing, path: Path, base: Path, key: str, said: Any) -> Split:
     """The image files of a split: of a folder, of a text file that lists them, or of several."""
     places = said if isinstance(said, list) else [said]
+    if len(places) > MOST_PLACES:
+        raise InputError(
+            f"{path}: {key}: expected at most {MOST_PLACES:,} folders and lists, "
+            f"got {len(places):,}"
+        )
     split = Split([], [], [])
     for place in places:
         if not isinstance(place, str) or not place.strip():
             raise InputError(
-                f"{path}: {key}: expected a folder, a .txt file or a list of them, got {said!r:.60}"
+                f"{path}: {key}: expected a folder, a .txt file or a list of them, "
+                f"got {shown(said, 60)}"
             )
         found = _existing(listing, path, base, place.strip())
         for whole, part in zip(split, _images_at(listing, path, base, key, found), strict=True):
             whole += part
     if not split.images:
-        raise InputError(f"{path}: {key}: expected image files in {said!r:.120}, found none")
+        raise InputError(f"{path}: {key}: expected image files in {shown(said, 120)}, found none")
     return split
 
 
 def _images_at(listing: Listing, path: Path, base: Path, key: str, place: Path) -> Split:
     if place.is_dir():
-        files = files_below(place)
-        return Split(files.images, [place], files.others)
+        return Split(files_below(place).images, [place], [])
     if not place.is_file():
-        raise InputError(f"{path}: {key}: expected a folder or a .txt file, found nothing: {place}")
+        told = one_line(shortened(str(place)))
+        raise InputError(f"{path}: {key}: expected a folder or a .txt file, found nothing: {told}")
     if place.suffix.lower() != ".txt":
         raise InputError(f"{path}: {key}: expected a folder or a .txt file, got {place}")
-    names = [line for line in _lines_of(place) if line]
+    names = read_names(place, "the list")
     found = listing.find_all(names, [base, place.parent], [path.parent])
     if names and all(image is None for image in found):
         raise InputError(
@@ -318,7 +387,7 @@ def _images_at(listing: Listing, path: Path, base: Path, key: str, place: Path) 
         )
     images = [base / name if image is None else image
               for name, image in zip(names, found, strict=True)]  # fmt: skip
-    return Split(images, [], [])
+    return Split(images, [], [place])
 
 
 def _existing(listing: Listing, path: Path, base: Path, place: str) -> Path:
@@ -326,7 +395,7 @@ def _existing(listing: Listing, path: Path, base: Path, place: str) -> Path:
 
     Roboflow writes `../train/images` for `train/images`.
     """
-    names = (Path(place).expanduser(), Path(place.removeprefix("../")))
+    names = (expanded(place), Path(place.removeprefix("../")))
     candidates = [base / name for name in names]
     for candidate in candidates:
         try:
@@ -334,8 +403,7 @@ def _existing(listing: Listing, path: Path, base: Path, place: str) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:  # too long, a zero byte, no permission
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: cannot look for {place!r:.80}: {reason}") from None
+            raise InputError(f"{path}: cannot look for {shown(place)}: {reason(error)}") from None
         return candidate
     found = listing.find_split(place, base)
     if found is not None:
@@ -370,7 +438,7 @@ def _labels_of(listing: Listing, images: Path) -> Path:
 
 
 def _read_labels(
-    listing: Listing,
+    fence: Fence,
     layout: Layout,
     split: str,
     files: tuple[Path, ...],
@@ -381,11 +449,12 @@ def _read_labels(
     digest, rows, lacking = hashlib.sha256(), [], []
     for index, file in enumerate(progress(files, len(files), f"{layout.path} {split} labels")):
         try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            lacking.append(index)
-            continue
-        except OSError:
+            content = _content(fence, file)
+        except OSError as error:
+            # A link that leads nowhere is a label that is lost, and not one that was never made.
+            if isinstance(error, FileNotFoundError) and not file.is_symlink():
+                lacking.append(index)
+                continue
             rows.append((index, 0, *[math.nan] * 4, -1, math.nan))
             continue
         digest.update(f"{index} {len(content)} ".encode() + content)
@@ -400,6 +469,16 @@ def _read_labels(
             f"{len(files)}; looked for {named([str(file) for file in files], 1)}"
         )
     return Lines(files, rows, digest.digest(), lacking)
+
+
+def _content(fence: Fence, file: Path) -> bytes:
+    """The bytes of a label file; OSError where it is none, or has far too many lines."""
+    content = fence.read(file)
+    lines = content.count(b"\n")
+    if lines > MOST_BOXES:
+        told = f"expected at most {MOST_BOXES:,} lines, found {lines:,}"
+        raise OSError(errno.EFBIG, told, str(file))
+    return content
 
 
 def _lines(content: bytes) -> list[str]:
@@ -432,9 +511,13 @@ def _parse(line: str, keypoints: int) -> tuple[int, float, float, float, float, 
     return number, low_x, low_y, high_x, high_y, area or math.nan
 
 
-def _records(split: str, images: list[Path], lines: Lines, first_id: int) -> Records:
+def _records(fence: Fence, split: str, images: list[Path], lines: Lines, first_id: int) -> Records:
     listed = [
-        Listed(where=str(image), image_id=first_id + index, image=image)
+        Listed(
+            where=str(image),
+            image_id=first_id + index,
+            image=fence.image(image, whole=".." not in image.parts),
+        )
         for index, image in enumerate(images)
     ]
     rows: list[Row] = [
@@ -443,10 +526,10 @@ def _records(split: str, images: list[Path], lines: Lines, first_id: int) -> Rec
     ]
     numbers = np.array([row[1] for row in lines.rows], np.int32)
     records = replace(records_of(listed, rows, str), relative=True)
-    records = replace(records, where=partial(_where, lines.files, records.image, numbers))
+    records = replace(records, where=partial(_where, fence, lines.files, records.image, numbers))
     if not np.isnan(records.areas).all():
         # Only polygons have an area of their own, and it has to be in pixels.
-        facts = image_facts(images, f"{split} images")
+        facts = image_facts([one.image for one in listed], f"{split} images")
         pixels = facts.height.astype(np.float64) * facts.width
         pixels[pixels == 0] = np.nan
         records = replace(records, areas=records.areas * pixels[records.image])
@@ -454,6 +537,7 @@ def _records(split: str, images: list[Path], lines: Lines, first_id: int) -> Rec
 
 
 def _where(
+    fence: Fence,
     files: Sequence[Path],
     positions: Int64[np.ndarray, " n"],
     numbers: Int32[np.ndarray, " n"],
@@ -462,7 +546,7 @@ def _where(
     """File, line and text of a box; the file is read again, because few are ever asked for."""
     file, number = files[positions[index]], int(numbers[index])
     try:
-        lines = _lines(file.read_bytes())
+        lines = _lines(_content(fence, file))
     except OSError as error:
         return f"{file}: cannot read the labels: {error.strerror}"
     text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
@@ -511,7 +595,7 @@ def _unclaimed(listing: Listing, split: Split, listed: set[Path], claimed: set[P
 def _says_labels(file: Path) -> bool:
     """Whether the first line of a text is one of a label file."""
     try:
-        lines: Iterable[str] = _lines(file.read_bytes())
+        lines: Iterable[str] = _lines(read_file(file))
     except OSError:
         return False
     first = next((line for line in lines if line.strip()), "")

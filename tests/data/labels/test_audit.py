@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import one_line
 from flaxyolo.data.labels.findings import KINDS, Audit
-from flaxyolo.data.records import one_line
 from flaxyolo.data.sources import audit_source, read_dataset
 from tests.data.coco_folder import coco, turned, write, write_image
 

@@ -8,6 +8,7 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.readers.coco import read_coco
+from flaxyolo.data.readers.fence import Outside
 from flaxyolo.data.records import Aside, Records
 from tests.data.coco_folder import IMAGES, coco, write, write_image
 
@@ -97,10 +98,13 @@ def test_a_folder_with_one_file_has_no_validation_split(tmp_path, caplog, name):
     assert "is there: a part of" in caplog.text
 
 
-def test_a_file_name_may_be_a_whole_path(tmp_path):
+def test_a_file_name_may_be_a_whole_path(tmp_path, monkeypatch):
     data = coco()
     data["images"][0]["file_name"] = str(write_image(tmp_path / "far" / "x.png", 30, 40))
-    source = read_coco(str(write(tmp_path / "set", data)))
+    root = str(write(tmp_path / "set", data))
+    assert isinstance(read_coco(root).train.images[0].image, Outside)
+    monkeypatch.setenv("FLAXYOLO_ALLOW_OUTSIDE", "1")
+    source = read_coco(root)
     assert source.train.images[0].image == tmp_path / "far" / "x.png"
     assert source.train.images[1].image == tmp_path / "set" / "images" / "b.png"
 
@@ -348,6 +352,9 @@ def test_a_file_name_does_not_lead_out_of_the_folder(tmp_path):
     data = coco()
     data["images"][0]["file_name"] = "../../far.png"
     records = read_coco(str(write(tmp_path / "set", data))).train
+    assert records.images[0].image == Outside(tmp_path / "set/images/../../far.png")
+    (tmp_path / "far.png").unlink()
+    records = read_coco(str(tmp_path / "set")).train
     assert records.images[0].image == tmp_path / "set" / "images" / "far.png"
 
 
@@ -361,6 +368,7 @@ def test_files_that_no_annotation_names_are_told(tmp_path):
         Aside("unlisted", (f"{root}/images/more.jfif",)),
         Aside("unread", (f"{root}/images/odd.heic",)),
         Aside("unused", (f"{root}/annotations/instances_test.json",)),
+        Aside("text", (f"{root}/images/notes.txt",)),
     )
     assert source.val is not None
     assert source.val.asides == ()

@@ -22,8 +22,23 @@ def below(root: Path) -> list[list[str]]:
 
 
 def test_images_texts_and_others_are_parted_by_name(tmp_path):
-    touch(tmp_path, "b.JPG", "sub/a.jfif", "a.txt", "README", "c.heic", "d", ".hidden.jpg")
-    assert below(tmp_path) == [["b.JPG", "sub/a.jfif"], ["README", "a.txt"], ["c.heic", "d"]]
+    touch(
+        tmp_path,
+        "b.JPG",
+        "sub/a.jfif",
+        "a.txt",
+        "README",
+        "c.heic",
+        "d",
+        *(".hidden.jpg", "Thumbs.db"),
+    )
+    hidden = [".hidden.jpg", "Thumbs.db"]
+    assert below(tmp_path) == [
+        ["b.JPG", "sub/a.jfif"],
+        ["README", "a.txt"],
+        ["c.heic", "d"],
+        hidden,
+    ]
 
 
 def test_links_are_followed_and_each_folder_is_taken_once(tmp_path):
@@ -35,14 +50,14 @@ def test_links_are_followed_and_each_folder_is_taken_once(tmp_path):
     (tmp_path / "far" / "loop").symlink_to(root / "link")
     (root / "file.jpg").symlink_to(tmp_path / "far" / "b.jpg")
     images = ["file.jpg", "link/b.jpg", "link/deep/d.jpg", "real/a.jpg"]
-    assert below(root) == [images, [], []]
+    assert below(root) == [images, [], [], []]
 
 
 def test_a_link_that_leads_nowhere_is_an_image_and_a_pipe_is_none(tmp_path):
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
-    assert below(tmp_path) == [["a.jpg"], [], ["pipe.jpg", "zero.jpg"]]
+    assert below(tmp_path) == [["a.jpg"], [], ["pipe.jpg", "zero.jpg"], []]
 
 
 def test_a_folder_that_is_none_is_told(tmp_path):

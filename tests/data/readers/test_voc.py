@@ -190,7 +190,7 @@ def test_a_huge_or_exploding_file_is_not_parsed(tmp_path, monkeypatch):
     root = kit(tmp_path)
     (root / "Annotations" / "000005.xml").write_text(text)
     assert "broken XML: " in read_voc(str(root)).train.where(2)
-    monkeypatch.setattr(voc, "LARGEST", 2000)
+    monkeypatch.setattr(voc, "LABELS", 2000)
     (root / "Annotations" / "000005.xml").write_text(page(*[DOG] * 100))
     assert "000005.xml: expected at most" in read_voc(str(root)).train.where(2)
 
@@ -327,7 +327,7 @@ def test_a_folder_of_another_form_is_told_so(tmp_path):
     root = kit(tmp_path / "kit", train="\n")
     assert "train.txt: expected names of images" in error_of(root)
     (root / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe")
-    assert "train.txt: cannot read the list of images: not UTF-8" in error_of(root)
+    assert "train.txt: expected the list of images in UTF-8, got other bytes" in error_of(root)
     (root / "ImageSets" / "Main" / "train.txt").unlink()
     assert "expected train.txt and val.txt, or trainval.txt" in error_of(root)
     assert "expected named objects" in error_of(plain(tmp_path / "none", {"a": page()}))
