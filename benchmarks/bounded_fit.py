@@ -75,6 +75,7 @@ def regrets(known: Known, most: int, runs: int, repeats: int) -> np.ndarray:
     """Of each budget and repeat, with at most so many runs in a fit."""
     settings = FunnelSettings(most_own=most)
     for function in (funnel.propose, funnel.next_finalist, funnel.next_finalists):
+        assert function.__kwdefaults__ is not None, "settings are given by name"
         function.__kwdefaults__["settings"] = settings
     found = np.zeros((len(QUANTILES), repeats))
     for place, budget in enumerate(np.quantile(known.latency_ms, QUANTILES)):
