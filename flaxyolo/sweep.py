@@ -134,6 +134,9 @@ class Flags:
     short_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Epochs of the short schedule that candidates are told apart by (a third of --epochs; all of
     them below 27)."""
+    search: Literal["funnel", "random"] = "funnel"
+    """How candidates are chosen: by the funnel, or at random in the band under the budget and all
+    trained to the end, to compare with."""
     from_scratch: bool = False
     """Train no parent first: every network begins with fresh weights."""
     parent_epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -234,7 +237,8 @@ def told_limits(flags: Flags) -> list[str]:
     )
     told = [f"{limit:g}{unit}" for limit, unit in limits if limit is not None]
     engine = [flags.engine] if flags.engine != "jax" else []
-    return told + ["p50"] * (flags.budget_stat == "p50") + engine
+    random = ["random"] if flags.search == "random" else []
+    return told + ["p50"] * (flags.budget_stat == "p50") + engine + random
 
 
 def spending_of(flags: Flags) -> Spending:
@@ -251,6 +255,7 @@ def spending_of(flags: Flags) -> Spending:
         finalists=flags.finalists or (FIRST_FINALISTS if flags.first else FINALISTS),
         seeds=tuple(range(flags.seed, flags.seed + (flags.seeds or SEEDS))),
         controls=not flags.no_controls,
+        blind=flags.search == "random",
     )
 
 
@@ -258,7 +263,8 @@ def schedules(flags: Flags, before: Mapping[str, int]) -> tuple[int, int]:
     """Epochs of the short and of the full schedule; `before` are those of a study that goes on."""
     usual = FIRST_EPOCHS if flags.first else EPOCHS
     epochs = flags.epochs or before.get("epochs", usual)
-    short = flags.short_epochs or before.get("short_epochs", short_schedule(epochs))
+    usual = epochs if flags.search == "random" else short_schedule(epochs)
+    short = flags.short_epochs or before.get("short_epochs", usual)
     if short > epochs:
         raise InputError(f"--short-epochs: expected at most --epochs {epochs}, got {short}")
     if flags.final_epochs is not None and flags.final_epochs < epochs:
@@ -320,6 +326,7 @@ def _run(flags: Flags) -> Swept:
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
         before = study.user_attrs.get("facts", {})
         same_engine(engine, before)
+        same_search(flags.search, before)
         if teacher is None and before.get("teacher"):
             raise InputError("--teacher: this study was begun with one, which its full runs need "
                              "again; name another with --study")  # fmt: skip
@@ -374,7 +381,10 @@ def _run(flags: Flags) -> Swept:
         tell_plan(sweep, step, share, hours_of(flags))
         if parent is not None:
             sweep = replace(sweep, initial=trained_parent(sweep, parent))
-        enqueue_opening(study, sweep.suggest, advice, baseline, fill)
+        if not sweep.spending.blind:
+            enqueue_opening(study, sweep.suggest, advice, baseline, fill)
+        elif sweep.spending.controls:
+            enqueue_opening(study, sweep.suggest, (), baseline, fill)
         left = take_up(study, folder)
         if left:
             log.info("going on with %s", many(len(left), "interrupted trial"))
@@ -493,6 +503,7 @@ def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
         **({"parent_epochs": sweep.parent_epochs} if sweep.parent_epochs else {}),
         **({"teacher": sweep.teacher.fingerprint} if sweep.teacher else {}),
         **({"engine": sweep.engine.describe()} if sweep.engine.name != "jax" else {}),
+        **({"search": flags.search} if flags.search != "funnel" else {}),
     }
 
 
@@ -503,6 +514,14 @@ def same_engine(engine: Engine, before: Mapping[str, Any]) -> None:
         raise InputError(f"--engine: the latencies of this study are those of {begun}, now "
                          f"{engine.describe()}, and not to be compared; name another study with "
                          "--study")  # fmt: skip
+
+
+def same_search(search: str, before: Mapping[str, Any]) -> None:
+    """InputError where the study that goes on, with these facts, was begun with another search."""
+    begun = before.get("search", "funnel")
+    if before and begun != search:
+        raise InputError(f"--search: this study was begun with {begun}, now {search}; name another "
+                         "with --study")  # fmt: skip
 
 
 def check_space(suggest: Suggest, path: Path | None) -> None:

@@ -32,7 +32,7 @@ from flaxyolo.weights.checkpoint import save_detector, source_of
 from flaxyolo.weights.transfer import read_source
 from tests.search.made import result
 from tests.small import tiny_spec
-from tests.tiny_data import flags, tiny_command, tiny_study, write_coco
+from tests.tiny_data import SPACE, flags, tiny_command, tiny_study, write_coco
 
 
 @pytest.fixture(scope="session")
@@ -468,3 +468,24 @@ def test_bad_flags_get_one_line_and_leave_nothing(flag, value, words, tmp_path, 
 def test_a_limit_must_be_given(capsys):
     assert sweep.main([]) == 2
     assert "expected at least one limit, such as --budget-ms 8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_at_random_is_a_study_of_its_own(tmp_path, capsys):
+    write_coco(tmp_path / "data")
+    command = [
+        *("--budget-ms", "10000", "--data", f"coco:{tmp_path / 'data'}", "--from-scratch"),
+        *("--space", str(SPACE), "--trials", "2", "--epochs", "1", "--finalists", "1"),
+        *("--seeds", "1", "--no-controls", "--no-preflight", "--out", str(tmp_path / "runs")),
+    ]
+    assert sweep.main([*command, "--search", "random"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("-10000ms-random")
+    found = results(read_runs(folder))
+    cheap = [each for each in found if each.stage == CHEAP]
+    assert [each.origin for each in cheap] == ["random"] * 2
+    assert all(each.epochs == 1 for each in cheap)
+    assert "2 candidates, drawn at random" in capsys.readouterr().err
+    assert sweep.main([*command, "--study", folder.name]) == 2
+    said = capsys.readouterr().err
+    assert "--search: this study was begun with random, now funnel" in said

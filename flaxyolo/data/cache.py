@@ -79,6 +79,10 @@ def load_pixels(
                 unfinished.mkdir()
                 _write(unfinished, examples, dataset.name, place.settings)
             _publish(unfinished, place)
+            # What was just written is what the data set says, be that as it may.
+            pixels = _open(place, written=True)
+            if pixels is not None:
+                return pixels
         finally:
             # Gone already if it was published; otherwise nothing half-written may stay.
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -118,8 +122,11 @@ def _place(root: Path, dataset: Dataset, split: Literal["train", "val"], image_s
     return _Place(folder, settings, length, len(dataset.class_names))
 
 
-def _open(place: _Place, *, tell: bool = True) -> Pixels | None:
-    """A finished folder; None if there is none, or if it is damaged, which the log may tell."""
+def _open(place: _Place, *, tell: bool = True, written: bool = False) -> Pixels | None:
+    """A finished folder; None if there is none, or if it is damaged, which the log may tell.
+
+    The values of one that was just `written` are not looked at.
+    """
     folder = place.folder
     if not os.path.lexists(folder):
         return None
@@ -134,7 +141,8 @@ def _open(place: _Place, *, tell: bool = True) -> Pixels | None:
         )
         pixels = Pixels(images, boxes, labels, valid, content)
         size = int(place.settings["image_size"])
-        require_sound(*pixels, count=place.length, size=size, classes=place.classes)
+        if not written:
+            require_sound(*pixels, count=place.length, size=size, classes=place.classes)
     except DAMAGE as error:
         if tell and os.path.lexists(folder):
             log.warning("%s is damaged and is made again: %s", folder, brief(error))

@@ -44,6 +44,8 @@ WIDE_EACH = 3
 weights, since what is far has to learn anew."""
 RELATIVE = ", related"
 """In the origin of a proposal that is near what has weights."""
+RANDOM = "random"
+"""Origin of a proposal of a search that knows nothing."""
 SHORT_LIST = 200
 """Specs that the surrogate looks at."""
 LEAST_LIST = 20
@@ -124,7 +126,8 @@ class Proposer:
             self.learn(each)
         turn, proposals = len(drawn(found)), sum(each.screened > 0 for each in found)
         seed = (sweep.seed * 1_000_003 + turn) * 1009 + self.index
-        kin = self._kin(found, seed)
+        blind = sweep.spending.blind
+        kin = [] if blind else self._kin(found, seed)
         pool = self._pool(found, seed, kin)
         if not pool:
             return None
@@ -134,6 +137,8 @@ class Proposer:
         if due and self._matters(judged, POSSIBLE):
             self._fill(pool, seed)
             judged = judge(pool, self.table, counts=False)
+        if blind:
+            return self._at_random(judged, turn, seed)
         near = {each.spec for each in kin}
         close = [each for each in judged if each.spec in near] if turn % WIDE_EACH else []
         related = bool(close) and (budget.latency_ms is None or self._matters(close))
@@ -170,6 +175,37 @@ class Proposer:
             zero_cost=dict(scores),
             seconds=seconds,
         )
+
+    def _at_random(self, judged: Sequence[Judged], turn: int, seed: int) -> Record:
+        """Any candidate in the band of the limit that it uses most of; without one there, the
+        fullest of those that fit, or the least of all."""
+        rng, fullest_yet = np.random.default_rng(seed), None
+        for place in rng.permutation(len(judged)):
+            (each,) = judge([Drawn(judged[place].params, judged[place].spec)], self.table)
+            share = self._share(each)
+            if DEFAULTS.band[0] <= share <= DEFAULTS.band[1]:
+                fullest_yet = share, each
+                break
+            # What fits counts up to the budget, what does not by how near it is.
+            value = share if share <= 1 else -share
+            if fullest_yet is None or value > fullest_yet[0]:
+                fullest_yet = value, each
+        assert fullest_yet is not None, "there are draws"
+        picked = fullest_yet[1]
+        return Record(
+            number=turn,
+            state="waiting",
+            params=picked.params,
+            origin=RANDOM,
+            predicted_ms=picked.latency.expected(self.sweep.budget.latency_stat),
+            screened=len(judged),
+        )
+
+    def _share(self, judged: Judged) -> float:
+        """Of the limit that it uses most of, as far as is known before measuring."""
+        budget, latency = self.sweep.budget, self._latency(judged) / self._limit()
+        over = cheap_excess(budget, judged.parameters or 0, judged.gflops or 0.0)
+        return max(latency, *(1 + excess for excess in over.values()), 0.0)
 
     def scaled(self, found: Sequence[Record]) -> Record | None:
         """The next YOLOv8 scaled into the budget; None where none is expected to fit."""
@@ -226,6 +262,8 @@ class Proposer:
         """New specs of the space: at random, near the best candidates so far, and the `kin`."""
         suggest, tried = self.sweep.suggest, {each.spec for each in found}
         pool = draw(suggest, POOL, seed, finish=self._finish).drawn
+        if self.sweep.spending.blind:
+            return [each for each in pool if each.spec not in tried]
         near = random.Random(seed)
         for each in _best_first(found)[:BEST]:
             pool += neighbours(each.params, suggest, near, NEIGHBOURS, finish=self._finish)

@@ -36,10 +36,14 @@ class Spending:
     """Whether networks begin with the weights of another, so that the first epoch tells."""
     taught: float | None = None
     """How many times as long a step of a full run takes with its teacher; None without one."""
+    blind: bool = False
+    """Whether candidates are drawn at random in the band, and all are trained to the end."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
         """Epochs after which a candidate waits until it is known to be ahead; the last is whole."""
+        if self.blind:
+            return (self.short_epochs,)
         return rungs(self.short_epochs, 1 if self.inherited else FIRST_RUNG)
 
     @property
@@ -94,7 +98,8 @@ class Spending:
         most = len(self.seeds)
         seeds = f"up to {most} seeds, as long as they are not told apart" if most > 1 else "1 seed"
         return (
-            f"{many(self.trials, 'candidate')}, {', '.join(parts)}; then {trained}, "
+            f"{many(self.trials, 'candidate')}{', drawn at random' if self.blind else ''}, "
+            f"{', '.join(parts)}; then {trained}, "
             f"{many(self.epochs, 'epoch')}, "
             f"{seeds}"
         )

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from flaxyolo.base.words import many
 from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import drawn, kind
+from flaxyolo.search.propose import RANDOM
 from flaxyolo.search.spending import Spending
 from flaxyolo.trials.standings import Standings
 
 EXPLORED_FIRST = 10
 """Candidates after which the latency table is expected to know the device."""
-PROPOSED = ("surrogate", "explore")
-"""Origins of candidates that the funnel proposed."""
+PROPOSED = ("surrogate", "explore", RANDOM)
+"""Origins of candidates that were proposed."""
 
 
 def funnel_line(found: Sequence[Record], spending: Spending) -> str:

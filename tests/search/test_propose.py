@@ -95,6 +95,34 @@ def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
     assert table.filled > 0
 
 
+def test_a_search_at_random_takes_any_of_the_band_and_learns_nothing(tmp_path, monkeypatch):
+    proposer, table = made(tmp_path, monkeypatch, latency_ms=1.4)
+    blind = replace(proposer.sweep.spending, blind=True)
+    proposer.sweep = replace(proposer.sweep, spending=blind)
+    assert blind.rungs == (9,), "all are trained to the end"
+    drawn = []
+    for turn in range(8):
+        proposal = proposer.propose([result(number) for number in range(turn)])
+        spec = suggest_detector(FixedTrial(proposal.params))
+        (latency,) = table.predict([spec])
+        assert 0.7 * 1.4 <= latency.upper("p95", propose.CONFIDENCE) <= 1.4
+        assert proposal.origin == propose.RANDOM
+        drawn.append(proposal.params)
+    again = proposer.propose([result(number, rungs=[(9, 0.9)]) for number in range(7)])
+    assert again.params == drawn[7], "it does not ask what the others have scored"
+    assert len({str(params) for params in drawn}) == 8
+
+
+def test_a_search_at_random_keeps_to_the_band_of_what_is_limited(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, gflops=4e-3)
+    proposer.sweep = replace(proposer.sweep, spending=replace(proposer.sweep.spending, blind=True))
+    for turn in range(4):
+        proposal = proposer.propose([result(number) for number in range(turn)])
+        spec = suggest_detector(FixedTrial(proposal.params))
+        widths = sum(stage.width for stage in spec.backbone.stages)
+        assert 0.7 * 4e-3 <= 20_000 * widths / 1e9 <= 4e-3
+
+
 def shares_used(proposer, device, turns, rng):
     """What share of the budget each of so many proposals takes; the baseline is measured first."""
     sweep, here = proposer.sweep, conditions()

@@ -33,7 +33,9 @@ RANGES = Ranges((64, 96), (8, 16, 8), 4, (1, 2), "why")
 def source(tmp_path_factory):
     """A checkpoint."""
     path = tmp_path_factory.mktemp("detector") / "best"
-    save_detector(path, TrainedDetector(tiny_spec(), initial_weights(tiny_spec(), 3), ("a",)), {})
+    save_detector(
+        path, TrainedDetector(tiny_spec(), initial_weights(tiny_spec(), 3), ("a", "b", "c")), {}
+    )
     return path
 
 

@@ -89,6 +89,10 @@ def test_weights_that_were_changed_behind_its_back_are_refused(kept, tmp_path):
         load_detector(path)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited:RuntimeWarning",  # of Orbax, which gave up
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
 def test_checkpoints_of_before_there_was_a_seal_are_read(kept, tmp_path, caplog):
     for name in ("detector", "state"):
         path = copied(kept / name, tmp_path / name)
