@@ -136,10 +136,11 @@ def started(checkpoint):
 def test_ctrl_c_ends_it_quietly_after_what_has_come(started):
     ready = started.stdout.readline()
     url = re.match(r"(http://\S+) is ready; ", ready)[1]
-    ending, content = threading.Event(), png(picture(1))
+    begun, ending, content = threading.Event(), threading.Event(), png(picture(1))
 
     def slowly():
         yield content[:100]
+        begun.set()
         assert ending.wait(LONG)
         yield content[100:]
 
@@ -147,8 +148,12 @@ def test_ctrl_c_ends_it_quietly_after_what_has_come(started):
         return httpx.post(f"{url}/predict", content=given, timeout=LONG)
 
     with ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(ask, slowly()), pool.submit(ask, png(picture(0)))]
-        while httpx.get(f"{url}/health").json()["waiting"] != 1:
+        asked = [pool.submit(ask, slowly())]
+        assert begun.wait(LONG)
+        # Without another on its way it would be detected in at once.
+        asked.append(pool.submit(ask, png(picture(0))))
+        while (health := httpx.get(f"{url}/health").json())["waiting"] != 1:
+            assert not health["answered"]
             time.sleep(0.05)
         started.send_signal(signal.SIGINT)
         told = list(takewhile(lambda line: line != ENDING, started.stderr))
