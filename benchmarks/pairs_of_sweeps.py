@@ -1,14 +1,17 @@
-"""Whether sweeps with inherited weights find better detectors: pairs with and without, as long.
+"""Whether sweeps find better detectors than others in the same time: pairs of sweeps.
 
 The two sweeps of a pair have the same data, seed, limits and hours, and run at the same time on a
-core each, which change places from seed to seed. Each has its own schedules: a parent and short
-runs from its weights, or longer runs from fresh ones. Both are judged by the objective on the
-validation images, of the detector that each leaves in best/ ("shipped"), and of its network trained
-once more from fresh weights by one schedule ("from scratch"). Limits are GFLOPs, since a latency
-taken beside another job is none. Before the first pair the file says what difference so many pairs
-can show (`shows`): 2.6 standard errors, where differences scatter by `SPREAD`.
+core each, which change places from seed to seed. `--compare parents` is a parent and short runs
+from its weights against longer runs from fresh ones; `--compare random` is the search against
+networks drawn at random in the band of the limit and all trained to the end, both with such a
+parent (`random-fresh`: both without). All are judged by the objective on the validation images: of
+the detector that each leaves in best/ ("shipped"), of its network trained again as it was, with
+seeds that chose nothing ("again"), and once more from fresh weights by one schedule ("from
+scratch"). Limits are GFLOPs, since a latency taken beside another job is none. Before the first
+pair the file says what difference so many pairs can show (`shows`): 2.6 standard errors, where
+differences scatter by `SPREAD`.
 
-    python -m benchmarks.pairs_of_sweeps --data digits --seeds 5 --out runs/pairs --json FILE
+    python -m benchmarks.pairs_of_sweeps --compare random --seeds 10 --out runs/pairs --json FILE
 
 The same command goes on with the next pair. A sweep that finishes no network in its time leaves
 its pair without a difference, and is counted.
@@ -23,25 +26,40 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.starts import held, interval, ready_for, scores_of
 from flaxyolo.base.files import replace_file
-from flaxyolo.config import read_config
+from flaxyolo.config import TrainConfig, read_config
 from flaxyolo.cost.measurement import device_name, versions
+from flaxyolo.crew.phases import Prepared
+from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.setting import sweep_training
+from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.loop import train
+from flaxyolo.trials.parent import FOLDER
 from flaxyolo.weights.checkpoint import load_detector
+from flaxyolo.weights.transfer import Source, begun_from, read_source
 
 log = logging.getLogger("pairs_of_sweeps")
 
-WAYS = {
-    "inherited": ["--parent-epochs", "14", "--epochs", "4"],
-    "from scratch": ["--from-scratch", "--epochs", "18", "--short-epochs", "6"],
+INHERITED = ["--parent-epochs", "14", "--epochs", "4"]
+FRESHLY = ["--from-scratch", "--epochs", "18", "--short-epochs", "6"]
+RANDOM = ["--search", "random"]
+COMPARED = {
+    "parents": {"inherited": INHERITED, "from scratch": FRESHLY},
+    "random": {"sweep": INHERITED, "random": [*INHERITED, *RANDOM]},
+    "random-fresh": {"sweep": FRESHLY, "random": ["--from-scratch", "--epochs", "18", *RANDOM]},
 }
-FRESH = "from scratch"
+"""Two ways each, with the flags of their sweeps."""
+FRESH, AGAIN = "from scratch", "again"
+JUDGED = ("shipped", AGAIN, FRESH)
+NEW_SEEDS = (101, 202)
+"""Added to the sweep's: of the runs that judge and chose nothing."""
 SPREAD = 0.2
 """Standard deviation of the difference of two sweeps' objectives: a guess, before there are any."""
 POWER = 2.6
@@ -53,7 +71,8 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
     command = [sys.executable, "-m", "flaxyolo.sweep", "--data", data, "--seed", str(seed),
                "--budget-gflops", f"{limits.budget_gflops:g}", "--hours", f"{limits.hours:g}",
                "--seeds", "1", "--no-controls", "--no-preflight", "--trials", "99",
-               "--out", str(folder), "--study", "study", *WAYS[way]]  # fmt: skip
+               "--out", str(folder), "--study", "study",
+               *COMPARED[limits.compare][way]]  # fmt: skip
     with (folder / "log").open("w") as output:
         subprocess.run(command, check=False, stderr=output, stdout=output,
                        env=os.environ | {"FLAXYOLO_CACHE": str(folder / "cache")})  # fmt: skip
@@ -67,7 +86,7 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
         # It finished no network in its time, and said so.
         row = {"data": data, "seed": seed, "way": way, "seconds": round(seconds),
                "measured": len(networks), "trained": len(trained),
-               "shipped": None, FRESH: None}  # fmt: skip
+               **dict.fromkeys(JUDGED)}  # fmt: skip
         (folder / "row.json").write_text(json.dumps(row))
         return
     best = load_detector(study / "best")
@@ -78,12 +97,37 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
         "objective": objective.text, "measured": len(networks), "trained": len(trained),
         "shipped": told(scores_of(best, ready), objective),
     }  # fmt: skip
-    spec = read_config(study / "best.yaml").detector
-    config = sweep_training(limits.end_epochs, mirror=ready.data.mirror, seed=100 + seed)
-    for epoch in train(spec, ready.feed, ready.data.class_names, config):
-        if epoch.number == limits.end_epochs:
-            row[FRESH] = told(scores_of(epoch.detector, ready), objective)
+    found = read_config(study / "best.yaml")
+    parent = study / FOLDER / "detector"
+    source = read_source(parent) if parent.is_dir() else None
+    for name, config, start, seeds in (
+        (AGAIN, found.training, source, NEW_SEEDS),
+        (FRESH, sweep_training(limits.end_epochs, mirror=ready.data.mirror), None, NEW_SEEDS[:1]),
+    ):
+        runs = [end_of(ready, replace(config, seed=seed + more), start) for more in seeds]
+        each = [told(scores_of(detector, ready), objective) for detector in runs]
+        row[name] = {key: mean_of([one[key] for one in each]) for key in each[0]}
     (folder / "row.json").write_text(json.dumps(row))
+
+
+def end_of(ready: Prepared, config: TrainConfig, start: Source | None) -> TrainedDetector:
+    """A network trained by a schedule, from another's weights as a sweep has it begin or afresh."""
+    names, weights = ready.data.class_names, None
+    if start is not None:
+        begun = begun_from(start, ready.spec, config.seed, names)
+        weights = begun.weights
+        if (task := to_mend(ready.spec, start, begun)) is not None:
+            weights = mend(task, ready.feed, config, start, begun).weights
+    for epoch in train(ready.spec, ready.feed, names, config, initial=weights):
+        if epoch.number == config.epochs:
+            return epoch.detector
+    raise AssertionError("a training gives its last epoch")
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Their mean; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def told(scores: dict[str, float | None], objective: Objective) -> dict[str, Any]:
@@ -95,7 +139,7 @@ def pair(data: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, 
     """Both sweeps at once, each in a process on a core of its own."""
     cores, running = sorted(os.sched_getaffinity(0))[:2], []
     name = Path(data.rpartition(":")[2]).name
-    for place, way in enumerate(WAYS):
+    for place, way in enumerate(COMPARED[arguments.compare]):
         folder = arguments.out / f"{name}-{seed}-{place}"
         folder.mkdir(parents=True, exist_ok=True)
         core = cores[(place + seed) % len(cores)]
@@ -109,12 +153,12 @@ def pair(data: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, 
 
 
 def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The objective with inherited weights minus that without, in pairs, with 95 % intervals."""
-    found = []
+    """The objective of the first way minus that of the second, in pairs, with 95 % intervals."""
+    found, ways = [], tuple(dict.fromkeys(row["way"] for row in rows))
     for data in dict.fromkeys(row["data"] for row in rows):
         by_way = [{row["seed"]: row for row in rows if (row["data"], row["way"]) == (data, way)}
-                  for way in WAYS]  # fmt: skip
-        for judged in ("shipped", FRESH):
+                  for way in ways]  # fmt: skip
+        for judged in [name for name in JUDGED if any(name in row for row in rows)]:
             gains = [
                 by_way[0][seed][judged]["objective"] - by_way[1][seed][judged]["objective"]
                 for seed in sorted(by_way[0])
@@ -122,7 +166,7 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             ]
             nothing = {
                 way: sum(row[judged] is None for row in rows.values())
-                for way, rows in zip(WAYS, by_way, strict=True)
+                for way, rows in zip(ways, by_way, strict=True)
             }
             told = interval(gains) if gains else {"mean": None, "interval": None}
             found.append(
@@ -135,6 +179,7 @@ def main() -> None:
     """Run the pairs that are not in the file yet; print the differences."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--data", default="digits")
+    parser.add_argument("--compare", choices=COMPARED, default="parents")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget-gflops", type=float, default=0.15)
     parser.add_argument("--hours", type=float, default=0.25)
@@ -150,9 +195,9 @@ def main() -> None:
         os.sched_setaffinity(0, {int(core)})
         return swept(data, int(seed), way, arguments, Path(folder))
     settings = {
-        "what": "sweeps with and without inherited weights, as long, on one core each",
+        "what": f"{' against '.join(COMPARED[arguments.compare])}: sweeps as long, on a core each",
         "data": arguments.data, "budget_gflops": arguments.budget_gflops,
-        "hours": arguments.hours, "end_epochs": arguments.end_epochs, "flags": WAYS,
+        "hours": arguments.hours, "end_epochs": arguments.end_epochs, "flags": COMPARED[arguments.compare],
         "shows": round(POWER * SPREAD / math.sqrt(arguments.seeds), 3),
         "device": device_name(), "versions": versions(),
     }  # fmt: skip
@@ -165,13 +210,11 @@ def main() -> None:
         content = {"settings": settings, "date": time.strftime("%Y-%m-%d"),
                    "differences": differences(rows), "rows": rows}  # fmt: skip
         replace_file(arguments.json, json.dumps(content, indent=1) + "\n")
-        for row in rows[-len(WAYS) :]:
-            shipped, fresh = (
-                row[judged] and row[judged]["objective"] for judged in ("shipped", FRESH)
-            )
-            log.info("%s, seed %d, %s: shipped %s, from scratch %s, %d trained, %d s",
-                     row["data"], seed, row["way"], shipped, fresh, row["trained"],
-                     row["seconds"])  # fmt: skip
+        for row in rows[-2:]:
+            known = [(name, row.get(name) or {}) for name in JUDGED]
+            values = ", ".join(f"{name} {scores.get('objective')}" for name, scores in known)
+            log.info("%s, seed %d, %s: %s, %d trained, %d s", row["data"], row["seed"], row["way"],
+                     values, row["trained"], row["seconds"])  # fmt: skip
     for each in differences(rows):
         low, high = each["interval"] or (math.nan, math.nan)
         mean = math.nan if each["mean"] is None else each["mean"]

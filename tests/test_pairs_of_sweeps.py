@@ -36,6 +36,22 @@ def test_a_sweep_that_finishes_nothing_is_counted():
     assert (alone["gains"], alone["mean"]) == ([], None)
 
 
+def test_a_search_is_compared_with_one_at_random_by_seeds_that_chose_nothing():
+    rows = [
+        row("sweep", 0, 1.5, 0.9) | {"again": {"objective": 1.2}},
+        row("random", 0, 1.4, 0.8) | {"again": {"objective": 1.3}},
+    ]
+    found = {each["judged"]: each["gains"] for each in differences(rows)}
+    assert list(found) == list(pairs_of_sweeps.JUDGED)
+    assert found["again"] == pytest.approx([-0.1])
+    for name, ways in pairs_of_sweeps.COMPARED.items():
+        flags = list(ways.values())
+        assert len(ways) == 2
+        assert ("random" in name) == ("--search" in flags[1])
+        assert "--search" not in flags[0]
+    assert not set(pairs_of_sweeps.NEW_SEEDS) & {0, 1, 2}
+
+
 def test_the_command_goes_on_with_the_next_pair(tmp_path, monkeypatch, capsys):
     begun = []
 
