@@ -194,10 +194,11 @@ def main() -> None:
         data, seed, way, folder, core = arguments.one
         os.sched_setaffinity(0, {int(core)})
         return swept(data, int(seed), way, arguments, Path(folder))
+    ways = COMPARED[arguments.compare]
     settings = {
-        "what": f"{' against '.join(COMPARED[arguments.compare])}: sweeps as long, on a core each",
+        "what": f"{' against '.join(ways)}: sweeps as long, on a core each",
         "data": arguments.data, "budget_gflops": arguments.budget_gflops,
-        "hours": arguments.hours, "end_epochs": arguments.end_epochs, "flags": COMPARED[arguments.compare],
+        "hours": arguments.hours, "end_epochs": arguments.end_epochs, "flags": ways,
         "shows": round(POWER * SPREAD / math.sqrt(arguments.seeds), 3),
         "device": device_name(), "versions": versions(),
     }  # fmt: skip
