@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ class Crew:
         self._stack.callback(os.close, self._pipe)
         self._stack.callback(os.close, self._alive)
         if threading.current_thread() is threading.main_thread():
+            _hear_collections()
             for number in (signal.SIGTERM, signal.SIGHUP):
                 before = signal.signal(number, _interrupt)
                 self._stack.callback(signal.signal, number, before or signal.SIG_DFL)
@@ -261,6 +263,7 @@ def attach(*, grace: float = GRACE_SECONDS) -> None:
     """
     if not faulthandler.is_enabled() and sys.stderr is not None:
         faulthandler.enable()
+    _hear_collections()
     signal.signal(signal.SIGTERM, _interrupt)
     pipe = os.environ.pop(PARENT_PIPE, None)
     if pipe is None:
@@ -293,11 +296,28 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+_COLLECTING = [False]
+
+
+def _hear_collections() -> None:
+    """Know from now on when garbage is being collected."""
+    if _note_collection not in gc.callbacks:
+        gc.callbacks.insert(0, _note_collection)
+
+
+def _note_collection(phase: str, _: Any) -> None:
+    _COLLECTING[0] = phase == "start"
+
+
 def _is_swallowed(frame: Any) -> bool:
-    """Whether Python would print an exception of here and go on: in the collection of garbage."""
+    """Whether Python would print an exception of here and go on: in the collection of garbage, or
+    in what is called when an object goes."""
+    if _COLLECTING[0]:
+        return True
     callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
     while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code in callbacks:
+        code = frame.f_code
+        if code.co_name == "__del__" or code in callbacks or code.co_filename == weakref.__file__:
             return True
         frame = frame.f_back
     return False

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -263,7 +265,7 @@ def test_attach_without_a_supervisor_only_sets_the_signal(monkeypatch):
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("place", ["callback", "finalizer"])
+@pytest.mark.parametrize("place", ["callback", "finalizer", "weak reference"])
 def test_a_stop_in_the_collection_of_garbage_is_not_lost(place):
     """Python prints an exception that is raised there, and goes on as if nothing had been."""
 
@@ -281,12 +283,21 @@ def test_a_stop_in_the_collection_of_garbage_is_not_lost(place):
         if place == "callback":
             gc.callbacks.append(stop)
             gc.collect()
+        elif place == "weak reference":
+            # Of a circle, so that it goes when garbage is collected.
+            one = Finalized.__class__("Plain", (), {})()
+            one.me, kept_alive.ref = one, weakref.ref(one, stop)
+            del one
+            gc.collect()
         else:
             Finalized()
         time.sleep(5)
 
     kept = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGALRM)}
+    kept_alive = SimpleNamespace()
+    gc.collect()
     try:
+        processes._hear_collections()
         signal.signal(signal.SIGTERM, processes._interrupt)
         with pytest.raises(KeyboardInterrupt):
             collected()
