@@ -32,8 +32,9 @@ from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
-from flaxyolo.scoring.average_precision import KEYS, evaluated, scores_of
+from flaxyolo.scoring.average_precision import KEYS, scores_of
 from flaxyolo.scoring.detect import run_detector
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.search.objective import Objective, support, supported

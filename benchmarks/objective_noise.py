@@ -23,8 +23,8 @@ import numpy as np
 from flaxyolo.base.detections import Detections
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.sources import read_dataset
-from flaxyolo.scoring.average_precision import evaluated
 from flaxyolo.scoring.bootstrap import draw_weights
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.resamples import RESAMPLES, Matched, matched_by_size, resampled
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 

@@ -66,6 +66,14 @@ def test_the_command_prints_tables_for_a_person(command, capsys):
         "1.0000, recall 1.0000, f1 1.0000" in out  # fmt: skip
 
 
+def test_both_scorers_give_the_same_numbers(command, capsys):
+    told = []
+    for scorer in ("hotcoco", "pycocotools"):
+        assert evaluate.main(["runs/x/best", "--data", "mine", "--json", "--scorer", scorer]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1]
+
+
 def test_a_checkpoint_of_other_classes_is_refused(command, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "load_detector", lambda path: trained(("cat", "cow")))
     assert evaluate.main(["runs/x/best", "--data", "mine"]) == 2

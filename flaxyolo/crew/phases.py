@@ -29,8 +29,9 @@ from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.deploy.engines import program
 from flaxyolo.nn.detector import TrainedDetector, Weights
-from flaxyolo.scoring.average_precision import Scores, evaluated, scores_of
+from flaxyolo.scoring.average_precision import Scores, scores_of
 from flaxyolo.scoring.detect import run_detector
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.resamples import Matched, matched_by_size
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec

@@ -1,7 +1,7 @@
 """COCO's twelve numbers of many resamples of the validation images: how sure is a score?
 
-What pycocotools has matched is taken as it is, for every range of areas, and only counted again: a
-resample gives every image a weight, as in bootstrap.py.
+What COCO's evaluation has matched is taken as it is, for every range of areas, and only counted
+again: a resample gives every image a weight, as in bootstrap.py.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxyolo.scoring.bootstrap import Matches, weighted_precision
+from flaxyolo.scoring.evaluation import SIZES, Evaluation
 
 RESAMPLES = 128
 """Their spread is known to 6 %: 1 / sqrt(2 x 128)."""
@@ -30,18 +31,14 @@ class Matched(NamedTuple):
     """Of each detection among those of its class in its image, the best is 0."""
 
 
-def matched_by_size(evaluator: Any) -> dict[str, Matched]:
-    """What a COCOeval has matched, by its names of sizes: all, small, medium and large.
+def matched_by_size(evaluation: Evaluation) -> dict[str, Matched]:
+    """What an evaluation has matched, by COCO's names of sizes: all, small, medium and large.
 
     Images and classes are in the order of their ids. Detections that count at no threshold, such
     as those of another size, are left out.
     """
-    params = evaluator.params
-    images, sizes = len(params.imgIds), list(params.areaRngLbl)
-    shape = len(params.catIds), len(sizes), images
-    by_image = np.empty(shape, object)
-    by_image.ravel()[:] = evaluator.evalImgs
-    return {size: _matched(by_image[:, place]) for place, size in enumerate(sizes)}
+    by_image = evaluation.by_image
+    return {size: _matched(by_image[:, place]) for place, size in enumerate(SIZES)}
 
 
 def _matched(by_image: np.ndarray) -> Matched:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.scoring.average_precision import coco_scores, evaluated
+from flaxyolo.scoring.average_precision import coco_scores
 from flaxyolo.scoring.curves import STEPS, Curves, curves, intervals, thinned
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.scoring.thresholds import curve
 from tests.scoring.test_thresholds import judged

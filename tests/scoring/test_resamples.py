@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from flaxyolo.scoring.average_precision import KEYS, coco_scores, evaluated
+from flaxyolo.scoring.average_precision import KEYS, coco_scores
 from flaxyolo.scoring.bootstrap import draw_weights
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.resamples import matched_by_size, resampled
 from tests.ablation.made import made_rows, made_truth
 from tests.scoring.judged import judged

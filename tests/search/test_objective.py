@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.scoring.average_precision import KEYS, Scores, evaluated
+from flaxyolo.scoring.average_precision import KEYS, Scores
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.search.objective import DEFAULT, Objective, in_words, support, supported, thin
 from tests.scoring.judged import judged

@@ -11,9 +11,10 @@ from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import FINAL, Entry
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.data.sources import Example
-from flaxyolo.scoring.average_precision import coco_scores, evaluated
+from flaxyolo.scoring.average_precision import coco_scores
 from flaxyolo.scoring.curves import curves
 from flaxyolo.scoring.diagnosis import diagnose
+from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.matches import match
 from flaxyolo.scoring.mistakes import mistakes
 from flaxyolo.scoring.resamples import matched_by_size
