@@ -34,8 +34,9 @@ class Aborts:
         """Read stderr from now on; what Python itself writes there goes past it."""
         self.terminal = os.dup(STDERR)
         self.python = sys.stderr
-        sys.stderr = os.fdopen(
-            os.dup(STDERR), "w", encoding="utf-8", errors="backslashreplace", buffering=1
+        # Never closed: who logs meanwhile may hold it.
+        sys.stderr = open(  # noqa: SIM115
+            os.dup(STDERR), "w", 1, "utf-8", "backslashreplace", closefd=False
         )
         reading, writing = os.pipe()
         os.dup2(writing, STDERR)
@@ -49,7 +50,6 @@ class Aborts:
     def end(self) -> None:
         """Leave stderr and aborting as they were."""
         _c_signal(self._before)
-        # Not closed: who has logged meanwhile may hold it.
         sys.stderr.flush()
         sys.stderr = self.python
         os.dup2(self.terminal, STDERR)
@@ -57,7 +57,8 @@ class Aborts:
         os.close(self.terminal)
 
     def say_and_exit(self, line: str) -> NoReturn:
-        """Say this and nothing else, and end the process at once."""
+        """Say this and nothing else that libraries write, and end the process."""
+        time.sleep(CATCH_UP_S)
         if self.once.acquire(blocking=False):
             sys.stdout.flush()
             cursor = SHOW_CURSOR if os.isatty(self.terminal) else b""

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 MEETING_S = 300
 """How long processes wait for each other at the start."""
 PARTING_S = 10
-"""How long a process that ends early waits for others to hear why."""
+"""How long processes wait for each other at the end."""
+FAREWELL_S = 3
+"""How long process 0, where it ends early, waits for the others to hear why."""
 POLL_S = 0.1
 LEAST_LOST_S = 10
 LOST = 75
@@ -129,7 +131,7 @@ def _bid_farewell(error: BaseException) -> None:
     why = "interrupted" if isinstance(error, KeyboardInterrupt) else brief(error)
     hosts = Hosts(jax.process_count(), jax.process_index())
     tell(f"ended/{hosts.process}", why)
-    until = time.monotonic() + PARTING_S
+    until = time.monotonic() + FAREWELL_S
     while hosts.first and time.monotonic() < until:
         if len(store().key_value_dir_get(f"{PREFIX}ended/")) == hosts.processes:
             return
