@@ -146,7 +146,7 @@ def training_mesh(batch_size: int, hosts: Hosts = ALONE) -> Mesh | None:
     where = "" if hosts.processes == 1 else f" of {hosts.processes} processes"
     log.info("training on %d devices%s, %d images of each batch on each",
              total, where, batch_size // total)  # fmt: skip
-    each: dict[int, list[jax.Device]] = {}
+    each: dict[int, list[Any]] = {}
     for device in jax.devices() if hosts.processes > 1 else here:
         each.setdefault(device.process_index, []).append(device)
     count = total // hosts.processes
