@@ -29,6 +29,9 @@ def test_a_stop_in_the_collection_of_garbage_is_not_lost(handlers, place):
         if not sent:
             sent.append(os.kill(os.getpid(), signal.SIGTERM))
 
+    class Plain:
+        me: object
+
     class Finalized:
         def __del__(self):
             stop()
@@ -39,7 +42,7 @@ def test_a_stop_in_the_collection_of_garbage_is_not_lost(handlers, place):
             gc.collect()
         elif place == "weak reference":
             # Of a circle, so that it goes when garbage is collected.
-            one = SimpleNamespace()
+            one = Plain()
             one.me, kept_alive.ref = one, weakref.ref(one, stop)
             del one
             gc.collect()
