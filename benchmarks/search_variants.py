@@ -22,12 +22,13 @@ from unittest.mock import patch
 import numpy as np
 from jaxtyping import Bool, Float
 
-from benchmarks.replay_trained import FINALISTS, Landscape, enough, landscape, resampled
+from benchmarks.replay_trained import FINALISTS, SEEDS, Landscape, enough, landscape, resampled
+from benchmarks.trained import read
 from flaxyolo.base.files import replace_file
 from flaxyolo.search import funnel, schedule, simulation
 from flaxyolo.search.funnel import DEFAULTS, in_band
 from flaxyolo.search.simulation import Simulation
-from flaxyolo.search.spending import Spending
+from flaxyolo.search.spending import Spending, rungs
 
 USUAL = "as it is"
 EPOCHS = (120, 240)
@@ -40,8 +41,10 @@ class Variant(NamedTuple):
 
     names: dict[str, Any]
     """Of modules' functions and numbers, with what stands in for them."""
-    rungs: tuple[int, ...] | None = None
-    """Epochs after which candidates wait for each other, other than the usual."""
+    rungs: tuple[int, ...] = ()
+    """Epochs after which candidates wait for each other; empty: as usual."""
+    finalists: int = FINALISTS
+    seeds: int = SEEDS
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,14 @@ def all_go_on(scores: Float[np.ndarray, " n"], *_: Any, **__: Any) -> Bool[np.nd
     return np.isfinite(scores)
 
 
-def variants(rungs: tuple[int, ...]) -> dict[str, Variant]:
-    """The changes, by name."""
-    third = rungs[-2:]
+def shares(end: int) -> tuple[int, ...]:
+    """A sixth, two ninths, a third and a half of a schedule, and its end."""
+    return (*(round(end * share) for share in (1 / 6, 2 / 9, 1 / 3, 1 / 2)), end)
+
+
+def variants(epochs: int) -> dict[str, Variant]:
+    """The changes, by name, in schedules of so many epochs."""
+    sixth, two_ninths, third, half, end = shares(epochs)
     return {
         USUAL: Variant({}),
         "never at random": Variant(settings(explore=0.0)),
@@ -93,12 +101,23 @@ def variants(rungs: tuple[int, ...]) -> dict[str, Variant]:
         "rungs by the score alone": Variant({"schedule.merits": by_score}),
         "rungs by the box loss alone": Variant({"schedule.merits": by_box}),
         "a half goes on": Variant({"schedule.REDUCTION": 2}),
-        "no rung at a ninth": Variant({}, third),
-        "no rung at a ninth, a half goes on": Variant({"schedule.REDUCTION": 2}, third),
+        "no rung at a ninth": Variant({}, (third, end)),
+        "no rung at a ninth, a half goes on": Variant({"schedule.REDUCTION": 2}, (third, end)),
+        "rungs at a sixth and a half": Variant({}, (sixth, half, end)),
+        "the same, by the score alone": Variant({"schedule.merits": by_score}, (sixth, half, end)),
+        "a rung at two ninths": Variant({}, (two_ninths, end)),
+        "the same, a half goes on": Variant({"schedule.REDUCTION": 2}, (two_ninths, end)),
+        "rungs at two ninths and a half": Variant({}, (two_ninths, half, end)),
         "all to the end": Variant({"schedule.promoted": all_go_on}),
         "finalists by their own score": Variant(settings(trust=1.0)),
         "finalists by the surrogate": Variant(settings(trust=0.0)),
         "surrogate after 6": Variant(settings(first=6)),
+        "one finalist": Variant({}, finalists=1),
+        "two finalists": Variant({}, finalists=2),
+        "five finalists": Variant({}, finalists=5),
+        "one seed": Variant({}, seeds=1),
+        "two seeds": Variant({}, seeds=2),
+        "two finalists, two seeds": Variant({}, finalists=2, seeds=2),
     }
 
 
@@ -111,6 +130,12 @@ def standing_in(names: dict[str, Any]) -> Iterator[None]:
             module, _, attribute = name.partition(".")
             stack.enter_context(patch.object(modules[module], attribute, value))
         yield
+
+
+def landscape_of(path: Path) -> tuple[dict[str, Any], Landscape]:
+    """A table with what its networks show at every rung of a change."""
+    end = read(path).settings["epochs"]
+    return landscape(path, tuple(sorted({*rungs(end), *shares(end)})))
 
 
 class Played(NamedTuple):
@@ -126,18 +151,18 @@ def play(
     """One search, with the luck of this key."""
     rng = np.random.default_rng(key)
     known = land.shown(rng)
-    if variant.rungs is not None:
-        at = [land.rungs.index(rung) for rung in variant.rungs]
-        known = known._replace(
-            rungs=variant.rungs,
-            curves=known.curves[:, at],
-            boxes=None if known.boxes is None else known.boxes[:, at],
-            errors=None if known.errors is None else known.errors[:, at],
-        )
+    own = variant.rungs or rungs(land.rungs[-1])
+    at = [land.rungs.index(rung) for rung in own]
+    known = known._replace(
+        rungs=own,
+        curves=known.curves[:, at],
+        boxes=None if known.boxes is None else known.boxes[:, at],
+        errors=None if known.errors is None else known.errors[:, at],
+    )
     with standing_in(variant.names):
-        search = Simulation(known, budget_ms, runs=candidates, finalists=FINALISTS, rng=rng)
-        if variant.rungs is not None:
-            search.spending = OtherRungs(**vars(search.spending), others=variant.rungs)
+        search = Simulation(known, budget_ms, runs=candidates, finalists=variant.finalists, rng=rng)
+        search.spending = replace(search.spending, seeds=search.spending.seeds[: variant.seeds])
+        search.spending = OtherRungs(**vars(search.spending), others=own)
         search.run()
     return Played(float(land.curves.objective[search.chosen(), -1]), search.trained_epochs())
 
@@ -196,11 +221,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
-    told, land = landscape(arguments.table)
+    told, land = landscape_of(arguments.table)
     budgets = told["budget_ms"]
     if not enough(land, budgets):
         raise SystemExit(f"{arguments.table}: too few networks in a band of {budgets} ms")
-    chosen = variants(land.rungs)
+    chosen = variants(land.rungs[-1])
     if arguments.only:
         chosen = {name: chosen[name] for name in (USUAL, *arguments.only)}
     rng = np.random.default_rng(arguments.seed)

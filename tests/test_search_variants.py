@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks import search_variants as benchmark
-from benchmarks.replay_trained import landscape
 from tests.made_table import BUDGET, made_table
 
 
@@ -16,8 +15,8 @@ def table(tmp_path_factory):
 
 
 def test_a_change_counts_only_inside_and_rungs_may_be_others(table):
-    _, land = landscape(table)
-    known = benchmark.variants(land.rungs)
+    _, land = benchmark.landscape_of(table)
+    known = benchmark.variants(27)
     took = {
         name: benchmark.play(land, known[name], BUDGET, 9, (0, 1)).epochs
         for name in (benchmark.USUAL, "all to the end", "no rung at a ninth")
@@ -36,8 +35,8 @@ def few_at_most(monkeypatch):
 
 @pytest.mark.slow
 def test_as_many_candidates_as_the_epochs_allow(table, few_at_most):
-    _, land = landscape(table)
-    known = benchmark.variants(land.rungs)["all to the end"]
+    _, land = benchmark.landscape_of(table)
+    known = benchmark.variants(27)["all to the end"]
     few, more = (
         benchmark.candidates_for(land, known, [BUDGET], epochs, 0) for epochs in (200, 500)
     )
