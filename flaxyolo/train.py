@@ -273,8 +273,8 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
             report=report,
             initial=initial,
             teacher=teacher,
-            profile=profile,
             hosts=hosts,
+            profile=profile,
         )
         for epoch in epochs:
             # A run that goes on begins with the epoch that was saved last.

@@ -267,8 +267,8 @@ def train(
     report: Callable[[StepReport], None] | None = None,
     initial: Weights | None = None,
     teacher: Teacher | None = None,
-    profile: Profile | None = None,
     hosts: Hosts = ALONE,
+    profile: Profile | None = None,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
 
