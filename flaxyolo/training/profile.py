@@ -73,6 +73,7 @@ class Profile:
     def __init__(self, folder: Path):
         self.folder, self.steps = folder, 0
         self.program, self.name, self.tracing = "", "", False
+        self._given: Any = None
 
     def over(self, step: Any) -> Callable[..., Any]:
         """The same compiled step, which is traced when it has run a few times."""
@@ -88,8 +89,8 @@ class Profile:
                 return step(*arguments)
             with jax.profiler.StepTraceAnnotation("train", step_num=self.steps):
                 given = step(*arguments)
+            self._given = given
             if self.steps == SKIPPED + STEPS:
-                jax.block_until_ready(given)
                 self.end()
             return given
 
@@ -107,6 +108,9 @@ class Profile:
         if not self.tracing:
             return
         self.tracing = False
+        # What a step has only begun would not be in the trace.
+        jax.block_until_ready(self._given)
+        self._given = None
         jax.profiler.stop_trace()
         newest = max(self.folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
         found = operations(events(newest, self.name))

@@ -103,7 +103,11 @@ def test_a_few_steps_are_traced_and_change_nothing(tmp_path, capsys):
     ran = [one for line in events(trace, "jit_train_step") for one in line]
     calls = {one.name: one.calls for one in operations([ran])}
     assert min(calls.values()) == module_of_profiles.STEPS
-    assert re.search(r"convolution.* f32\[.*\], backbone\.(stem|stage\d)", text)
+    # Whichever are the dearest: the program knows where its convolutions are.
+    known = pieces(profile.program)
+    assert set(calls) <= set(known)
+    convolutions = {one.module for one in known.values() if one.what.startswith("convolution")}
+    assert {"backbone.stem", "backbone.stage0, backward", "head.box"} <= convolutions
     for part in ("backbone, backward", "batch", "loss", "optimizer", "average"):
         assert re.search(rf" {part}$", text, re.MULTILINE), part
     assert list((tmp_path / "trace").rglob("*.trace.json.gz"))
