@@ -39,6 +39,7 @@ from flaxyolo.training.hosts import Hosts, sharers
 from flaxyolo.training.loop import DivergedError, StepReport, train
 from flaxyolo.training.meeting import Joined, Joining, leave
 from flaxyolo.training.metrics import epoch_metrics
+from flaxyolo.training.profile import profiling
 from flaxyolo.training.state import has_state
 from flaxyolo.training.writers import ready
 from flaxyolo.weights.checkpoint import BEST, SOURCE, load_detector, save_detector
@@ -104,6 +105,8 @@ class Flags:
     log: LogFlag = ()
     """Log each epoch there too, several if you like; csv gives metrics.csv, which is always
     written, the names that the others have (train/box_loss, val/map_50)."""
+    profile: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Trace a few steps into this folder for xprof or Perfetto; the dearest operations are told."""
     max_pixels: cli.MaxPixels = None
     """Most pixels of an image that is decoded."""
     allow_outside: cli.AllowOutside = False
@@ -249,7 +252,7 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
     logs = Followers(flags.log, flags.out, PROJECT)
     logs.begin(anew=not begun)
     follow = partial(follow_record, logs, record, config, dataset)
-    with cli.steps_bar() as progress, logs:
+    with profiling(flags.profile) as profile, cli.steps_bar() as progress, logs:
         follow()
         task = progress.add_task("compiling", total=None)
 
@@ -271,6 +274,7 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
             initial=initial,
             teacher=teacher,
             hosts=hosts,
+            profile=profile,
         )
         for epoch in epochs:
             # A run that goes on begins with the epoch that was saved last.
