@@ -36,8 +36,11 @@ from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig, read_config
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.crew.phases import Prepared
+from flaxyolo.crew.record import Record
+from flaxyolo.crew.storage import read_runs
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.search.objective import Objective, support, supported
+from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.loop import train
@@ -56,6 +59,15 @@ COMPARED = {
     "random-fresh": {"sweep": FRESHLY, "random": ["--from-scratch", "--epochs", "18", *RANDOM]},
 }
 """Two ways each, with the flags of their sweeps."""
+PARTS = {
+    "training": ("train", "mend"),
+    "compiling": ("compile",),
+    "measuring": ("measure",),
+    "scoring": ("evaluate",),
+    "deciding": ("draw", "predict", "score"),
+}
+"""Of a sweep's time, with the stages of trials that are counted there."""
+REST = "parent and rest"
 FRESH, AGAIN = "from scratch", "again"
 JUDGED = ("shipped", AGAIN, FRESH)
 NEW_SEEDS = (101, 202)
@@ -82,10 +94,11 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
         raise SystemExit(f"{folder}/log: the sweep wrote no trials")
     networks = json.loads((study / "trials.json").read_text())
     trained = [each for each in networks if each["objective"] is not None]
+    shares = spent(results(read_runs(study)), seconds)
     if not (study / "best").is_dir():
         # It finished no network in its time, and said so.
         row = {"data": data, "seed": seed, "way": way, "seconds": round(seconds),
-               "measured": len(networks), "trained": len(trained),
+               "measured": len(networks), "trained": len(trained), "spent": shares,
                **dict.fromkeys(JUDGED)}  # fmt: skip
         (folder / "row.json").write_text(json.dumps(row))
         return
@@ -95,7 +108,7 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
     row = {
         "data": data, "seed": seed, "way": way, "seconds": round(seconds),
         "objective": objective.text, "measured": len(networks), "trained": len(trained),
-        "shipped": told(scores_of(best, ready), objective),
+        "spent": shares, "shipped": told(scores_of(best, ready), objective),
     }  # fmt: skip
     found = read_config(study / "best.yaml")
     parent = study / FOLDER / "detector"
@@ -108,6 +121,16 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
         each = [told(scores_of(detector, ready), objective) for detector in runs]
         row[name] = {key: mean_of([one[key] for one in each]) for key in each[0]}
     (folder / "row.json").write_text(json.dumps(row))
+
+
+def spent(records: Sequence[Record], seconds: float) -> dict[str, float]:
+    """Shares of a sweep's seconds; the parent's training and what no trial does is the rest."""
+    by_part = dict.fromkeys(PARTS, 0.0)
+    for record in records:
+        for stage, taken in record.seconds.items():
+            by_part[next(part for part, stages in PARTS.items() if stage in stages)] += taken
+    shares = {part: round(taken / seconds, 4) for part, taken in by_part.items()}
+    return {**shares, REST: round(1 - sum(shares.values()), 4)}
 
 
 def end_of(ready: Prepared, config: TrainConfig, start: Source | None) -> TrainedDetector:
@@ -216,6 +239,12 @@ def main() -> None:
             values = ", ".join(f"{name} {scores.get('objective')}" for name, scores in known)
             log.info("%s, seed %d, %s: %s, %d trained, %d s", row["data"], row["seed"], row["way"],
                      values, row["trained"], row["seconds"])  # fmt: skip
+    for way in ways:
+        told = [row["spent"] for row in rows if row["way"] == way and "spent" in row]
+        if told:
+            means = {part: fmean(one[part] for one in told) for part in told[0]}
+            order = sorted(means, key=lambda part: -means[part])
+            print(f"time of {way}: " + ", ".join(f"{part} {means[part]:.0%}" for part in order))
     for each in differences(rows):
         low, high = each["interval"] or (math.nan, math.nan)
         mean = math.nan if each["mean"] is None else each["mean"]

@@ -99,11 +99,14 @@ class Landscape(NamedTuple):
         )
 
 
-def landscape(path: Path) -> tuple[dict[str, Any], Landscape]:
-    """A table's settings, and its networks that were trained to the end and measured."""
+def landscape(path: Path, at: tuple[int, ...] = ()) -> tuple[dict[str, Any], Landscape]:
+    """A table's settings, and its networks that were trained to the end and measured.
+
+    Their curves are known after the epochs `at`, by default the rungs of a sweep as long.
+    """
     settings, networks = read(path)
     end = settings["epochs"]
-    at = rungs(end)
+    at = at or rungs(end)
     rows = [
         row
         for row in networks.values()

@@ -73,7 +73,9 @@ def read(path: Path) -> Read:
     for row in rows:
         network = networks.setdefault(row["number"], {CURVES: {}})
         if "curve" in row:
-            network[CURVES][row.pop("seed")] = points(row.pop("curve"))
+            # A point for every epoch, from the first on.
+            curve = enumerate(points(row.pop("curve")), 1)
+            network[CURVES][row.pop("seed")] = [{"epoch": at, **point} for at, point in curve]
         network.update(row)
     return Read(settings, networks)
 

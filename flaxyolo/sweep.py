@@ -8,37 +8,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
 import optuna
 import tyro
-from optuna.trial import FixedTrial
 
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.functions import as_function
 from flaxyolo.base.urls import hidden, hide_in_argv
 from flaxyolo.base.words import many
-from flaxyolo.checks.run import log_check, preflight, require
 from flaxyolo.cost.budget import Budget
-from flaxyolo.cost.engine import JAX_ENGINE, Engine
-from flaxyolo.cost.gpu import read_target, require_packages
-from flaxyolo.cost.measure import count_gflops
-from flaxyolo.cost.measurement import EngineName, device_name
-from flaxyolo.cost.table.table import LatencyTable
+from flaxyolo.cost.engine import Engine
+from flaxyolo.cost.gpu import Target, read_target, require_packages
+from flaxyolo.cost.measurement import EngineName
 from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
 from flaxyolo.crew.supervise import spare_memory
 from flaxyolo.crew.task import write_task
-from flaxyolo.data.feeds import Keep, open_feed
+from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset, prefixed, read_dataset, source_name
 from flaxyolo.deploy.engines import read_engine
-from flaxyolo.machine.devices import default_workers, device_key, use_device
-from flaxyolo.machine.gate import Gate
+from flaxyolo.machine.devices import default_workers, use_device
 from flaxyolo.nn.compiling import keep_compiled
-from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.advised import (
     affordable_sizes,
     enqueue_opening,
@@ -48,28 +41,36 @@ from flaxyolo.search.advised import (
 )
 from flaxyolo.search.filling import Filler
 from flaxyolo.search.objective import Objective, support, supported
-from flaxyolo.search.ranges import USUAL, screened_ranges, store_ranges, stored_ranges
-from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task, digest_of
+from flaxyolo.search.ranges import USUAL
+from flaxyolo.search.setting import BATCH_SIZE, FINAL_EPOCHS, Sweep, Task
 from flaxyolo.search.space import (
     Ranges,
     Suggest,
-    former_image_sizes,
     image_sizes_for,
     load_space,
-    reference_params,
     with_ranges,
 )
 from flaxyolo.search.spending import Spending, short_schedule
-from flaxyolo.spec import DetectorSpec, describe, to_dict
+from flaxyolo.spec import DetectorSpec
 from flaxyolo.statistics.rules import Advice
-from flaxyolo.training.distill import lesson_of
 from flaxyolo.training.follow import Followers, LogFlag
 from flaxyolo.training.writers import ready
 from flaxyolo.trials.conditions import keep_conditions
-from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
+from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
+from flaxyolo.trials.prepare import (
+    check_space,
+    clear,
+    facts,
+    ranges_of,
+    reference_spec,
+    same_engine,
+    same_search,
+    with_bounded_parent,
+    with_teaching,
+)
 from flaxyolo.trials.run import finish, tell_plan, watch
 from flaxyolo.trials.swept import Swept
-from flaxyolo.weights.transfer import read_source
+from flaxyolo.weights.transfer import Source, read_source
 
 log = logging.getLogger("flaxyolo.sweep")
 
@@ -280,12 +281,20 @@ def objective_of(flags: Flags, data: Dataset, before: Mapping[str, Any]) -> Obje
     return supported(support(data.val)) if written is None else Objective(written)
 
 
-@cli.within_limits
-def _run(flags: Flags) -> Swept:
-    """Search, keep every output up to date, and print the table."""
-    began = time.time()
-    spare_memory()
-    use_device(flags.device)
+class Given(NamedTuple):
+    """What the flags name, read."""
+
+    budget: Budget
+    spending: Spending
+    suggest: Suggest
+    engine: Engine
+    target: Target | None
+    initial: Source | None
+    teacher: Source | None
+
+
+def read_given(flags: Flags) -> Given:
+    """Everything that can be refused before the data are read; InputError where it is."""
     if not 0 <= flags.seed < 2**31:
         raise InputError(f"--seed: expected 0 to {2**31 - 1}, got {flags.seed}")
     if flags.hours is not None and not 0 < flags.hours < math.inf:
@@ -298,93 +307,143 @@ def _run(flags: Flags) -> Swept:
     target = None if flags.target is None else read_target(flags.target)
     if target is not None:
         require_packages(target)
-    engine = read_engine(flags.engine, flags.engine_command, flags.engine_timeout)
-    spending = spending_of(flags)
-    suggest = load_space(flags.space)
-    initial = None if flags.init is None else read_source(flags.init)
-    teacher = None if flags.teacher is None else read_source(flags.teacher)
-    hide_in_argv(flags.storage)
-    # It is kept with the study, and shown on its page.
-    shown = None if flags.storage is None else hidden(flags.storage)
-    command = cli.command_line("sweep", *cli.given(replace(flags, storage=shown)))
-    flags = replace(flags, data=prefixed(flags.data))
+    return Given(
+        budget=budget,
+        engine=read_engine(flags.engine, flags.engine_command, flags.engine_timeout),
+        spending=spending_of(flags),
+        suggest=load_space(flags.space),
+        target=target,
+        initial=None if flags.init is None else read_source(flags.init),
+        teacher=None if flags.teacher is None else read_source(flags.teacher),
+    )
+
+
+def folder_of(flags: Flags) -> Path:
+    """The study's folder; says where a study of such data had another name once."""
     folder = flags.out / study_name(flags)
-    ready(flags.log, folder.name)
     if flags.study is None and not folder.exists() and (flags.out / former_name(flags)).exists():
         log.warning(
             "%s: a study of data of this name; --study %s goes on with it",
             flags.out / former_name(flags),
             former_name(flags),
         )
+    return folder
+
+
+class Setting(NamedTuple):
+    """A sweep before its parent is trained."""
+
+    sweep: Sweep
+    ranges: Ranges
+    baseline: DetectorSpec | None
+    """Of a sweep that has a parent of its own."""
+
+
+def settled(
+    study: optuna.Study, flags: Flags, given: Given, data: Dataset, folder: Path
+) -> Setting:
+    """What the study searches, and how; InputError where it was begun with something else."""
+    before = study.user_attrs.get("facts", {})
+    same_engine(given.engine, before)
+    same_search(flags.search, before)
+    if given.teacher is None and before.get("teacher"):
+        raise InputError("--teacher: this study was begun with one, which its full runs need "
+                         "again; name another with --study")  # fmt: skip
+    short, epochs = schedules(flags, before.get("schedule", {}))
+    budget, engine = given.budget, given.engine
+    ranges = ranges_of(study, given.suggest, longest_side(data), budget, data, flags.seed, engine)
+    usual = with_ranges(given.suggest, replace(USUAL, image_sizes=ranges.image_sizes))
+    expected = partial(expected_ms, budget.latency_stat, engine=engine)
+    shares = affordable_sizes(expected, usual, ranges.image_sizes, budget)
+    advice = learn(data, ranges.image_sizes, BATCH_SIZE, shares)
+    tell_advice(advice, flags)
+    parent_epochs = parent_epochs_of(flags, epochs, before)
+    sweep = Sweep(
+        suggest=with_ranges(given.suggest, ranges),
+        budget=budget,
+        data=data,
+        source=flags.data,
+        folder=folder,
+        spending=replace(
+            given.spending,
+            short_epochs=short,
+            epochs=epochs,
+            inherited=bool(parent_epochs or (given.initial and given.initial.spec)),
+        ),
+        objective=objective_of(flags, data, before),
+        seed=flags.seed,
+        advice=advice,
+        keep=flags.images,
+        initial=given.initial,
+        teacher=given.teacher,
+        target=given.target,
+        known_as=known_as(study, data.fingerprint, data.formerly),
+        engine=engine,
+        parent_epochs=parent_epochs,
+        later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
+    )
+    baseline = baseline_spec(sweep, usual) if parent_epochs else None
+    if sweep.teacher is not None:
+        sweep = with_teaching(sweep, baseline or reference_spec(sweep))
+    kept = facts(sweep, space=flags.space, target=flags.target, search=flags.search)
+    claim(study, kept, str(folder))
+    study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
+    return Setting(sweep, ranges, baseline)
+
+
+def begun(study: optuna.Study, flags: Flags, setting: Setting) -> Sweep:
+    """The sweep with its plan told, its parent trained and its first candidates enqueued."""
+    sweep, ranges, baseline = setting
+    new = not study.get_trials(deepcopy=False)
+    fill = Filler(sweep)
+    parent = None if baseline is None else parent_spec(study, sweep, baseline, fill)
+    step = clear(sweep, parent) if new and not flags.no_preflight else None
+    hours = hours_of(flags)
+    if parent is not None and flags.parent_epochs is None:
+        sweep = with_bounded_parent(study, sweep, step, 3600 * hours)
+    if ranges.why:
+        log.info("plan: %s", ranges.why)
+    share = None if parent is None else expected_share(parent, sweep.budget, sweep.engine)
+    tell_plan(sweep, step, share, hours)
+    if parent is not None:
+        sweep = replace(sweep, initial=trained_parent(sweep, parent))
+    if not sweep.spending.blind:
+        enqueue_opening(study, sweep.suggest, sweep.advice, baseline, fill)
+    elif sweep.spending.controls:
+        enqueue_opening(study, sweep.suggest, (), baseline, fill)
+    return sweep
+
+
+def longest_side(data: Dataset) -> int:
+    """Of the images to learn from, in pixels."""
+    return max(max(example.height, example.width) for example in data.train)
+
+
+@cli.within_limits
+def _run(flags: Flags) -> Swept:
+    """Search, keep every output up to date, and print the table."""
+    began = time.time()
+    spare_memory()
+    use_device(flags.device)
+    given = read_given(flags)
+    hide_in_argv(flags.storage)
+    # It is kept with the study, and shown on its page.
+    shown = None if flags.storage is None else hidden(flags.storage)
+    command = cli.command_line("sweep", *cli.given(replace(flags, storage=shown)))
+    flags = replace(flags, data=prefixed(flags.data))
+    folder = folder_of(flags)
+    ready(flags.log, folder.name)
     data = read_dataset(flags.data, repair=folder / "repaired" if flags.repair else None)
-    longest = max(max(example.height, example.width) for example in data.train)
-    check_space(with_ranges(suggest, Ranges(image_sizes_for(longest))), flags.space)
+    check_space(
+        with_ranges(given.suggest, Ranges(image_sizes_for(longest_side(data)))), flags.space
+    )
     keep_compiled()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with locked(folder), answering(flags.storage):
         move_runs(folder, flags.storage)
         study = open_runs(folder, storage=flags.storage, seed=flags.seed)
-        before = study.user_attrs.get("facts", {})
-        same_engine(engine, before)
-        same_search(flags.search, before)
-        if teacher is None and before.get("teacher"):
-            raise InputError("--teacher: this study was begun with one, which its full runs need "
-                             "again; name another with --study")  # fmt: skip
-        short, epochs = schedules(flags, before.get("schedule", {}))
-        ranges = ranges_of(study, suggest, longest, budget, data, flags.seed, engine)
-        sizes = ranges.image_sizes
-        usual = with_ranges(suggest, replace(USUAL, image_sizes=sizes))
-        suggest = with_ranges(suggest, ranges)
-        expected = partial(expected_ms, budget.latency_stat, engine=engine)
-        shares = affordable_sizes(expected, usual, sizes, budget)
-        advice = learn(data, sizes, BATCH_SIZE, shares)
-        tell_advice(advice, flags)
-        parent_epochs = parent_epochs_of(flags, epochs, before)
-        sweep = Sweep(
-            suggest=suggest,
-            budget=budget,
-            data=data,
-            source=flags.data,
-            folder=folder,
-            spending=replace(
-                spending,
-                short_epochs=short,
-                epochs=epochs,
-                inherited=bool(parent_epochs or (initial and initial.spec)),
-            ),
-            objective=objective_of(flags, data, before),
-            seed=flags.seed,
-            advice=advice,
-            keep=flags.images,
-            initial=initial,
-            teacher=teacher,
-            target=target,
-            known_as=known_as(study, data.fingerprint, data.formerly),
-            engine=engine,
-            parent_epochs=parent_epochs,
-            later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
-        )
-        baseline = baseline_spec(sweep, usual) if parent_epochs else None
-        if teacher is not None:
-            sweep = with_teaching(sweep, baseline or reference_spec(sweep))
-        claim(study, facts(sweep, flags), str(folder))
-        study.set_user_attr(FINAL_EPOCHS, sweep.final_epochs)
-        new = not study.get_trials(deepcopy=False)
-        fill = Filler(sweep)
-        parent = None if baseline is None else parent_spec(study, sweep, baseline, fill)
-        step = clear(sweep, parent) if new and not flags.no_preflight else None
-        if parent is not None and flags.parent_epochs is None:
-            sweep = with_bounded_parent(study, sweep, step, 3600 * hours_of(flags))
-        if ranges.why:
-            log.info("plan: %s", ranges.why)
-        share = None if parent is None else expected_share(parent, budget, engine)
-        tell_plan(sweep, step, share, hours_of(flags))
-        if parent is not None:
-            sweep = replace(sweep, initial=trained_parent(sweep, parent))
-        if not sweep.spending.blind:
-            enqueue_opening(study, sweep.suggest, advice, baseline, fill)
-        elif sweep.spending.controls:
-            enqueue_opening(study, sweep.suggest, (), baseline, fill)
+        setting = settled(study, flags, given, data, folder)
+        sweep = begun(study, flags, setting)
         left = take_up(study, folder)
         if left:
             log.info("going on with %s", many(len(left), "interrupted trial"))
@@ -393,7 +452,7 @@ def _run(flags: Flags) -> Swept:
                         spending=sweep.spending, advice=sweep.advice)  # fmt: skip
         limit = 3600 * hours_of(flags)
         deadline = began + limit - min(ANNOUNCE_S, 0.1 * limit)
-        write_task(folder, Task.of(sweep, flags.space, ranges, workers, deadline))
+        write_task(folder, Task.of(sweep, flags.space, setting.ranges, workers, deadline))
         logs = Followers(flags.log, folder, folder.name)
         logs.begin(anew=False)
         watch(study, sweep, workers, flags.storage, began, deadline, logs)
@@ -420,16 +479,6 @@ def parent_epochs_of(flags: Flags, epochs: int, before: Mapping[str, Any]) -> in
     return flags.parent_epochs or max(usual, epochs)
 
 
-def with_bounded_parent(
-    study: optuna.Study, sweep: Sweep, step_seconds: float | None, seconds: float
-) -> Sweep:
-    """The sweep with a parent that leaves most of its `seconds` to the candidates."""
-    epoch = None if step_seconds is None else step_seconds * -(-len(sweep.data.train) // BATCH_SIZE)
-    epochs = bounded_epochs(study, sweep.parent_epochs, epoch, seconds)
-    # The schedule that the best is meant for stays what it is.
-    return replace(sweep, parent_epochs=epochs, later_epochs=sweep.final_epochs)
-
-
 def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:
     """Log what the data advise, why that input size, and where the other reasons are told."""
     size = next((each for each in advice if each.key == "image_size"), None)
@@ -442,140 +491,11 @@ def tell_advice(advice: Sequence[Advice], flags: Flags) -> None:
     log.info("advice: %s; reasons: %s", others, cli.command_line("stats", flags.data, *budget))
 
 
-def ranges_of(
-    study: optuna.Study,
-    suggest: Suggest,
-    longest_side: int,
-    budget: Budget,
-    data: Dataset,
-    seed: int,
-    engine: Engine = JAX_ENGINE,
-) -> Ranges:
-    """How large the study's detectors may be: chosen when it is new, and kept with it.
-
-    A study that was begun before ranges were stored goes on in those of that time.
-    """
-    if "facts" in study.user_attrs:
-        former = former_image_sizes(longest_side, budget.latency_ms, jax.default_backend())
-        return stored_ranges(study) or Ranges(former)
-    with Gate(device_key()).quiet():
-        ranges = screened_ranges(
-            suggest,
-            image_sizes_for(longest_side),
-            budget,
-            LatencyTable.open(engine=engine),
-            classes=len(data.class_names),
-            seed=seed,
-        )
-    store_ranges(study, ranges)
-    return ranges
-
-
 def hours_of(flags: Flags) -> float:
     """How long this run of the command may take, in hours."""
     if flags.hours is not None:
         return flags.hours
     return HOURS if flags.own_schedule else math.inf
-
-
-def facts(sweep: Sweep, flags: Flags) -> dict[str, Any]:
-    """What must not change while a study grows: its trials could not be compared."""
-    space = "default"
-    if flags.space is not None:
-        digest = digest_of(flags.space)[:12]
-        space = f"{flags.space.name} ({digest})"
-    return {
-        "data": sweep.data.name,
-        "fingerprint": sweep.fingerprint,
-        "source": sweep.source,
-        "budget": sweep.budget.to_dict(),
-        "objective": sweep.objective.text,
-        "target": flags.target,
-        "space": space,
-        "schedule": {
-            "short_epochs": sweep.spending.short_epochs,
-            "epochs": sweep.spending.epochs,
-        },
-        "training": to_dict(sweep.short),
-        "init": None if sweep.initial is None else sweep.initial.fingerprint,
-        "device": device_name(),
-        # Studies begun before there were parents, teachers or engines have no such entry.
-        **({"parent_epochs": sweep.parent_epochs} if sweep.parent_epochs else {}),
-        **({"teacher": sweep.teacher.fingerprint} if sweep.teacher else {}),
-        **({"engine": sweep.engine.describe()} if sweep.engine.name != "jax" else {}),
-        **({"search": flags.search} if flags.search != "funnel" else {}),
-    }
-
-
-def same_engine(engine: Engine, before: Mapping[str, Any]) -> None:
-    """InputError where the study that goes on, with these facts, was begun on another engine."""
-    begun = before.get("engine", JAX_ENGINE.describe())
-    if before and begun != engine.describe():
-        raise InputError(f"--engine: the latencies of this study are those of {begun}, now "
-                         f"{engine.describe()}, and not to be compared; name another study with "
-                         "--study")  # fmt: skip
-
-
-def same_search(search: str, before: Mapping[str, Any]) -> None:
-    """InputError where the study that goes on, with these facts, was begun with another search."""
-    begun = before.get("search", "funnel")
-    if before and begun != search:
-        raise InputError(f"--search: this study was begun with {begun}, now {search}; name another "
-                         "with --study")  # fmt: skip
-
-
-def check_space(suggest: Suggest, path: Path | None) -> None:
-    """InputError where the baseline of a space cannot be built, such as for a part's wrong name."""
-    try:
-        abstract_weights(suggest(FixedTrial(reference_params(suggest))))
-    except ValueError as error:
-        where = "the default space" if path is None else f"--space {path}"
-        raise InputError(f"{where}: {describe(error)}") from None
-
-
-def reference_spec(sweep: Sweep) -> DetectorSpec:
-    """The baseline of the study's space, for its data."""
-    baseline = sweep.suggest(FixedTrial(reference_params(sweep.suggest)))
-    return replace(baseline, num_classes=len(sweep.data.class_names))
-
-
-def with_teaching(sweep: Sweep, student: DetectorSpec) -> Sweep:
-    """The sweep with what its teacher adds to a step, as it is for a `student`.
-
-    By products: a step takes three times as many as the student's forward pass. InputError where
-    the teacher cannot teach it.
-    """
-    assert sweep.teacher is not None, "it has a teacher"
-    lesson = lesson_of(sweep.teacher, student, sweep.data.class_names)
-    share = count_gflops(lesson.spec) / (3 * count_gflops(student))
-    return replace(sweep, spending=replace(sweep.spending, taught=1 + share))
-
-
-def clear(sweep: Sweep, parent: DetectorSpec | None = None) -> float | None:
-    """Pre-flight, on the parent or the baseline; InputError where a check fails. Seconds of a
-    training step."""
-    began, config = time.monotonic(), sweep.short
-    spec = reference_spec(sweep)
-    if parent is not None:
-        # Its step is then compiled already.
-        spec, config = parent, sweep.parent_training
-    feed = open_feed(sweep.data, "train", spec.image_size, keep=sweep.keep)
-    with Gate(device_key()).training():
-        done = require(
-            preflight(
-                spec,
-                feed,
-                sweep.data.train,
-                sweep.data.class_names,
-                config,
-                fingerprint=sweep.data.fingerprint,
-                report=lambda check: None if check.passed else log_check(check),
-            )
-        )
-    told = cli.duration(time.monotonic() - began)
-    log.info("pre-flight: %d checks passed in %s (%s)",
-             len(done), told, ", ".join(check.name for check in done))  # fmt: skip
-    return next((check.step_seconds for check in done if check.step_seconds), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -19,9 +19,9 @@ from flaxyolo.base.functions import as_function
 from flaxyolo.checks.run import preflight, require
 from flaxyolo.config import Config, fitted, read_config, write_config
 from flaxyolo.data.cache import Pixels
-from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
+from flaxyolo.data.feeds import Feed, Keep, Streamed, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset, absolute, read_dataset
-from flaxyolo.machine.devices import use_device
+from flaxyolo.machine.devices import choose_device, require_device
 from flaxyolo.nn.compiling import keep_compiled
 from flaxyolo.nn.detector import TrainedDetector, Weights, abstract_weights
 from flaxyolo.scoring.confusion import confusion_matrix
@@ -33,9 +33,11 @@ from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.spec import describe, to_dict
 from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.distill import teacher_for
-from flaxyolo.training.follow import Followers, LogFlag
+from flaxyolo.training.follow import Followers, LogFlag, flat
 from flaxyolo.training.history import Record, draw_curve, write_csv
+from flaxyolo.training.hosts import Hosts, sharers
 from flaxyolo.training.loop import DivergedError, StepReport, train
+from flaxyolo.training.meeting import Joined, Joining, leave
 from flaxyolo.training.metrics import epoch_metrics
 from flaxyolo.training.state import has_state
 from flaxyolo.training.writers import ready
@@ -75,6 +77,21 @@ class Flags:
     """Instead of the config's."""
     device: cli.DeviceName = None
     """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
+    devices: int | None = None
+    """How many devices of this process share each step, instead of all (or of one, where the batch
+    does not divide by them)."""
+    cluster: bool = False
+    """Train together with the other tasks of this job of Slurm, Kubernetes or Open MPI, or the
+    other hosts of this TPU pod; each is given the same command."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Or together with processes that are started by hand: where process 0 is."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which of them this is, from 0 on; process 0 writes --out."""
+    lost_after: int = 60
+    """Seconds without a sign of life after which another process counts as lost; all others then
+    end with code 75, and the same commands go on, also with fewer."""
     evaluate_every: int = 5
     """Epochs between evaluations; the last epoch is always evaluated."""
     no_preflight: bool = False
@@ -136,6 +153,13 @@ def claim_run(out: Path, config: Config, dataset: Dataset) -> None:
     write_config(path, config)
 
 
+def feed_of(flags: Flags, dataset: Dataset, size: int, hosts: Hosts) -> Feed:
+    """The images to train on; of several processes each streams its own, unless --images says."""
+    if hosts.processes > 1 and flags.images == "auto":
+        return Streamed(open_pixels(dataset, "train", size, keep="auto"))
+    return open_feed(dataset, "train", size, keep=flags.images)
+
+
 def first_weights(parent: Source, begun: Begun, config: Config, feed: Feed) -> Weights:
     """What is inherited, with the fresh layers fitted to the parent where that gains."""
     task = to_mend(config.detector, parent, begun)
@@ -150,26 +174,58 @@ def run_training(flags: Flags) -> None:
     """Train, evaluate and save; print the scores of the last and of the best epoch."""
     if flags.evaluate_every < 1:
         raise InputError(f"--evaluate-every must be at least 1, got {flags.evaluate_every}")
-    ready(flags.log, PROJECT)
-    use_device(flags.device)
-    dataset = read_dataset(flags.data, repair=flags.out / "repaired" if flags.repair else None)
+    cli.least_one(flags, "devices")
+    choose_device(flags.device)
+    joining = Joining(
+        flags.cluster, flags.coordinator, flags.processes, flags.process, flags.lost_after
+    )
+    with Joined(joining, flags.devices) as hosts:
+        require_device(flags.device)
+        run_together(flags, hosts)
+
+
+def run_together(flags: Flags, hosts: Hosts) -> None:
+    """What this process has of a run: process 0 reads and writes its folder, and validates."""
+    if hosts.first:
+        ready(flags.log, PROJECT)
+    repair = flags.out / "repaired" if flags.repair else None
+    dataset = hosts.first_before_others("data", lambda: read_dataset(flags.data, repair=repair))
     named = {"data": dataset.name, SOURCE: absolute(dataset.name)}
     config = configure(flags, dataset)
+    count = sharers(config.training.batch_size, hosts)
+    settings = {name: str(value) for name, value in flat(to_dict(config)).items()}
+    hosts.require_same({"data": dataset.fingerprint, "devices": str(count), **settings})
     teacher = None
     if flags.teacher is not None:
         source = read_source(flags.teacher)
         teacher = teacher_for(source, config.detector, dataset.class_names)
         named["teacher"] = teacher.fingerprint
-    start, begun = None, has_state(flags.out / "state")
-    if flags.init is not None and not begun:
+    state = flags.out / "state"
+    begun = hosts.of_first("has state", lambda: has_state(state))
+    start = None
+    if flags.init is not None and not begun and hosts.first:
         parent, names = read_source(flags.init), dataset.class_names
         start = parent, begun_from(parent, config.detector, config.training.seed, names)
-    claim_run(flags.out, config, dataset)
+    hosts.of_first("claimed", lambda: claim_run(flags.out, config, dataset))
     keep_compiled()
     size = config.detector.image_size
-    feed = open_feed(dataset, "train", size, keep=flags.images)
+    feed = hosts.first_before_others("images", lambda: feed_of(flags, dataset, size, hosts))
+    if not hosts.first:
+        hosts.of_first("checked", lambda: None)
+        for _ in train(
+            config.detector,
+            feed,
+            dataset.class_names,
+            config.training,
+            run_dir=flags.out,
+            teacher=teacher,
+            hosts=hosts,
+        ):
+            pass
+        return
     val = open_pixels(dataset, "val", size, keep=flags.images)
-    if not flags.no_preflight and not begun:
+
+    def check() -> None:
         require(
             preflight(
                 config.detector,
@@ -181,6 +237,8 @@ def run_training(flags: Flags) -> None:
                 teacher=teacher,
             )
         )
+
+    hosts.of_first("checked", (lambda: None) if flags.no_preflight or begun else check)
     initial = None if start is None else first_weights(*start, config, feed)
     record = Record(flags.out / "metrics.jsonl")
     if not begun:
@@ -212,6 +270,7 @@ def run_training(flags: Flags) -> None:
             report=report,
             initial=initial,
             teacher=teacher,
+            hosts=hosts,
         )
         for epoch in epochs:
             # A run that goes on begins with the epoch that was saved last.
@@ -331,7 +390,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m flaxyolo.train",
         description="Train one detector; the same command goes on where it was interrupted.",
     )
-    return cli.run(partial(_run, flags), output=flags.out, resumes=True)
+    return leave(cli.run(partial(_run, flags), output=flags.out, resumes=True))
 
 
 if __name__ == "__main__":

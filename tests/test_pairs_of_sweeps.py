@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from benchmarks import pairs_of_sweeps
-from benchmarks.pairs_of_sweeps import differences
+from benchmarks.pairs_of_sweeps import differences, spent
+from flaxyolo.crew.record import Record
 
 
 def row(way, seed, shipped, scratch):
@@ -52,13 +53,27 @@ def test_a_search_is_compared_with_one_at_random_by_seeds_that_chose_nothing():
     assert not set(pairs_of_sweeps.NEW_SEEDS) & {0, 1, 2}
 
 
+def test_time_is_told_by_what_it_went_into():
+    records = [
+        Record(0, "complete", seconds={"train": 20.0, "mend": 10.0, "draw": 2.0, "score": 3.0}),
+        Record(1, "complete", seconds={"compile": 10.0, "measure": 15.0, "evaluate": 20.0}),
+    ]
+    assert spent(records, 100.0) == {
+        "training": 0.3, "compiling": 0.1, "measuring": 0.15, "scoring": 0.2, "deciding": 0.05,
+        "parent and rest": 0.2,
+    }  # fmt: skip
+    with pytest.raises(StopIteration):
+        spent([Record(0, "complete", seconds={"a new stage": 1.0})], 100.0)
+
+
 def test_the_command_goes_on_with_the_next_pair(tmp_path, monkeypatch, capsys):
     begun = []
 
     def pair(data, seed, arguments):
         begun.append(seed)
         told = [row("inherited", seed, 1.5, 0.9), row("from scratch", seed, 1.0, 1.0)]
-        return [each | {"data": data, "trained": 1, "seconds": 9} for each in told]
+        more = {"data": data, "trained": 1, "seconds": 9, "spent": {"training": 0.6, "rest": 0.4}}
+        return [each | more for each in told]
 
     monkeypatch.setattr(pairs_of_sweeps, "pair", pair)
     result = tmp_path / "r.json"
@@ -77,4 +92,6 @@ def test_the_command_goes_on_with_the_next_pair(tmp_path, monkeypatch, capsys):
     run("--seeds", "2")
     assert begun == [0, 1, 1]
     assert json.loads(result.read_text())["rows"] == held["rows"]
-    assert "digits, shipped: +0.500 (+0.500 to +0.500)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "digits, shipped: +0.500 (+0.500 to +0.500)" in out
+    assert "time of inherited: training 60%, rest 40%" in out

@@ -7,7 +7,6 @@ notice the parent's end by a pipe from it, and on Linux by a signal besides.
 import contextlib
 import ctypes
 import faulthandler
-import gc
 import os
 import select
 import signal
@@ -15,14 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flaxyolo.base.errors import InputError
+from flaxyolo.crew import stops
 from flaxyolo.crew.alive import held_lock, unique_name, workers_folder
 from flaxyolo.crew.leases import PARENT_LOCK, WORKER_LOG, WORKER_NAME
 
@@ -41,8 +39,6 @@ CRASHES = (
 )
 """Signals that a process brings upon itself; others come from outside."""
 PR_SET_PDEATHSIG = 1
-LATER_S = 0.05
-"""After which a stop is heard that came where an exception would be lost."""
 
 Command = tuple[Sequence[str], Mapping[str, str]]
 
@@ -125,10 +121,8 @@ class Crew:
         self._stack.callback(os.close, self._pipe)
         self._stack.callback(os.close, self._alive)
         if threading.current_thread() is threading.main_thread():
-            _hear_collections()
             for number in (signal.SIGTERM, signal.SIGHUP):
-                before = signal.signal(number, _interrupt)
-                self._stack.callback(signal.signal, number, before or signal.SIG_DFL)
+                self._stack.callback(signal.signal, number, stops.hear(number))
         self._stack.callback(self.stop)
         return self
 
@@ -148,6 +142,7 @@ class Crew:
         """
         end = time.monotonic() + wait
         while True:
+            stops.ask()
             events: list[Event] = []
             for place in self._places:
                 if place.process is None:
@@ -263,8 +258,7 @@ def attach(*, grace: float = GRACE_SECONDS) -> None:
     """
     if not faulthandler.is_enabled() and sys.stderr is not None:
         faulthandler.enable()
-    _hear_collections()
-    signal.signal(signal.SIGTERM, _interrupt)
+    stops.hear(signal.SIGTERM)
     pipe = os.environ.pop(PARENT_PIPE, None)
     if pipe is None:
         return
@@ -284,43 +278,6 @@ def attach(*, grace: float = GRACE_SECONDS) -> None:
         os._exit(STOPPED[1])
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    # Once: a second must not disturb the letting go of trials.
-    signal.signal(number, signal.SIG_IGN)
-    if _is_swallowed(frame):
-        signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, LATER_S)
-        return
-    raise KeyboardInterrupt
-
-
-_COLLECTING = [False]
-
-
-def _hear_collections() -> None:
-    """Know from now on when garbage is being collected."""
-    if _note_collection not in gc.callbacks:
-        gc.callbacks.insert(0, _note_collection)
-
-
-def _note_collection(phase: str, _: Any) -> None:
-    _COLLECTING[0] = phase == "start"
-
-
-def _is_swallowed(frame: Any) -> bool:
-    """Whether Python would print an exception of here and go on: in the collection of garbage, or
-    in what is called when an object goes."""
-    if _COLLECTING[0]:
-        return True
-    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "__del__" or code in callbacks or code.co_filename == weakref.__file__:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from flaxyolo.base import cli
 from flaxyolo.base.files import replace_file
 from flaxyolo.cost.engine import EngineError
+from flaxyolo.crew import stops
 from flaxyolo.crew.leases import Lease, LostLeaseError, Worker, at_work, claim, workers_folder
 from flaxyolo.crew.processes import attach
 from flaxyolo.crew.record import Entry
@@ -148,6 +149,7 @@ class Reporter:
         self.noted = ("", 0.0)
 
     def __call__(self, stage: Stage) -> None:
+        stops.ask()
         name, at = self.noted
         now = time.monotonic()
         if stage.name == name and now - at < STATUS_S:

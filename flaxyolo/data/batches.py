@@ -14,6 +14,8 @@ from flaxyolo.data.cache import Pixels
 
 SLOT_MULTIPLE = 16
 SIMULATED_MOSAICS = 20_000
+EVERY_ROW = slice(None)
+"""Of a batch that no other process has a part of."""
 
 
 class Batch(NamedTuple):
@@ -47,18 +49,24 @@ def step_seed(seed: int) -> Int32[np.ndarray, ""]:
 
 def to_device(pixels: Pixels, sharding: jax.sharding.Sharding | None = None) -> DevicePixels:
     """Copy a split to the device (or devices), where the training step picks from it."""
+    if sharding is not None and not sharding.is_fully_addressable:
+        # Devices of other processes, which bring the same split to them.
+        return DevicePixels(*(
+            jax.make_array_from_process_local_data(sharding, np.asarray(field), field.shape)
+            for field in pixels
+        ))  # fmt: skip
     arrays = DevicePixels(*(jnp.asarray(np.asarray(field)) for field in pixels))
     return arrays if sharding is None else jax.device_put(arrays, sharding)
 
 
 def resident_batches(
-    pixels: DevicePixels, config: TrainConfig, first_epoch: int
+    pixels: DevicePixels, config: TrainConfig, first_epoch: int, rows: slice = EVERY_ROW
 ) -> Iterator[Picked]:
-    """The batches of all epochs from `first_epoch` on, of data that lies on the device."""
+    """These rows of the batches of all epochs from `first_epoch` on, of data on the device."""
     seed = step_seed(config.seed)
     for epoch in range(first_epoch, config.epochs):
         order = epoch_indices(len(pixels.images), config.batch_size, seed=config.seed, epoch=epoch)
-        for indices in order:
+        for indices in order[:, rows]:
             yield Picked(pixels, jnp.asarray(indices), seed)
 
 

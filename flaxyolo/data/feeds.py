@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from flaxyolo.config import TrainConfig
-from flaxyolo.data.batches import DevicePixels, Picked, resident_batches, to_device
+from flaxyolo.data.batches import (
+    EVERY_ROW,
+    DevicePixels,
+    Picked,
+    resident_batches,
+    to_device,
+)
 from flaxyolo.data.cache import Pixels, annotation_arrays, is_cached, load_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.data.stream import SOURCES, DecodedImages, fits_disk, places, streamed_batches
@@ -46,10 +52,15 @@ class Resident:
         return _shapes(self.pixels, len(self.pixels.images))
 
     def batches(
-        self, config: TrainConfig, first_epoch: int, whole: jax.sharding.Sharding | None = None
+        self,
+        config: TrainConfig,
+        first_epoch: int,
+        whole: jax.sharding.Sharding | None = None,
+        rows: slice = EVERY_ROW,
     ) -> Iterator[Picked]:
-        """The batches of all epochs from `first_epoch` on; the split is copied to `whole` now."""
-        return resident_batches(to_device(self.pixels, whole), config, first_epoch)
+        """These `rows` of the batches of all epochs from `first_epoch` on; the split is copied to
+        `whole` now."""
+        return resident_batches(to_device(self.pixels, whole), config, first_epoch, rows)
 
     @staticmethod
     def sources(count: int) -> None:
@@ -71,10 +82,15 @@ class Streamed:
         return _shapes(self.pixels, SOURCES * batch_size)
 
     def batches(
-        self, config: TrainConfig, first_epoch: int, whole: jax.sharding.Sharding | None = None
+        self,
+        config: TrainConfig,
+        first_epoch: int,
+        whole: jax.sharding.Sharding | None = None,
+        rows: slice = EVERY_ROW,
     ) -> Iterator[Picked]:
-        """The batches of all epochs from `first_epoch` on; nothing of them lies on `whole`."""
-        return streamed_batches(self.pixels, config, first_epoch)
+        """These `rows` of the batches of all epochs from `first_epoch` on: no others are read, and
+        nothing of them lies on `whole`."""
+        return streamed_batches(self.pixels, config, first_epoch, rows)
 
     @staticmethod
     def sources(count: int) -> Int32[Array, "count 4"]:

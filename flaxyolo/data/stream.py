@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from flaxyolo.base.files import cache_root
 from flaxyolo.config import TrainConfig
 from flaxyolo.data.augment import mosaic_sources
-from flaxyolo.data.batches import DevicePixels, Picked, epoch_indices, step_seed
+from flaxyolo.data.batches import EVERY_ROW, DevicePixels, Picked, epoch_indices, step_seed
 from flaxyolo.data.cache import Pixels, load_square
 from flaxyolo.data.sources import Example
 
@@ -60,8 +60,11 @@ def places(count: int) -> Int32[np.ndarray, "count 4"]:
     return np.arange(SOURCES * count, dtype=np.int32).reshape(count, SOURCES)
 
 
-def streamed_batches(pixels: Pixels, config: TrainConfig, first_epoch: int) -> Iterator[Picked]:
-    """The batches of all epochs from `first_epoch` on, the same as those of data on the device.
+def streamed_batches(
+    pixels: Pixels, config: TrainConfig, first_epoch: int, rows: slice = EVERY_ROW
+) -> Iterator[Picked]:
+    """These rows of the batches of all epochs from `first_epoch` on, the same as those of data on
+    the device.
 
     Every batch depends on its number alone, so the stream goes on anywhere exactly.
     """
@@ -70,7 +73,7 @@ def streamed_batches(pixels: Pixels, config: TrainConfig, first_epoch: int) -> I
     # One image a thread: OpenCV's own threads would only compete.
     cv2.setNumThreads(0)
     cores = os.cpu_count() or 1
-    source = _Steps(pixels, config)
+    source = _Steps(pixels, config, rows)
     steps = grain.MapDataset.source(source)[first_epoch * source.steps :]
     options = grain.ReadOptions(num_threads=cores, prefetch_buffer_size=2 * cores)
     yield from steps.to_iter_dataset(options)
@@ -79,8 +82,8 @@ def streamed_batches(pixels: Pixels, config: TrainConfig, first_epoch: int) -> I
 class _Steps:
     """Every batch of a run by its number, as Grain's threads ask for it."""
 
-    def __init__(self, pixels: Pixels, config: TrainConfig):
-        self.pixels, self.config = pixels, config
+    def __init__(self, pixels: Pixels, config: TrainConfig, rows: slice):
+        self.pixels, self.config, self.rows = pixels, config, rows
         self.count = len(pixels.images)
         self.steps = -(-self.count // config.batch_size)
         # Threads are at most in two epochs at a time.
@@ -101,7 +104,8 @@ class _Steps:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         config = self.config
-        order = epoch_indices(self.count, config.batch_size, seed=config.seed, epoch=epoch)
+        whole = epoch_indices(self.count, config.batch_size, seed=config.seed, epoch=epoch)
+        order = whole[:, self.rows]
         mosaic = epoch < config.epochs - config.augmentation.close_mosaic_epochs
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             sources = _sources(

@@ -57,12 +57,24 @@ def use_device(name: str | None) -> None:
     A name is cpu, gpu, tpu or one of several, such as cuda:1; None leaves the choice to JAX and its
     variables. InputError where there is no such device. For a process that has computed nothing.
     """
-    if name is not None:
-        os.environ.update(variables_of(name))
+    choose_device(name)
+    require_device(name)
+
+
+def choose_device(name: str | None) -> None:
+    """The first half of `use_device`, before processes that compute together have met."""
+    if name is None:
+        return
+    os.environ.update(variables_of(name))
     import jax
 
-    if name is not None:
-        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+
+
+def require_device(name: str | None) -> None:
+    """The second half of `use_device`: InputError where JAX does not find what was chosen."""
+    import jax
+
     wanted = os.environ.get("JAX_PLATFORMS", "")
     told = f"--device {name}" if name is not None else f"JAX_PLATFORMS={wanted}"
     try:

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from flaxyolo.base.boxes import anchor_points
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import TrainConfig
-from flaxyolo.data.batches import Batch, DevicePixels, make_batch
+from flaxyolo.data.batches import Batch, DevicePixels, Picked, make_batch
 from flaxyolo.data.feeds import Feed, Resident
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.nn.detector import (
@@ -45,6 +45,15 @@ from flaxyolo.training.distill import (
     teaching_loss,
     weighted,
 )
+from flaxyolo.training.hosts import (
+    ALONE,
+    DEVICES,
+    Hosts,
+    on_one,
+    placed,
+    put_together,
+    training_mesh,
+)
 from flaxyolo.training.loss import LossTerms, detection_loss
 from flaxyolo.training.plan import Plan, make_optimizer, plan_run
 from flaxyolo.training.state import has_state, load_state, read_facts, save_state
@@ -54,9 +63,6 @@ T = TypeVar("T")
 Terms = LossTerms | TaughtTerms
 
 log = logging.getLogger(__name__)
-
-DEVICES = "devices"
-"""Axis of the mesh that a batch is split over."""
 
 
 class TrainState(NamedTuple):
@@ -255,6 +261,7 @@ def train(
     report: Callable[[StepReport], None] | None = None,
     initial: Weights | None = None,
     teacher: Teacher | None = None,
+    hosts: Hosts = ALONE,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
 
@@ -263,6 +270,10 @@ def train(
     saved under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch
     may be done again after a crash, but is never lost. With a `teacher` its share of a step is told
     in the log. InputError where an earlier run here had another teacher.
+
+    Where several `hosts` train together, all call this with the same arguments and yield the same
+    epochs; process 0 alone reads and writes `run_dir`, and the others wait at the end of an epoch
+    until it asks for the next one.
     """
     plan = plan_run(spec, config, feed.pixels, None if teacher is None else teacher.lesson)
     known_as = {} if teacher is None else {"teacher": teacher.fingerprint}
@@ -270,31 +281,48 @@ def train(
     state_path = run_dir / "state" if run_dir else None
 
     def epoch_of(number: int, state: TrainState, loss: Terms, seconds: float) -> Epoch:
-        ema = jax.device_get(_on_one(state.ema))
+        ema = jax.device_get(on_one(state.ema))
         # Copies: the state's own buffers are donated to the next step.
         arrays = jax.tree.map(jnp.array, Weights(*map(as_arrays, ema, abstract_weights(spec))))
         return Epoch(number, TrainedDetector(spec, arrays, class_names), loss, seconds)
 
-    if state_path and has_state(state_path):
-        require_teacher(state_path, teacher)
-        state, facts = load_state(state_path, jax.eval_shape(lambda: state))
-        first = int(state.step) // plan.steps_per_epoch
+    if state_path and hosts.of_first("begun", partial(has_state, state_path)):
+        state, first, facts = _saved(hosts, state_path, plan, state, teacher)
         log.info("going on after epoch %d of %d", first, config.epochs)
         kind = LossTerms if teacher is None else TaughtTerms
         yield epoch_of(first, state, kind(**facts["loss"]), 0.0)
         if first >= config.epochs:
             return
-    run = prepare(plan, state, feed, first, None if teacher is None else teacher.weights)
+    weights = None if teacher is None else teacher.weights
+    run = prepare(plan, hosts.from_first("state", state), feed, first, weights, hosts)
     step, state, batches = run if teacher is None else timed(run, plan, teacher.weights)
+    hosts.together("compiled")
     for epoch in range(first, config.epochs):
         began = time.perf_counter()
         state, loss, dropped = run_epoch(step, plan, state, batches, epoch, report)
         if dropped:
             log.warning("epoch %d: %d boxes found no slot of %d", epoch + 1, dropped, plan.slots)
-        if state_path:
+        if state_path and hosts.first:
             facts = {"epoch": epoch + 1, "loss": loss._asdict(), **known_as}
-            save_state(state_path, _on_one(state), facts)
+            save_state(state_path, on_one(state), facts)
         yield epoch_of(epoch + 1, state, loss, time.perf_counter() - began)
+        hosts.together(f"epoch {epoch + 1}")
+
+
+def _saved(
+    hosts: Hosts, path: Path, plan: Plan, state: TrainState, teacher: Teacher | None
+) -> tuple[TrainState, int, dict[str, Any]]:
+    """The state that process 0 has saved, its epochs and its facts; `state` gives the shapes."""
+    kept = [state]
+
+    def load() -> dict[str, Any]:
+        require_teacher(path, teacher)
+        kept[0], facts = load_state(path, jax.eval_shape(lambda: state))
+        return facts
+
+    facts = hosts.of_first("facts", load)
+    state = hosts.from_first("saved", kept[0])
+    return state, int(state.step) // plan.steps_per_epoch, facts
 
 
 def require_teacher(state_path: Path, teacher: Teacher | None) -> None:
@@ -310,18 +338,33 @@ def require_teacher(state_path: Path, teacher: Teacher | None) -> None:
 
 
 def prepare(
-    plan: Plan, state: TrainState, feed: Feed, first_epoch: int, teacher: Fused | None = None
+    plan: Plan,
+    state: TrainState,
+    feed: Feed,
+    first_epoch: int,
+    teacher: Fused | None = None,
+    hosts: Hosts = ALONE,
 ) -> Run:
     """Bring state, data and a teacher to all devices that share the step, and compile it."""
-    mesh = training_mesh(plan.config.batch_size)
+    size = plan.config.batch_size
+    mesh = training_mesh(size, hosts)
     whole = None if mesh is None else NamedSharding(mesh, P())
     if whole is not None:
-        state = jax.device_put(state, whole)
-    batches: Iterator[tuple[Any, ...]] = feed.batches(plan.config, first_epoch, whole)
+        state = placed(state, whole)
+    own: Iterator[Picked] = feed.batches(plan.config, first_epoch, whole, hosts.rows(size))
+    if mesh is not None and hosts.processes > 1:
+        own = (_of_all(picked, feed, mesh) for picked in own)
+    batches: Iterator[tuple[Any, ...]] = own
     if teacher is not None:
-        there = teacher if whole is None else jax.device_put(teacher, whole)
+        there = teacher if whole is None else placed(teacher, whole)
         batches = ((*picked, there) for picked in batches)
     return Run(compile_step(plan, state, feed, mesh, teacher), state, batches)
+
+
+def _of_all(picked: Picked, feed: Feed, mesh: Mesh) -> Picked:
+    """The batch that the processes of a mesh have picked, each its part."""
+    pixels = put_together(picked.pixels, mesh) if feed.parted else picked.pixels
+    return Picked(pixels, put_together(picked.indices, mesh), picked.seed)
 
 
 def timed(run: Run, plan: Plan, teacher: Fused) -> Run:
@@ -345,26 +388,6 @@ def _seconds(call: Callable[[], Any]) -> float:
     began = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - began
-
-
-def training_mesh(batch_size: int) -> Mesh | None:
-    """This process's devices in a row; None where it has one, or the batch does not divide."""
-    devices = jax.local_devices()
-    count = len(devices)
-    if count == 1:
-        return None
-    if batch_size % count:
-        log.warning(
-            "training on 1 of %d devices: a batch of %d does not divide by them", count, batch_size
-        )
-        return None
-    log.info("training on %d devices, %d images of each batch on each", count, batch_size // count)
-    return jax.make_mesh((count,), (DEVICES,), (AxisType.Auto,), devices=devices)
-
-
-def _on_one(tree: T) -> T:
-    """Arrays that every device of a mesh holds, on the first one alone."""
-    return jax.tree.map(lambda x: x if len(x.devices()) == 1 else x.addressable_data(0), tree)
 
 
 def compile_step(

@@ -17,6 +17,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import set_aside
 from flaxyolo.weights.checkpoint import (
     MEND,
+    as_if_alone,
     finish_replacing,
     readable,
     replace_checkpoint,
@@ -64,7 +65,7 @@ def load_state(path: Path, abstract: T) -> tuple[T, dict[str, Any]]:
             f"{path}: expected the training state of this network ({sizes} values), found {found}; "
             f"{_anew(path)}"
         )
-    with _readable(path):
+    with _readable(path), as_if_alone():
         packed: Any = ocp.load(str(path.resolve()))
     taken, arrays = dict.fromkeys(sizes, 0), []
     for leaf in leaves:

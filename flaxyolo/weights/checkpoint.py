@@ -158,7 +158,8 @@ def replace_checkpoint(path: Path, state: Any, metadata: dict[str, Any]) -> None
     for leftover in path.parent.glob(f".{path.name}.new*"):
         remove(leftover)
     try:
-        ocp.save(str(fresh), state, custom_metadata={**metadata, SEALED: True})
+        with as_if_alone():
+            ocp.save(str(fresh), state, custom_metadata={**metadata, SEALED: True})
         seal(fresh)
     except BaseException as error:
         _discard(path)
@@ -172,6 +173,24 @@ def replace_checkpoint(path: Path, state: Any, metadata: dict[str, Any]) -> None
         os.replace(path, old)
     os.replace(fresh, path)
     remove(old)
+
+
+@contextmanager
+def as_if_alone() -> Iterator[None]:
+    """Inside, Orbax reads and writes in this process, whatever others train with it.
+
+    Its own way, all processes at once, would need the folder on all of them, and where it is told
+    that one alone is active it waits for the others all the same (orbax-checkpoint 0.12).
+    """
+    count = jax.process_count
+    if count() == 1:
+        yield
+        return
+    jax.process_count = lambda *_: 1
+    try:
+        yield
+    finally:
+        jax.process_count = count
 
 
 @cache
@@ -222,4 +241,5 @@ def _load(path: Path, abstract: Any) -> Any:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
-    return ocp.load(str(path.resolve()), target)
+    with as_if_alone():
+        return ocp.load(str(path.resolve()), target)

@@ -1,17 +1,13 @@
-import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from flaxyolo.base.errors import InputError
-from flaxyolo.crew import processes
 from flaxyolo.crew.processes import Crew, Died, Finished, Started, attach, cause_of_death, oom_kills
 
 ATTACH = "from flaxyolo.crew.processes import attach; attach(grace=1)\n"
@@ -263,46 +259,3 @@ def test_attach_without_a_supervisor_only_sets_the_signal(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize("place", ["callback", "finalizer", "weak reference"])
-def test_a_stop_in_the_collection_of_garbage_is_not_lost(place):
-    """Python prints an exception that is raised there, and goes on as if nothing had been."""
-
-    sent = []
-
-    def stop(*_):
-        if not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGTERM))
-
-    class Finalized:
-        def __del__(self):
-            stop()
-
-    def collected():
-        if place == "callback":
-            gc.callbacks.append(stop)
-            gc.collect()
-        elif place == "weak reference":
-            # Of a circle, so that it goes when garbage is collected.
-            one = Finalized.__class__("Plain", (), {})()
-            one.me, kept_alive.ref = one, weakref.ref(one, stop)
-            del one
-            gc.collect()
-        else:
-            Finalized()
-        time.sleep(5)
-
-    kept = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGALRM)}
-    kept_alive = SimpleNamespace()
-    gc.collect()
-    try:
-        processes._hear_collections()
-        signal.signal(signal.SIGTERM, processes._interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            collected()
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    finally:
-        gc.callbacks[:] = [each for each in gc.callbacks if each is not stop]
-        for each, handler in kept.items():
-            signal.signal(each, handler)

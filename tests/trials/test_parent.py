@@ -17,6 +17,7 @@ from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.trials import parent
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
+from flaxyolo.trials.prepare import with_bounded_parent
 from flaxyolo.trials.run import where_lines
 from flaxyolo.weights.transfer import Source
 from tests.small import tiny_spec
@@ -82,7 +83,7 @@ def test_a_parent_takes_a_third_of_the_time_at_most(setting, caplog):
         (2, 500.0, 720.0, 2),
     ]:
         assert bounded_epochs(optuna.create_study(), wanted, epoch, seconds) == epochs
-    bounded = sweep.with_bounded_parent(
+    bounded = with_bounded_parent(
         optuna.create_study(), replace(setting, parent_epochs=14), 30.0, 720.0
     )
     assert bounded.parent_epochs == 8

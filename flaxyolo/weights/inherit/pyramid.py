@@ -11,7 +11,6 @@ from flaxyolo.weights.inherit.blocks import (
     inherit_block,
     inherit_chain,
     start_any,
-    start_attention,
 )
 from flaxyolo.weights.inherit.channels import (
     SILENT,
@@ -25,6 +24,7 @@ from flaxyolo.weights.inherit.channels import (
     unknown,
     within,
 )
+from flaxyolo.weights.inherit.gates import start_attention
 from flaxyolo.weights.inherit.layers import PASSES, copy_channels, rank, width_of
 from flaxyolo.weights.inherit.walk import Walk
 
