@@ -28,6 +28,9 @@ from flaxyolo.training.loop import start, train_step
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 """JAX's packages that compile for CUDA; none of them needs a GPU for it."""
 COMPILE_SECONDS = 1800.0
+NO_DEVICE = {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
+"""The environment of a process that compiles: the plugin looks for a driver and a GPU at its start,
+unless it is told not to."""
 NOT_COUNTED = "CUDA's context and work space chosen at run time come on top"
 DTYPE = jnp.bfloat16
 """What this package computes in on a GPU."""
@@ -137,8 +140,7 @@ def target_memory(
         "flaxyolo.cost.gpu",
         what=f"compiling for {target.name}",
         given=json.dumps(asked),
-        # The plugin looks for a driver and a GPU at its start, unless it is told not to.
-        environment={"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"},
+        environment=NO_DEVICE,
         timeout=timeout,
     )
     return TargetMemory(**json.loads(printed))
@@ -160,28 +162,36 @@ def on_target(
 
 def compile_memory(spec: DetectorSpec, config: TrainConfig, device: Any) -> TargetMemory:
     """The memory of both programs on a device, which need not be there, in its dtype."""
+    detect = lowered_detect(spec, 1, device).compile()
+    step, held = lowered_step(spec, config, device)
+    return TargetMemory(memory_mib(detect), memory_mib(step.compile()) - held / MIB)
+
+
+def lowered_detect(spec: DetectorSpec, batch: int, device: Any) -> jax.stages.Lowered:
+    """`detect` for a device, which need not be there, in its dtype."""
+    image = jax.ShapeDtypeStruct((batch, spec.image_size, spec.image_size, 3), jnp.uint8)
     with traced_for(device.platform):
-        return _compile_memory(spec, config, jax.sharding.SingleDeviceSharding(device))
+        fused = fused_graph(spec, DTYPE)[1]
+        return detect_batch.lower(spec, placed(fused, device), placed(image, device), DTYPE)
 
 
-def _compile_memory(
-    spec: DetectorSpec, config: TrainConfig, where: jax.sharding.Sharding
-) -> TargetMemory:
+def lowered_step(
+    spec: DetectorSpec, config: TrainConfig, device: Any
+) -> tuple[jax.stages.Lowered, int]:
+    """A training step for a device, which need not be there, and the bytes of its data set."""
+    with traced_for(device.platform):
+        plan, feed = nominal_step(spec, config, DTYPE)
+        indices = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+        seed = jax.ShapeDtypeStruct((), jnp.int32)
+        state = jax.eval_shape(lambda: start(plan))
+        arguments = state, feed.shapes(config.batch_size), indices, seed
+        return train_step.lower(plan, *placed(arguments, device)), feed.device_bytes
 
-    def there(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
 
-    size = spec.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    fused = fused_graph(spec, DTYPE)[1]
-    detect = detect_batch.lower(spec, there(fused), there(image), DTYPE).compile()
-    plan, feed = nominal_step(spec, config, DTYPE)
-    pixels = feed.shapes(config.batch_size)
-    state = jax.eval_shape(lambda: start(plan))
-    indices = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    seed = jax.ShapeDtypeStruct((), jnp.int32)
-    step = train_step.lower(plan, *map(there, (state, pixels, indices, seed))).compile()
-    return TargetMemory(memory_mib(detect), memory_mib(step) - feed.device_bytes / MIB)
+def placed(tree: Any, device: Any) -> Any:
+    """The shapes of arrays that would lie on a device."""
+    where = jax.sharding.SingleDeviceSharding(device)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
 
 
 def describe(gpu: Gpu) -> str:
@@ -216,18 +226,21 @@ device_description_str: "{gpu.name}"
 """
 
 
-def main() -> None:
-    """Read what `target_memory` asks for, and print its answer; the device is not there."""
+def described_device(description: str) -> Any:
+    """A device to compile for that need not be there; in a process with `NO_DEVICE`."""
     from jax.experimental.topologies import get_topology_desc
 
+    described = get_topology_desc("target", "cuda", target_config=description, topology="1x1x1")
+    return described.devices[0]
+
+
+def main() -> None:
+    """Read what `target_memory` asks for, and print its answer; the device is not there."""
     asked = json.load(sys.stdin)
     spec = detector_from_dict(asked["spec"])
     config = parse(TrainConfig, asked["config"], "training")
     try:
-        described = get_topology_desc(
-            "target", "cuda", target_config=asked["description"], topology="1x1x1"
-        )
-        memory = compile_memory(spec, config, described.devices[0])
+        memory = compile_memory(spec, config, described_device(asked["description"]))
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         print(f"error: {str(error).splitlines()[0]:.500}", file=sys.stderr)
         sys.exit(1)

@@ -6,10 +6,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxyolo.base.boxes import area, intersection
+from flaxyolo.nn.platform import by_platform
 
 CANDIDATES = 1024
 """Most box-class pairs that enter suppression, best scores first."""
 BLOCK = 128
+STEPS = 8
+"""Of suppression before each question whether it has ended, on accelerators: 59 of 60 pictures of
+digits with 570 candidates each need at most 7, the last one 8 (a step is one small kernel)."""
 MAX_DETECTIONS = 300
 MIN_SCORE = 0.001
 IOU_THRESHOLD = 0.7
@@ -41,11 +45,25 @@ def suppress(
     valid: Bool[Array, " n"],
     threshold: float = IOU_THRESHOLD,
 ) -> Bool[Array, " n"]:
-    """Which of the score-sorted boxes greedy class-wise NMS keeps.
+    """Which of the score-sorted boxes greedy class-wise NMS keeps."""
 
-    Block by block, best first: a block settles who is kept in it, then removes what those
-    overlap in all later blocks. The time hardly depends on the boxes.
-    """
+    def cpu(boxes: Array, labels: Array, valid: Array) -> Array:
+        return by_blocks(boxes, labels, valid, threshold)
+
+    def default(boxes: Array, labels: Array, valid: Array) -> Array:
+        return all_at_once(boxes, labels, valid, threshold)
+
+    return by_platform(boxes, labels, valid, cpu=cpu, default=default)
+
+
+def by_blocks(
+    boxes: Float[Array, "n 4"],
+    labels: Int[Array, " n"],
+    valid: Bool[Array, " n"],
+    threshold: float,
+) -> Bool[Array, " n"]:
+    """The form for CPUs: block by block, best first. A block settles who is kept in it, then
+    removes what those overlap in all later blocks. The time hardly depends on the boxes."""
     keep, left = [], valid
     for start in range(0, len(boxes), BLOCK):
         here, later = slice(start, start + BLOCK), slice(start + BLOCK, None)
@@ -54,6 +72,23 @@ def suppress(
         left = left[BLOCK:] & ~killed.any(0)
         keep.append(kept)
     return jnp.concatenate(keep)
+
+
+def all_at_once(
+    boxes: Float[Array, "n 4"],
+    labels: Int[Array, " n"],
+    valid: Bool[Array, " n"],
+    threshold: float,
+) -> Bool[Array, " n"]:
+    """The form for accelerators: all boxes settle together, in one loop instead of one a block.
+
+    A GPU waits for the host whenever a loop asks whether to go on, so `STEPS` are made in between.
+    """
+    everything = slice(None)
+    overlaps = lax.optimization_barrier(
+        overlapping(boxes, labels, everything, everything, threshold)
+    )
+    return settle(valid, overlaps, STEPS)
 
 
 def overlapping(
@@ -70,11 +105,14 @@ def overlapping(
     return (shared > threshold * union) & (labels[rows][:, None] == labels[columns][None])
 
 
-def settle(valid: Bool[Array, " r"], overlaps: Bool[Array, "r r"]) -> Bool[Array, " r"]:
-    """Greedy suppression within one block: kept unless a kept, better box overlaps.
+def settle(
+    valid: Bool[Array, " r"], overlaps: Bool[Array, "r r"], steps: int = 1
+) -> Bool[Array, " r"]:
+    """Greedy suppression: kept unless a kept, better box overlaps.
 
     Iterating this from "all kept" reaches its fixed point in as many steps as the longest chain of
-    suppressions, a handful for real detections, at most r.
+    suppressions, a handful for real detections, at most r. `steps` are made before each question
+    whether it is reached: more than are needed change nothing.
     """
     order = jnp.arange(len(valid))
     kills = overlaps & (order[:, None] < order[None])
@@ -84,8 +122,10 @@ def settle(valid: Bool[Array, " r"], overlaps: Bool[Array, "r r"]) -> Bool[Array
         return (keep != before).any()
 
     def body(state):
-        keep, _ = state
-        return valid & ~(kills & keep[:, None]).any(0), keep
+        keep, before = state
+        for _ in range(steps):
+            keep, before = valid & ~(kills & keep[:, None]).any(0), keep
+        return keep, before
 
     return lax.while_loop(again, body, body((valid, valid)))[0]
 

@@ -6,7 +6,7 @@ in it. `traced_for` says otherwise: for a device that is not here, or for severa
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -22,8 +22,8 @@ def traced_for(*platforms: str) -> AbstractContextManager[None]:
     return _platforms(platforms)
 
 
-def by_platform(*operands: jax.Array, cpu: Callable[..., T], default: Callable[..., T]) -> T:
-    """What `cpu` or `default` gives for the operands, by the platform that is traced for.
+def by_platform(*operands: Any, cpu: Callable[..., T], default: Callable[..., T]) -> T:
+    """What `cpu` or `default` gives for the operands (pytrees), by the platform traced for.
 
     A program that is traced for both CPUs and others has both, and chooses when it is lowered.
     """
@@ -33,3 +33,15 @@ def by_platform(*operands: jax.Array, cpu: Callable[..., T], default: Callable[.
     if set(platforms) == {"cpu"}:
         return cpu(*operands)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
+
+
+def of_each(one: Callable[[Any], T], images: Any) -> T:
+    """`one` of every image of a pytree: one after the other on a CPU, elsewhere all at once."""
+    return by_platform(
+        images, cpu=lambda each: lax.map(one, each), default=lambda each: whole(one, each)
+    )
+
+
+def whole(one: Callable[[Any], T], images: Any) -> T:
+    """`one` of all images at once. Nothing is fused across its border, as none is into a loop."""
+    return lax.optimization_barrier(jax.vmap(one)(images))

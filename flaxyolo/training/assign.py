@@ -9,8 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
+from flaxyolo.nn.platform import by_platform
+
 EPSILON = 1e-7
 """Keeps the divisions of CIoU finite for boxes without area (pixels, square pixels)."""
+PAIRS_AT_ONCE = 2**25
+"""Most pairs of an object's slot and a point that an accelerator works on at once: 128 MiB for each
+array of them, of which a handful lives when the activations of the step do."""
 
 
 class Objects(NamedTuple):
@@ -20,6 +25,27 @@ class Objects(NamedTuple):
     labels: Int[Array, "b g"]
     valid: Bool[Array, "b g"]
     """Which slots hold an object."""
+
+
+class Images(NamedTuple):
+    """What the assignment reads of a batch, or of one image."""
+
+    scores: Float[Array, "*b a k"]
+    boxes: Float[Array, "*b a 4"]
+    gt_boxes: Float[Array, "*b g 4"]
+    gt_labels: Int[Array, "*b g"]
+    gt_valid: Bool[Array, "*b g"]
+
+
+class _Pairs(NamedTuple):
+    """Objects with points, of an image or of several."""
+
+    overlap: Float32[Array, "*b g a"]
+    alignment: Float32[Array, "*b g a"]
+    candidate: Bool[Array, "*b g a"]
+    """Whether the point lies inside the object's box."""
+    wanted: Float32[Array, "*b g a"]
+    """The alignment of candidates, -1 of others."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,7 @@ def assign(
     objects: Objects,
     config: AssignConfig,
 ) -> Assignment:
-    """Give each object its best aligned anchor points, image by image, without gradients.
+    """Give each object of each image its best aligned anchor points, without gradients.
 
     `scores` are probabilities; boxes and points are in input pixels. An object chooses, among
     the points strictly inside its box, the `topk` of highest `score^alpha * CIoU^beta`; a point
@@ -83,13 +109,14 @@ def assign(
     so small or so thin that no point lies inside it gets no positive.
     """
 
-    def one_image(image):
-        return _assign_image(points, *image, config=config)
+    def cpu(images: Images) -> tuple[Array, Array]:
+        return one_by_one(points, images, config)
 
-    images = jax.tree.map(lax.stop_gradient, (scores, boxes, *objects))
-    # One image at a time: memory does not grow with the batch, and top_k stays two-dimensional,
-    # the only form XLA has a fast routine for on a CPU.
-    owner, score = lax.map(one_image, images)
+    def default(images: Images) -> tuple[Array, Array]:
+        return in_chunks(points, images, config)
+
+    images = jax.tree.map(lax.stop_gradient, Images(scores, boxes, *objects))
+    owner, score = by_platform(images, cpu=cpu, default=default)
     positive = owner >= 0
     row = jnp.maximum(owner, 0)
     owned_boxes = jnp.take_along_axis(objects.boxes, row[..., None], 1)
@@ -102,24 +129,63 @@ def assign(
     )
 
 
-def _assign_image(
+def one_by_one(
+    points: Float[Array, "a 2"], images: Images, config: AssignConfig
+) -> tuple[Int32[Array, "b a"], Float32[Array, "b a"]]:
+    """The form for CPUs: memory does not grow with the batch, and top_k stays two-dimensional,
+    the only form that XLA has a fast routine for there."""
+
+    def one_image(image: Images) -> tuple[Array, Array]:
+        pairs = _pairs(points, image, config)
+        return _share_out(pairs, _best(pairs.wanted, config.topk))
+
+    return lax.map(one_image, images)
+
+
+def in_chunks(
     points: Float[Array, "a 2"],
-    scores: Float[Array, "a k"],
-    boxes: Float[Array, "a 4"],
-    gt_boxes: Float[Array, "g 4"],
-    gt_labels: Int[Array, " g"],
-    gt_valid: Bool[Array, " g"],
-    *,
+    images: Images,
     config: AssignConfig,
+    most: int = PAIRS_AT_ONCE,
+) -> tuple[Int32[Array, "b a"], Float32[Array, "b a"]]:
+    """The form for accelerators: as many images at once as have `most` pairs, but at least one."""
+    count, slots = images.gt_labels.shape
+    passes = -(-count * slots * len(points) // most)
+    size = -(-count // passes)
+
+    def one_chunk(chunk: Images) -> tuple[Array, Array]:
+        pairs = jax.vmap(lambda image: _pairs(points, image, config))(chunk)
+        # Rows of all images under one another: XLA has a kernel for the best of a matrix's rows.
+        best = _best(pairs.wanted.reshape(-1, len(points)), config.topk)
+        return jax.vmap(_share_out)(pairs, best.reshape(pairs.wanted.shape))
+
+    if size == count:
+        return one_chunk(images)
+    even = count - count % size
+    chunks = jax.tree.map(lambda x: x[:even].reshape(-1, size, *x.shape[1:]), images)
+    parts = [jax.tree.map(lambda x: x.reshape(even, -1), lax.map(one_chunk, chunks))]
+    if even < count:
+        parts.append(one_chunk(jax.tree.map(lambda x: x[even:], images)))
+    return jax.tree.map(lambda *found: jnp.concatenate(found), *parts)
+
+
+def _pairs(points: Float[Array, "a 2"], image: Images, config: AssignConfig) -> _Pairs:
+    """Every object of one image with every point."""
+    scores, boxes = image.scores.astype(jnp.float32), image.boxes.astype(jnp.float32)
+    overlap = jnp.maximum(ciou(image.gt_boxes[:, None], boxes[None]), 0)
+    by_class = _power(scores, config.alpha).T[image.gt_labels]
+    alignment = by_class * _power(overlap, config.beta)
+    candidate = _contains(image.gt_boxes, points) & image.gt_valid[:, None]
+    return _Pairs(overlap, alignment, candidate, jnp.where(candidate, alignment, -1))
+
+
+def _share_out(
+    pairs: _Pairs, best: Bool[Array, "g a"]
 ) -> tuple[Int32[Array, " a"], Float32[Array, " a"]]:
-    """For each point the row of the object it learns (-1 for none) and its score."""
-    scores, boxes = scores.astype(jnp.float32), boxes.astype(jnp.float32)
-    overlap = jnp.maximum(ciou(gt_boxes[:, None], boxes[None]), 0)
-    alignment = _power(scores, config.alpha).T[gt_labels] * _power(overlap, config.beta)
-    candidate = _contains(gt_boxes, points) & gt_valid[:, None]
-    chosen = _best(jnp.where(candidate, alignment, -1), config.topk) & candidate
-    owner = _owner(chosen, overlap)
-    owned = jnp.arange(len(gt_boxes))[:, None] == owner[None]
+    """For each point of one image the row of the object it learns (-1 for none) and its score."""
+    overlap, alignment = pairs.overlap, pairs.alignment
+    owner = _owner(best & pairs.candidate, overlap)
+    owned = jnp.arange(len(overlap))[:, None] == owner[None]
     best_alignment = jnp.max(jnp.where(owned, alignment, 0), 1)
     best_overlap = jnp.max(jnp.where(owned, overlap, 0), 1)
     # No epsilon: alignments such as 0.02^6 are far below any fixed one, and would lose their score.

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from flaxyolo.config import Augmentation
-from flaxyolo.data.augment import DevicePixels, augment
+from flaxyolo.data.augment import DevicePixels, augment, mosaic_sources
+from flaxyolo.nn.platform import traced_for
+from tests.programs import equations
 
 SIZE = 96
 OFF = Augmentation(mosaic=1, hue=0, saturation=0, value=0, flip=0, translate=0, scale=0)
@@ -191,3 +193,31 @@ def test_mosaics_are_as_frequent_as_asked():
     assert 45 < several < 100  # of 160; a mosaic may show one image only
     made = run(pixels, strengths=strengths, mosaic=False)
     assert not (made.valid & (made.labels != jnp.arange(8)[:, None])).any()
+
+
+@pytest.mark.slow
+def test_all_images_at_once_are_those_of_one_after_the_other():
+    pixels, key = painted(6, objects=2), jax.random.key(3)
+    one_by_one = run(pixels, seed=3, strengths=Augmentation())
+    drawn = mosaic_sources(jnp.arange(6), key, 6, 0.5, jnp.asarray(True))
+    with traced_for("cuda"):
+        at_once = run(pixels, seed=3, strengths=Augmentation())
+        others = mosaic_sources(jnp.arange(6), key, 6, 0.5, jnp.asarray(True))
+    np.testing.assert_array_equal(drawn, others)
+    np.testing.assert_allclose(one_by_one.images, at_once.images, atol=1e-6)
+    np.testing.assert_allclose(one_by_one.boxes, at_once.boxes, atol=1e-4)
+    for name in ("labels", "valid", "dropped"):
+        np.testing.assert_array_equal(getattr(one_by_one, name), getattr(at_once, name))
+
+
+def test_an_accelerator_augments_without_a_loop():
+    pixels, key = painted(), jax.random.key(0)
+
+    def loops():
+        program = jax.make_jaxpr(augment, static_argnums=(3, 5))
+        traced = program(pixels, jnp.arange(4), key, Augmentation(), jnp.asarray(True), 16)
+        return len(list(equations(traced.jaxpr, "scan")))
+
+    assert loops() == 2
+    with traced_for("cuda"):
+        assert loops() == 0

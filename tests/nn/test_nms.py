@@ -12,9 +12,14 @@ from flaxyolo.nn.nms import (
     MIN_SCORE,
     top_pairs,
 )
+from flaxyolo.nn.platform import traced_for
+from tests.programs import equations
 
 # Compiled: op by op they take seconds.
 nms, suppress = jax.jit(module.nms), jax.jit(module.suppress, static_argnums=3)
+by_blocks, all_at_once = (
+    jax.jit(form, static_argnums=3) for form in (module.by_blocks, module.all_at_once)
+)
 batched_nms = jax.jit(module.batched_nms)
 
 
@@ -150,3 +155,31 @@ def test_a_batch_is_its_images_one_by_one():
     for i in range(3):
         for whole, single in zip(together, nms(scores[i], boxes[i]), strict=True):
             np.testing.assert_array_equal(whole[i], single)
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_both_forms_keep_the_same_boxes(count):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        boxes, labels = clusters(rng, count), rng.integers(0, 2, count)
+        case = boxes, labels, rng.random(count) < 0.9, 0.5
+        kept = by_blocks(*case)
+        np.testing.assert_array_equal(all_at_once(*case), kept)
+        assert count < 200 or 0 < kept.sum() < count / 2
+
+
+def test_both_forms_follow_a_chain_through_all_blocks():
+    # Each box overlaps the next alone, so every second one is kept, by a chain of 200.
+    left = np.arange(200, dtype=np.float32)
+    boxes = np.stack([left, 0 * left, left + 2, 0 * left + 1], 1)
+    for form in (by_blocks, all_at_once):
+        keep = form(boxes, jnp.zeros(200, int), jnp.ones(200, bool), 0.3)
+        np.testing.assert_array_equal(keep, np.arange(200) % 2 == 0)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 8), ("cuda", 1), ("tpu", 1)])
+def test_suppression_is_one_loop_on_an_accelerator(platform, loops):
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 2000, 3), (2, 2000, 4)))
+    with traced_for(platform):
+        program = jax.make_jaxpr(module.batched_nms)(*shapes)
+    assert sum(1 for _ in equations(program.jaxpr, "while")) == loops

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from flaxyolo.base.boxes import anchor_points
-from flaxyolo.training.assign import AssignConfig, Assignment, Objects, assign, ciou
+from flaxyolo.nn.platform import traced_for
+from flaxyolo.training.assign import (
+    AssignConfig,
+    Assignment,
+    Images,
+    Objects,
+    assign,
+    ciou,
+    in_chunks,
+    one_by_one,
+)
+from tests.programs import equations
 
 TAL = AssignConfig(topk=10, alpha=0.5, beta=6.0)
 jitted_assign = jax.jit(assign, static_argnames="config")
@@ -225,3 +236,45 @@ def test_ciou_equals_the_formula_on_pairs():
     np.testing.assert_allclose(
         ciou(jnp.array(a)[:, None], jnp.array(b)[None])[3, 7], loop_ciou(a[3], b[7]), rtol=1e-4
     )
+
+
+def in_forms(images):
+    """The points and the rest of a random case, as the two forms take them."""
+    case = random_case(7, images=images)
+    return jnp.array(case["points"]), Images(case["scores"], case["boxes"], *case["objects"])
+
+
+@pytest.mark.parametrize(("images", "most"), [(3, 2**25), (5, 2 * 12 * 336)])
+def test_chunks_of_images_are_assigned_as_one_by_one(images, most):
+    points, given = in_forms(images)
+    owner, score = jax.jit(lambda given: one_by_one(points, given, TAL))(given)
+    other, other_score = jax.jit(lambda given: in_chunks(points, given, TAL, most))(given)
+    assert owner.shape == other.shape == (images, 336)
+    assert (owner >= 0).sum() > 50
+    np.testing.assert_array_equal(owner, other)
+    np.testing.assert_allclose(score, other_score, rtol=1e-5)
+
+
+def test_a_chunk_holds_no_more_pairs_than_are_allowed():
+    points, given = in_forms(5)
+
+    def pairs(most):
+        """The most rows that one choice of the best points has, times the points."""
+        program = jax.make_jaxpr(lambda given: in_chunks(points, given, TAL, most))(given)
+        chosen = list(equations(program.jaxpr, "top_k"))
+        return max(equation.invars[0].aval.shape[0] for equation in chosen) * len(points)
+
+    assert pairs(2**25) == 5 * 12 * 336
+    for images in (1, 2, 3):
+        assert pairs(images * 12 * 336) <= images * 12 * 336
+    # One image is never parted.
+    assert pairs(1) == 12 * 336
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
+def test_an_accelerator_assigns_without_a_loop(platform, loops):
+    case = random_case(0)
+    points = jnp.array(case.pop("points"))
+    with traced_for(platform):
+        program = jax.make_jaxpr(lambda case: assign(points=points, **case, config=TAL))(case)
+    assert len(list(equations(program.jaxpr, "scan"))) == loops
