@@ -141,7 +141,7 @@ def killed(base):
     return base / "killed", *pair(base, "killed", dying=1)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_several_devices_train_as_one(base, alone, devices):
     name = f"devices{devices}"
     codes, logs = ended([begun(base, name, "--devices", str(devices), devices=4)])
@@ -180,6 +180,7 @@ def test_a_killed_process_ends_the_other_with_one_line(killed):
     assert "stack trace" not in logs[0]
 
 
+@pytest.mark.long
 def test_process_0_is_missed_too(base):
     codes, logs = pair(base, "headless", dying=0)
     assert codes == [-9, 75], logs
@@ -189,7 +190,14 @@ def test_process_0_is_missed_too(base):
     assert "stack trace" not in logs[1]
 
 
-@pytest.mark.parametrize("how", ["one device", "four devices", "two processes"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "one device",
+        pytest.param("four devices", marks=pytest.mark.long),
+        pytest.param("two processes", marks=pytest.mark.long),
+    ],
+)
 def test_the_same_command_goes_on_with_other_numbers(base, alone, killed, how):
     folder = base / how
     shutil.copytree(killed[0], folder)
@@ -203,6 +211,7 @@ def test_the_same_command_goes_on_with_other_numbers(base, alone, killed, how):
     assert_same(folder, alone)
 
 
+@pytest.mark.long
 def test_processes_of_different_commands_say_what_differs(base):
     codes, logs = pair(base, "odd", each=(("--seed", "1"), ("--seed", "2")))
     assert codes == [2, 2], logs
@@ -218,6 +227,7 @@ def test_bad_input_is_said_by_all(base):
         assert "a batch of 3 images does not divide by 2 devices" in log
 
 
+@pytest.mark.long
 def test_one_that_lacks_the_data_ends_all(base):
     codes, logs = pair(base, "less", each=((), ("--data", "coco:nowhere")))
     assert codes == [75, 2], logs
