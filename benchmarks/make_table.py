@@ -32,10 +32,9 @@ from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
 from flaxyolo.nn.detector import TrainedDetector, Weights
-from flaxyolo.scoring.average_precision import KEYS, scores_of
+from flaxyolo.scoring.average_precision import KEYS, coco_scores
+from flaxyolo.scoring.coco_matches import matched_by_size
 from flaxyolo.scoring.detect import run_detector
-from flaxyolo.scoring.evaluation import evaluated
-from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.ranges import screened_ranges
@@ -126,8 +125,8 @@ def scores_at(
     """Everything that a rung may be decided by."""
     began, data = time.perf_counter(), ready.data
     truth = ground_truth(data.val, data.class_names, data.category_ids)
-    evaluator = evaluated(truth, run_detector(detector, data.val, ready.val))
-    scores = scores_of(truth, evaluator)
+    found = run_detector(detector, data.val, ready.val)
+    scores = coco_scores(truth, found)
     scored = time.perf_counter()
     network = partial(compiled_network(detector.spec), detector.fused)
     loss = validation_loss(network, detector.spec, ready.val, config)
@@ -135,7 +134,7 @@ def scores_at(
     return {
         **{key: getattr(scores, key) for key in KEYS},
         "objective": objective.value(scores),
-        "objective_se": objective.standard_error(matched_by_size(evaluator)),
+        "objective_se": objective.standard_error(matched_by_size(truth, found)),
         "val_loss": loss,
         "evaluate_s": scored - began,
         "val_loss_s": lost - scored,

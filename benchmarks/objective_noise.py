@@ -24,8 +24,8 @@ from flaxyolo.base.detections import Detections
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.scoring.bootstrap import draw_weights
-from flaxyolo.scoring.evaluation import evaluated
-from flaxyolo.scoring.resamples import RESAMPLES, Matched, matched_by_size, resampled
+from flaxyolo.scoring.coco_matches import Matched, matched_by_size
+from flaxyolo.scoring.resamples import RESAMPLES, resampled
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 
 SIZES = ("small", "medium", "large")
@@ -142,7 +142,7 @@ def rows_of(source: str, skill: float) -> list[Row]:
     truth = ground_truth((*data.train, *data.val), data.class_names, data.category_ids)
     # Images of both splits may have the same name.
     truth = GroundTruth(**vars(truth) | {"image_ids": tuple(range(len(truth.image_ids)))})
-    sides = matched_by_size(evaluated(truth, made_up(truth, skill, random)))
+    sides = matched_by_size(truth, made_up(truth, skill, random))
     name = source.rpartition("/")[2]
     return [row for size in SIZES for row in judge(name, size, sides[size], random)]
 

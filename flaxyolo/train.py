@@ -4,11 +4,11 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -32,13 +32,14 @@ from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.spec import describe, to_dict
 from flaxyolo.training.begin import mend, to_mend
-from flaxyolo.training.distill import teacher_for
+from flaxyolo.training.distill import Teacher, teacher_for
 from flaxyolo.training.follow import Followers, LogFlag, flat
 from flaxyolo.training.history import Record, draw_curve, write_csv
 from flaxyolo.training.hosts import Hosts, sharers
-from flaxyolo.training.loop import DivergedError, StepReport, train
+from flaxyolo.training.loop import DivergedError, Epoch, StepReport, train
 from flaxyolo.training.meeting import Joined, Joining, leave
 from flaxyolo.training.metrics import epoch_metrics
+from flaxyolo.training.profile import profiling
 from flaxyolo.training.state import has_state
 from flaxyolo.training.writers import ready
 from flaxyolo.weights.checkpoint import BEST, SOURCE, load_detector, save_detector
@@ -104,6 +105,8 @@ class Flags:
     log: LogFlag = ()
     """Log each epoch there too, several if you like; csv gives metrics.csv, which is always
     written, the names that the others have (train/box_loss, val/map_50)."""
+    profile: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Trace a few steps into this folder for xprof or Perfetto; the dearest operations are told."""
     max_pixels: cli.MaxPixels = None
     """Most pixels of an image that is decoded."""
     allow_outside: cli.AllowOutside = False
@@ -184,13 +187,51 @@ def run_training(flags: Flags) -> None:
         run_together(flags, hosts)
 
 
+class Job(NamedTuple):
+    """A run, as each of its processes has it."""
+
+    flags: Flags
+    hosts: Hosts
+    dataset: Dataset
+    config: Config
+    feed: Feed
+    teacher: Teacher | None
+    begun: bool
+    """Whether it goes on."""
+
+    @property
+    def best(self) -> Path:
+        """Folder of the best detector."""
+        return self.flags.out / BEST
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its checkpoints tell of it."""
+        name = self.dataset.name
+        named = {"data": name, SOURCE: absolute(name)}
+        return named if self.teacher is None else named | {"teacher": self.teacher.fingerprint}
+
+    def epochs(self, **given: Any) -> Iterator[Epoch]:
+        """Train."""
+        config = self.config
+        return train(
+            config.detector,
+            self.feed,
+            self.dataset.class_names,
+            config.training,
+            run_dir=self.flags.out,
+            teacher=self.teacher,
+            hosts=self.hosts,
+            **given,
+        )
+
+
 def run_together(flags: Flags, hosts: Hosts) -> None:
     """What this process has of a run: process 0 reads and writes its folder, and validates."""
     if hosts.first:
         ready(flags.log, PROJECT)
     repair = flags.out / "repaired" if flags.repair else None
     dataset = hosts.first_before_others("data", lambda: read_dataset(flags.data, repair=repair))
-    named = {"data": dataset.name, SOURCE: absolute(dataset.name)}
     config = configure(flags, dataset)
     count = sharers(config.training.batch_size, hosts)
     settings = {name: str(value) for name, value in flat(to_dict(config)).items()}
@@ -199,9 +240,7 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
     if flags.teacher is not None:
         source = read_source(flags.teacher)
         teacher = teacher_for(source, config.detector, dataset.class_names)
-        named["teacher"] = teacher.fingerprint
-    state = flags.out / "state"
-    begun = hosts.of_first("has state", lambda: has_state(state))
+    begun = hosts.of_first("has state", lambda: has_state(flags.out / "state"))
     start = None
     if flags.init is not None and not begun and hosts.first:
         parent, names = read_source(flags.init), dataset.class_names
@@ -210,46 +249,32 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
     keep_compiled()
     size = config.detector.image_size
     feed = hosts.first_before_others("images", lambda: feed_of(flags, dataset, size, hosts))
-    if not hosts.first:
-        hosts.of_first("checked", lambda: None)
-        for _ in train(
-            config.detector,
-            feed,
-            dataset.class_names,
-            config.training,
-            run_dir=flags.out,
-            teacher=teacher,
-            hosts=hosts,
-        ):
-            pass
+    job = Job(flags, hosts, dataset, config, feed, teacher, begun)
+    if hosts.first:
+        lead(job, start)
         return
-    val = open_pixels(dataset, "val", size, keep=flags.images)
+    hosts.of_first("checked", lambda: None)
+    for _ in job.epochs():
+        pass
 
-    def check() -> None:
-        require(
-            preflight(
-                config.detector,
-                feed,
-                dataset.train,
-                dataset.class_names,
-                config.training,
-                fingerprint=dataset.fingerprint,
-                teacher=teacher,
-            )
-        )
 
-    hosts.of_first("checked", (lambda: None) if flags.no_preflight or begun else check)
-    initial = None if start is None else first_weights(*start, config, feed)
+def lead(job: Job, start: tuple[Source, Begun] | None) -> None:
+    """What process 0 does: check, train, validate, save, and tell."""
+    flags, config, dataset = job.flags, job.config, job.dataset
+    val = open_pixels(dataset, "val", config.detector.image_size, keep=flags.images)
+    checked = flags.no_preflight or job.begun
+    job.hosts.of_first("checked", (lambda: None) if checked else partial(check, job))
+    initial = None if start is None else first_weights(*start, config, job.feed)
     record = Record(flags.out / "metrics.jsonl")
-    if not begun:
+    if not job.begun:
         record.clear()
         for name in PICTURES:
             (flags.out / name).unlink(missing_ok=True)
     recorded = {row["epoch"] for row in record.rows()}
     logs = Followers(flags.log, flags.out, PROJECT)
-    logs.begin(anew=not begun)
+    logs.begin(anew=not job.begun)
     follow = partial(follow_record, logs, record, config, dataset)
-    with cli.steps_bar() as progress, logs:
+    with profiling(flags.profile) as profile, cli.steps_bar() as progress, logs:
         follow()
         task = progress.add_task("compiling", total=None)
 
@@ -261,40 +286,18 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
                 task, description=text, completed=done, total=step.steps * config.training.epochs
             )
 
-        epochs = train(
-            config.detector,
-            feed,
-            dataset.class_names,
-            config.training,
-            run_dir=flags.out,
-            report=report,
-            initial=initial,
-            teacher=teacher,
-            hosts=hosts,
-        )
-        for epoch in epochs:
+        for epoch in job.epochs(report=report, initial=initial, profile=profile):
             # A run that goes on begins with the epoch that was saved last.
             if epoch.number in recorded:
                 continue
-            last = epoch.number == config.training.epochs
             row = {
                 "epoch": epoch.number,
                 "seconds": round(epoch.seconds, 2),
                 **epoch.loss._asdict(),
             }
+            last = epoch.number == config.training.epochs
             if last or epoch.number % flags.evaluate_every == 0:
-                began = time.perf_counter()
-                scores = evaluate(
-                    epoch.detector, dataset.val, val, dataset.class_names, dataset.category_ids
-                ).to_dict()
-                best = max((r["map"] or 0 for r in record.rows() if "map" in r), default=-1.0)
-                row["evaluation_seconds"] = round(time.perf_counter() - began, 2)
-                row |= {key: value for key, value in scores.items() if key != "per_class"}
-                facts = named | {"epoch": epoch.number, "scores": scores}
-                if (scores["map"] or 0) > best:
-                    save_detector(flags.out / BEST, epoch.detector, facts)
-                if last:
-                    save_detector(flags.out / "last", epoch.detector, facts)
+                row |= validate(job, epoch, val, record, last=last)
             record.add(row)
             follow()
             if "map" in row:
@@ -302,15 +305,53 @@ def run_together(flags: Flags, hosts: Hosts) -> None:
             log.info("%s", ", ".join(f"{key} {_short(value)}" for key, value in row.items()))
         follow(ended=True)
     write_curve(flags.out, record, table="csv" not in flags.log)
+    tell_end(job, record, val)
+
+
+def check(job: Job) -> None:
+    """Pre-flight; InputError where a check fails."""
+    require(
+        preflight(
+            job.config.detector,
+            job.feed,
+            job.dataset.train,
+            job.dataset.class_names,
+            job.config.training,
+            fingerprint=job.dataset.fingerprint,
+            teacher=job.teacher,
+        )
+    )
+
+
+def validate(job: Job, epoch: Epoch, val: Pixels, record: Record, *, last: bool) -> dict[str, Any]:
+    """An epoch's scores for the record; its detector is saved where it is the best or the last."""
+    began, dataset = time.perf_counter(), job.dataset
+    scores = evaluate(
+        epoch.detector, dataset.val, val, dataset.class_names, dataset.category_ids
+    ).to_dict()
+    seconds = round(time.perf_counter() - began, 2)
+    best = max((row["map"] or 0 for row in record.rows() if "map" in row), default=-1.0)
+    facts = job.facts | {"epoch": epoch.number, "scores": scores}
+    if (scores["map"] or 0) > best:
+        save_detector(job.best, epoch.detector, facts)
+    if last:
+        save_detector(job.flags.out / "last", epoch.detector, facts)
+    numbers = {key: value for key, value in scores.items() if key != "per_class"}
+    return {"evaluation_seconds": seconds, **numbers}
+
+
+def tell_end(job: Job, record: Record, val: Pixels) -> None:
+    """Print the scores of the last and of the best epoch, and draw what the best one finds."""
+    out = job.flags.out
     scored = [row for row in record.rows() if "map" in row]
     best = max(scored, key=lambda row: row["map"] or 0)
     for name, row in (("last", scored[-1]), ("best", best)):
         parts = ("map", "map_50", "map_small", "map_medium", "map_large")
         figures = ", ".join(f"{part} {shown(row[part])}" for part in parts)
-        print(f"{name}: epoch {row['epoch']}, {figures}, in {flags.out / name}")
-    draw_outputs(flags.out, dataset, val, best)
-    print(f"pictures: {', '.join((CURVE, *PICTURES))} in {flags.out}")
-    print(f"next: {cli.command_line('evaluate', flags.out / BEST, '--data', flags.data)}")
+        print(f"{name}: epoch {row['epoch']}, {figures}, in {out / name}")
+    draw_outputs(out, job.dataset, val, best)
+    print(f"pictures: {', '.join((CURVE, *PICTURES))} in {out}")
+    print(f"next: {cli.command_line('evaluate', job.best, '--data', job.flags.data)}")
 
 
 def follow_record(

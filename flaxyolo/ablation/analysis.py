@@ -21,6 +21,7 @@ from flaxyolo.ablation.statistics import (
 from flaxyolo.base.detections import Detections
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring import bootstrap
+from flaxyolo.scoring.coco_matches import matched_by_size
 from flaxyolo.scoring.truth import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -255,9 +256,12 @@ def _compare_if_there(by_arm: list[list[Run]], key: str) -> Comparisons | None:
 def _resampled(
     truth: GroundTruth, detections: list[list[Detections]], resamples: int
 ) -> Float[np.ndarray, "k s b 2"]:
-    matches = [bootstrap.match(truth, of_run) for of_arm in detections for of_run in of_arm]
+    matched = [
+        matched_by_size(truth, of_run, ["all"])["all"] for of_arm in detections for of_run in of_arm
+    ]
     weights = bootstrap.draw_weights(len(truth.image_ids), resamples)
-    drawn = bootstrap.weighted_map(bootstrap.count_objects(truth), matches, weights)
+    runs = [of_run.found for of_run in matched]
+    drawn = bootstrap.weighted_map(matched[0].objects, runs, weights)
     return drawn.reshape(len(detections), len(detections[0]), resamples, 2)
 
 

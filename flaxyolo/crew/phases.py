@@ -29,10 +29,9 @@ from flaxyolo.data.feeds import Feed, Keep, open_feed, open_pixels
 from flaxyolo.data.sources import Dataset
 from flaxyolo.deploy.engines import program
 from flaxyolo.nn.detector import TrainedDetector, Weights
-from flaxyolo.scoring.average_precision import Scores, scores_of
+from flaxyolo.scoring.average_precision import Scores, coco_scores
+from flaxyolo.scoring.coco_matches import Matched, matched_by_size
 from flaxyolo.scoring.detect import run_detector
-from flaxyolo.scoring.evaluation import evaluated
-from flaxyolo.scoring.resamples import Matched, matched_by_size
 from flaxyolo.scoring.truth import GroundTruth, ground_truth
 from flaxyolo.spec import DetectorSpec
 from flaxyolo.training.begin import mend, to_mend
@@ -183,9 +182,8 @@ def scored(detector: TrainedDetector, ready: Prepared, entry: Entry) -> Scored:
     with entry.timed("evaluate"):
         detections = run_detector(detector, data.val, ready.val)
         truth = ground_truth(data.val, data.class_names, data.category_ids)
-        evaluator = evaluated(truth, detections)
-        matched = matched_by_size(evaluator)
-        return Scored(truth, detections, scores_of(truth, evaluator), matched)
+        scores = coco_scores(truth, detections)
+        return Scored(truth, detections, scores, matched_by_size(truth, detections))
 
 
 def validated(

@@ -1,5 +1,6 @@
 """Stem and stages: images to C2..C6."""
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -86,15 +87,17 @@ class Backbone(nnx.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[int, Float[Array, "b _ _ _"]]:
         """Features by level: `{2: C2, 3: C3, ...}`, the last output at each stride."""
         levels = {stride: level for level, stride in LEVEL_STRIDES.items()}
-        x = self.stem(images)
+        with jax.named_scope("stem"):
+            x = self.stem(images)
         if images.shape[1] != x.shape[1] * self.stem_stride:
             raise ValueError(
                 f"the stem gives {x.shape[1]} cells for {images.shape[1]} pixels, expected a "
                 f"stride of {self.stem_stride}; a stem of another has it in spec.STEM_STRIDES"
             )
         features = {}
-        for stage, stride in zip(self.stages, self.strides, strict=True):
-            x = stage(x)
+        for number, (stage, stride) in enumerate(zip(self.stages, self.strides, strict=True)):
+            with jax.named_scope(f"stage{number}"):
+                x = stage(x)
             if stride in levels:
                 features[levels[stride]] = x
         return features

@@ -76,12 +76,19 @@ class Detector(nnx.Module):
         self.head = Head(spec, conv=conv, rng=rng)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Predictions:
-        return self.head(self.pyramid(images))
+        return self.predictions(self.pyramid(images))
+
+    def predictions(self, features: list[Float[Array, "b _ _ _"]]) -> Predictions:
+        """What the head says of the P features."""
+        with jax.named_scope("head"):
+            return self.head(features)
 
     def pyramid(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
         """The P features, finest first, as the head receives them."""
-        features = self.backbone(images)
-        return self.neck([features[level] for level in self.spec.neck.levels])
+        with jax.named_scope("backbone"):
+            features = self.backbone(images)
+        with jax.named_scope("neck"):
+            return self.neck([features[level] for level in self.spec.neck.levels])
 
 
 def compute_dtype() -> DTypeLike:

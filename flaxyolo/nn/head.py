@@ -221,8 +221,10 @@ def predict_pair(
     spec: DetectorSpec, box: Any, cls: Any, features: list[Float[Array, "b _ _ _"]]
 ) -> Predictions:
     """What the box and class branches say of the features, with decoded boxes."""
-    logits = run_branches(cls, features)
-    raw = jnp.concatenate(run_branches(box, features), 1)
+    with jax.named_scope("cls"):
+        logits = run_branches(cls, features)
+    with jax.named_scope("box"):
+        raw = jnp.concatenate(run_branches(box, features), 1)
     objectness = raw[..., -1] if spec.head.objectness else None
     values = raw[..., :-1] if spec.head.objectness else raw
     distances = values.reshape(*values.shape[:2], 4, spec.head.bins)

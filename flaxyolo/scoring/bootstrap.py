@@ -1,104 +1,21 @@
 """Average precision of many resamples of the validation images: which images happened to be there?
 
-Detections are matched once per image, class and IoU threshold, as pycocotools does; a resample
-gives every image a weight, the number of times that it was drawn. At weights of one, the scores
-are those of pycocotools; at others, those of a data set in which images occur several times.
+Detections are matched once per image, class and IoU threshold (coco_matches.py); a resample gives
+every image a weight, the number of times that it was drawn. At weights of one, the scores are those
+of pycocotools; at others, those of a data set in which images occur several times.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from flaxyolo.base.detections import Detections
-from flaxyolo.scoring.matches import case_of
-from flaxyolo.scoring.truth import GroundTruth
+from flaxyolo.scoring.coco_matches import THRESHOLDS, Matches
 
 RESAMPLES = 1000
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 CHUNK = 64
 """Resamples at a time: their running sums stay in the processor's cache."""
-
-
-class Matches(NamedTuple):
-    """The detections of one class, best first, against its objects."""
-
-    image: Int[np.ndarray, " n"]
-    """Place of the image of each."""
-    hit: Bool[np.ndarray, "t n"]
-    """Whether it found an object, at each IoU threshold."""
-    ignored: Bool[np.ndarray, "t n"]
-    """Whether it lies on a crowd, and so counts neither way."""
-
-
-def count_objects(truth: GroundTruth) -> Int[np.ndarray, "c i"]:
-    """Objects that are no crowd, of each class in each image, both in the order of their ids."""
-    classes, images = _places(truth.category_ids), _places(truth.image_ids)
-    counts = np.zeros((len(classes), len(images)), np.int64)
-    single = ~truth.crowd
-    np.add.at(counts, (classes[truth.labels[single]], images[truth.image[single]]), 1)
-    return counts
-
-
-def match(truth: GroundTruth, detections: Detections) -> tuple[Matches, ...]:
-    """Match a run's detections with the objects of their class by COCO's rules, class by class.
-
-    Pairs, overlaps and the order of the detections are those of `matches`. The rest differs from
-    `matches.match`: there are ten thresholds, the best detections of each class count, of objects
-    that are overlapped alike the last is taken, and on a crowd an overlap of the threshold is
-    enough.
-    """
-    case = case_of(truth, detections, of_each_class=True)
-    found = case.found
-    hit = np.zeros((len(THRESHOLDS), len(found)), bool)
-    ignored = np.zeros_like(hit)
-    for pairs in case.pairs:
-        labels, objects = found.labels[pairs.found], truth.labels[pairs.truth]
-        crowd = truth.crowd[pairs.truth]
-        for label in np.intersect1d(labels, objects):
-            rows = np.flatnonzero(labels == label)
-            overlap = pairs.iou[rows][:, objects == label]
-            at = rows + pairs.found.start
-            hit[:, at], ignored[:, at] = _match_class(overlap, crowd[objects == label])
-    # In the order of the ids, as COCOeval: that decides between detections of equal score.
-    place = _places(truth.image_ids)[found.image]
-    of_class = []
-    for label in np.argsort(_places(truth.category_ids)):
-        mine = np.flatnonzero(found.labels == label)
-        mine = mine[np.lexsort((place[mine], -found.scores[mine]))]
-        of_class.append(Matches(place[mine], hit[:, mine], ignored[:, mine]))
-    return tuple(of_class)
-
-
-def _places(ids: Sequence[Any]) -> Int[np.ndarray, " n"]:
-    """The place of each once all are sorted."""
-    order = sorted(range(len(ids)), key=lambda index: ids[index])
-    places = np.empty(len(ids), np.int64)
-    places[order] = np.arange(len(ids))
-    return places
-
-
-def _match_class(
-    overlap: Float[np.ndarray, "n m"], crowd: Bool[np.ndarray, " m"]
-) -> tuple[Bool[np.ndarray, "t n"], Bool[np.ndarray, "t n"]]:
-    """Which of an image's detections of a class found an object, and which lie on a crowd."""
-    hit = np.zeros((len(THRESHOLDS), len(overlap)), bool)
-    ignored = np.zeros_like(hit)
-    single, crowds = overlap[:, ~crowd], overlap[:, crowd]
-    count = single.shape[1]
-    bars = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
-    free = np.ones((len(THRESHOLDS), count), bool)
-    for d in np.flatnonzero(overlap.max(1) >= bars[0, 0]):
-        if count:
-            reached = np.where(free & (single[d] >= bars), single[d], -1.0)
-            # The last of equally good ones, as pycocotools takes them.
-            chosen = count - 1 - reached[:, ::-1].argmax(1)
-            hit[:, d] = reached.max(1) >= 0
-            free[np.flatnonzero(hit[:, d]), chosen[hit[:, d]]] = False
-        ignored[:, d] = ~hit[:, d] & (crowds[d] >= bars).any(1)
-    return hit, ignored
 
 
 def draw_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Int[np.ndarray, "b i"]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from flaxyolo.scoring.bootstrap import draw_weights
+from flaxyolo.scoring.coco_matches import Matched
 from flaxyolo.scoring.matches import MIN_IOU
-from flaxyolo.scoring.resamples import Matched, resampled
+from flaxyolo.scoring.resamples import resampled
 from flaxyolo.scoring.thresholds import Curve, Point, Thresholds, point
 from flaxyolo.spec import parse
 

@@ -7,8 +7,7 @@ training every epoch. The tests compare them number by number.
 
 import contextlib
 import io
-from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,26 +17,18 @@ from flaxyolo.base.detections import Detections
 from flaxyolo.scoring.truth import GroundTruth
 
 Scorer = Literal["hotcoco", "pycocotools"]
-SIZES = ("all", "small", "medium", "large")
-"""COCO's ranges of areas, in its order."""
 
 
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What an evaluation has come to."""
 
-    def __init__(self, evaluator: Any, by_image: Callable[[], np.ndarray]):
-        self.stats: Float64[np.ndarray, 12] = np.asarray(evaluator.stats, float)
-        """COCO's twelve numbers; -1 where there is nothing to score."""
-        self.precision: Float64[np.ndarray, "t r c a m"] = np.asarray(evaluator.eval["precision"])
-        """By IoU, recall, class, size and limit of detections; -1 where the class has no object.
+    stats: Float64[np.ndarray, " 12"]
+    """COCO's twelve numbers; -1 where there is nothing to score."""
+    precision: Float64[np.ndarray, "t r c a m"]
+    """By IoU, recall, class, size and limit of detections; -1 where the class has no object.
 
-        Classes are in the order of their ids."""
-        self._by_image = by_image
-
-    @cached_property
-    def by_image(self) -> np.ndarray:
-        """COCOeval's record of each class, size and image, in the order of ids; None: nothing."""
-        return self._by_image()
+    Classes are in the order of their ids."""
 
 
 def evaluated(truth: GroundTruth, detections: Detections, scorer: Scorer = "hotcoco") -> Evaluation:
@@ -67,11 +58,6 @@ class _Order(NamedTuple):
     def categories(self) -> list[dict[str, Any]]:
         return [{"id": number, "name": str(number)} for number in range(1, len(self.label) + 1)]
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Classes, sizes and images."""
-        return len(self.label), len(SIZES), len(self.image)
-
 
 def _ranks(ids: tuple[int | str, ...]) -> Int[np.ndarray, " n"]:
     place = {number: rank for rank, number in enumerate(sorted(ids), 1)}
@@ -93,22 +79,7 @@ def _by_hotcoco(truth: GroundTruth, found: Detections, order: _Order) -> Evaluat
     )
     images, labels = order.image[found.image], order.label[found.labels]
     results = objects.loadRes(np.column_stack([images, found.xywh, found.scores, labels]))
-    evaluator = COCOeval(objects, results, "bbox")
-    evaluator.evaluate()
-    evaluator.accumulate()
-    evaluator.summarize()
-
-    def by_image() -> np.ndarray:
-        # What has neither objects nor detections may be missing, and the order is another one.
-        records = np.full(order.shape, None, object)
-        ranges = [tuple(map(float, one)) for one in evaluator.params.areaRng]
-        for one in evaluator.evalImgs:
-            if one is not None:
-                place = ranges.index(tuple(map(float, one["aRng"])))
-                records[one["category_id"] - 1, place, one["image_id"] - 1] = one
-        return records
-
-    return Evaluation(evaluator, by_image)
+    return _counted(COCOeval(objects, results, "bbox"))
 
 
 def _by_pycocotools(truth: GroundTruth, found: Detections, order: _Order) -> Evaluation:
@@ -130,17 +101,14 @@ def _by_pycocotools(truth: GroundTruth, found: Detections, order: _Order) -> Eva
         }
         side.createIndex()
         sides.append(side)
-    evaluator = COCOeval(*sides, iouType="bbox")
+    return _counted(COCOeval(*sides, iouType="bbox"))
+
+
+def _counted(evaluator: Any) -> Evaluation:
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
-
-    def by_image() -> np.ndarray:
-        records = np.empty(order.shape, object)
-        records.ravel()[:] = evaluator.evalImgs
-        return records
-
-    return Evaluation(evaluator, by_image)
+    return Evaluation(np.asarray(evaluator.stats, float), np.asarray(evaluator.eval["precision"]))
 
 
 def _records(

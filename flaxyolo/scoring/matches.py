@@ -1,6 +1,6 @@
 """Which detections and objects lie in one image and overlap, and which finds which by TIDE's rules.
 
-COCO's rules, of which the bootstrap resamples the outcome, are in bootstrap.py.
+COCO's rules are in coco_matches.py.
 """
 
 from dataclasses import replace
@@ -47,19 +47,15 @@ class Matches(NamedTuple):
     """Has found no object and lies in a crowd of its class: neither right nor wrong."""
 
 
-def case_of(truth: GroundTruth, detections: Detections, *, of_each_class: bool = False) -> Case:
+def case_of(truth: GroundTruth, detections: Detections) -> Case:
     """Sort the detections, and hold each against the objects of its image.
 
-    The best MOST_DETECTIONS of an image count, over all classes or of each class.
+    The best MOST_DETECTIONS of an image count, over all classes.
     """
     truth.check(detections)
     found = replace(detections, scores=detections.scores.astype(np.float64))
     found = found.part(np.lexsort((-found.scores, found.image)))
-    classes = len(truth.class_names)
-    group = found.image * classes + found.labels if of_each_class else found.image
-    order = np.argsort(group, kind="stable")
-    rank = np.empty(len(found), np.int64)
-    rank[order] = np.arange(len(found)) - np.searchsorted(group[order], group[order])
+    rank = np.arange(len(found)) - np.searchsorted(found.image, found.image)
     found = found.part(np.flatnonzero(rank < MOST_DETECTIONS))
     return Case(truth, found, _pairs(truth, found))
 
@@ -68,7 +64,7 @@ def match(case: Case, min_iou: float = MIN_IOU) -> Matches:
     """Let each detection, best first, take the free object of its class that it overlaps most.
 
     As in tidecv: of objects that it overlaps alike the first is taken, and to lie in a crowd it
-    has to overlap that by more than `min_iou`. COCO's rules differ: see `bootstrap.match`.
+    has to overlap that by more than `min_iou`. COCO's rules differ: coco_matches.py.
     """
     found = np.full(len(case.found), -1)
     in_crowd = np.zeros(len(case.found), bool)

@@ -14,7 +14,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.data.sources import Example
 from flaxyolo.scoring.average_precision import KEYS, Scores
 from flaxyolo.scoring.bootstrap import draw_weights
-from flaxyolo.scoring.resamples import RESAMPLES, Matched, resampled
+from flaxyolo.scoring.coco_matches import Matched
+from flaxyolo.scoring.resamples import RESAMPLES, resampled
 
 DEFAULT = "map_small + map_medium + map_large"
 MAX_LENGTH = 500

@@ -191,7 +191,7 @@ def ask(lesson: Lesson, weights: Fused, images: Float[Array, "b s s 3"], dtype: 
     network = nnx.merge(fused_graph(lesson.spec, dtype)[0], *weights)
     features = network.pyramid(images)
     theirs = [number for _, number in lesson.classes]
-    return seen(lesson, lesson.spec, theirs, network.head(features), features)
+    return seen(lesson, lesson.spec, theirs, network.predictions(features), features)
 
 
 def seen(

@@ -56,6 +56,7 @@ from flaxyolo.training.hosts import (
 )
 from flaxyolo.training.loss import LossTerms, detection_loss
 from flaxyolo.training.plan import Plan, make_optimizer, plan_run
+from flaxyolo.training.profile import Profile
 from flaxyolo.training.state import has_state, load_state, read_facts, save_state
 from flaxyolo.training.vectors import as_arrays, as_vector
 
@@ -153,21 +154,23 @@ def total_loss(
     network = nnx.merge(graph(spec, train=True, dtype=plan.dtype), params, stats)
     with randomness(own_key(key)):
         features = network.pyramid(batch.images)
-        predictions = network.head(features)
+        predictions = network.predictions(features)
     points, strides = anchor_points(spec.image_size, spec.strides)
-    terms = detection_loss(
-        predictions,
-        jnp.asarray(points),
-        jnp.asarray(strides),
-        Objects(batch.boxes, batch.labels, batch.valid),
-        AssignConfig(config.tal_topk, config.tal_alpha, config.tal_beta),
-    )
+    with jax.named_scope("loss"):
+        terms = detection_loss(
+            predictions,
+            jnp.asarray(points),
+            jnp.asarray(strides),
+            Objects(batch.boxes, batch.labels, batch.valid),
+            AssignConfig(config.tal_topk, config.tal_alpha, config.tal_beta),
+        )
     mean = config.box_gain * terms.box + config.class_gain * terms.cls + config.dfl_gain * terms.dfl
     if plan.lesson is not None:
         assert teacher is not None, "who has a lesson has a teacher"
         lesson, gains = plan.lesson, config.distillation
         ours = seen(lesson, spec, [own for own, _ in lesson.classes], predictions, features)
-        theirs = ask(lesson, teacher, batch.images, plan.dtype)
+        with jax.named_scope("teacher"):
+            theirs = ask(lesson, teacher, batch.images, plan.dtype)
         taught = teaching_loss(lesson, ours, theirs, projections or {}, gains.temperature)
         mean += weighted(taught, gains)
         terms = TaughtTerms(*terms, *taught)
@@ -221,16 +224,17 @@ def _step(
     config = plan.config
     epoch = state.step // plan.steps_per_epoch
     mosaic = epoch < config.epochs - config.augmentation.close_mosaic_epochs
-    batch = make_batch(
-        pixels,
-        indices,
-        seed=seed,
-        epoch=epoch,
-        config=config.augmentation,
-        mosaic=mosaic,
-        slots=plan.slots,
-        sources=kind.sources(len(indices)),
-    )
+    with jax.named_scope("batch"):
+        batch = make_batch(
+            pixels,
+            indices,
+            seed=seed,
+            epoch=epoch,
+            config=config.augmentation,
+            mosaic=mosaic,
+            slots=plan.slots,
+            sources=kind.sources(len(indices)),
+        )
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def loss(learnt: tuple[Any, dict[str, Any]]) -> tuple[Float[Array, ""], tuple[Terms, Any]]:
@@ -240,13 +244,15 @@ def _step(
     learnt = state.weights.params, state.projections
     (_, (terms, stats)), grads = jax.value_and_grad(loss, has_aux=True)(learnt)
     terms, grads = summed_over_devices((terms, grads))
-    updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, learnt)
-    changed: Any = optax.apply_updates(learnt, updates)
+    with jax.named_scope("optimizer"):
+        updates, optimizer = make_optimizer(plan).update(grads, state.optimizer, learnt)
+        changed: Any = optax.apply_updates(learnt, updates)
     params, projections = changed
     weights = Weights(params, stats)
     ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
-    vectors = Weights(*map(as_vector, weights))
-    ema: Any = optax.incremental_update(vectors, state.ema, 1 - config.ema_decay * ramp)
+    with jax.named_scope("average"):
+        vectors = Weights(*map(as_vector, weights))
+        ema: Any = optax.incremental_update(vectors, state.ema, 1 - config.ema_decay * ramp)
     dropped = summed_over_devices(batch.dropped)
     return TrainState(state.step + 1, weights, optimizer, ema, projections), terms, dropped
 
@@ -262,6 +268,7 @@ def train(
     initial: Weights | None = None,
     teacher: Teacher | None = None,
     hosts: Hosts = ALONE,
+    profile: Profile | None = None,
 ) -> Iterator[Epoch]:
     """Train, yielding every finished epoch; with `run_dir`, go on where an earlier run stopped.
 
@@ -269,7 +276,8 @@ def train(
     last one nothing else; any other run begins with `initial`, or with fresh weights. The state is
     saved under `run_dir/state` before an epoch is yielded, so what the caller does with an epoch
     may be done again after a crash, but is never lost. With a `teacher` its share of a step is told
-    in the log. InputError where an earlier run here had another teacher.
+    in the log; a `profile` traces some of the steps. InputError where an earlier run here had
+    another teacher.
 
     Where several `hosts` train together, all call this with the same arguments and yield the same
     epochs; process 0 alone reads and writes `run_dir`, and the others wait at the end of an epoch
@@ -297,6 +305,8 @@ def train(
     run = prepare(plan, hosts.from_first("state", state), feed, first, weights, hosts)
     step, state, batches = run if teacher is None else timed(run, plan, teacher.weights)
     hosts.together("compiled")
+    if profile is not None:
+        step = profile.over(step)
     for epoch in range(first, config.epochs):
         began = time.perf_counter()
         state, loss, dropped = run_epoch(step, plan, state, batches, epoch, report)

@@ -61,19 +61,29 @@ class Joined:
     def __init__(self, joining: Joining, devices: int | None):
         self.joining, self.devices = joining, devices
         self.aborts: Aborts | None = None
+        self.met = False
+
+    def _told(self, noise: str) -> str:
+        if self.met:
+            return _lost(noise)
+        return (
+            f"the processes have not met within {MEETING_S} s: see that all were started, with the "
+            "same number, and that process 0 can be reached from the others"
+        )
 
     def __enter__(self) -> Hosts:
         _require_whole(self.joining)
         if not self.joining.cluster and (self.joining.processes or 1) == 1:
             _warn_of_tasks()
             return Hosts(devices=self.devices)
-        self.aborts = Aborts(SIGNS, _lost, LOST)
+        self.aborts = Aborts(SIGNS, self._told, LOST)
         self.aborts.begin()
         try:
             _meet(self.joining, self.devices)
         except BaseException:
             self.aborts.end()
             raise
+        self.met = True
         hosts = Hosts(jax.process_count(), jax.process_index(), self.devices)
         log.info("process %d of %d", hosts.process, hosts.processes)
         return hosts

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from flaxyolo.scoring.average_precision import coco_scores
-from flaxyolo.scoring.bootstrap import count_objects, draw_weights, interval, match, weighted_map
+from flaxyolo.scoring.bootstrap import draw_weights, interval, weighted_map
+from flaxyolo.scoring.coco_matches import matched_by_size
 from tests.ablation.made import made_rows, made_truth
 from tests.scoring.judged import judged
 
@@ -13,7 +14,8 @@ def scores(truth, rows, weights=None):
     """mAP50-95 and mAP50 of one run, (b, 2)."""
     objects, found = judged(truth, rows)
     weights = np.ones((1, len(objects.image_ids)), np.int64) if weights is None else weights
-    return weighted_map(count_objects(objects), [match(objects, found)], weights)[0]
+    side = matched_by_size(objects, found, ["all"])["all"]
+    return weighted_map(side.objects, [side.found], weights)[0]
 
 
 def copies(truth, rows, weights):

@@ -7,9 +7,8 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.average_precision import coco_scores
+from flaxyolo.scoring.coco_matches import matched_by_size
 from flaxyolo.scoring.curves import STEPS, Curves, curves, intervals, thinned
-from flaxyolo.scoring.evaluation import evaluated
-from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.scoring.thresholds import curve
 from tests.scoring.test_thresholds import judged
 from tests.trials.made_study import scene
@@ -37,7 +36,7 @@ def test_what_was_not_found_and_classes_without_objects_have_no_line():
 
 def test_intervals_hold_the_score_and_are_as_wide_as_images_differ():
     truth, found = scene()
-    matched = matched_by_size(evaluated(truth, found))
+    matched = matched_by_size(truth, found)
     scores = coco_scores(truth, found)
     told = intervals(matched)
     # No object is large.
@@ -52,7 +51,7 @@ def test_intervals_hold_the_score_and_are_as_wide_as_images_differ():
 
 def test_they_are_read_back_as_they_were():
     truth, found = scene()
-    stored = curves(judged([(0, 0, 0.9)], [(0, 0)]), matched_by_size(evaluated(truth, found)))
+    stored = curves(judged([(0, 0, 0.9)], [(0, 0)]), matched_by_size(truth, found))
     again = Curves.from_dict(json.loads(json.dumps(stored.to_dict())))
     assert again == stored
     assert stored.best is not None

@@ -5,8 +5,8 @@ import pytest
 
 from flaxyolo.scoring.average_precision import KEYS, coco_scores
 from flaxyolo.scoring.bootstrap import draw_weights
-from flaxyolo.scoring.evaluation import evaluated
-from flaxyolo.scoring.resamples import matched_by_size, resampled
+from flaxyolo.scoring.coco_matches import matched_by_size
+from flaxyolo.scoring.resamples import resampled
 from tests.ablation.made import made_rows, made_truth
 from tests.scoring.judged import judged
 from tests.scoring.test_bootstrap import copies
@@ -14,7 +14,7 @@ from tests.scoring.test_bootstrap import copies
 
 def numbers(truth, rows, weights):
     """The twelve numbers, (b, 12), NaN where there is nothing."""
-    values = resampled(matched_by_size(evaluated(*judged(truth, rows))), KEYS, weights)
+    values = resampled(matched_by_size(*judged(truth, rows)), KEYS, weights)
     return np.stack([values[key] for key in KEYS], 1)
 
 
@@ -53,7 +53,7 @@ def test_a_size_that_was_not_drawn_has_no_score():
         ],
     }
     rows = np.array([[1, 0, 0, 9, 9, 0.9, 1]], float)
-    side = matched_by_size(evaluated(*judged(truth, rows)))
+    side = matched_by_size(*judged(truth, rows))
     values = resampled(side, ("map_small", "mar_small", "map"), np.array([[2, 0], [0, 2]]))
     np.testing.assert_array_equal(values["map_small"], [1, np.nan])
     np.testing.assert_array_equal(values["mar_small"], [1, np.nan])

@@ -8,8 +8,7 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.scoring.average_precision import KEYS, Scores
-from flaxyolo.scoring.evaluation import evaluated
-from flaxyolo.scoring.resamples import matched_by_size
+from flaxyolo.scoring.coco_matches import matched_by_size
 from flaxyolo.search.objective import DEFAULT, Objective, in_words, support, supported, thin
 from tests.scoring.judged import judged
 from tests.scoring.scenes import example
@@ -152,7 +151,7 @@ def one_object_an_image(images, found):
         ],
     }
     rows = np.array([[i, *box, 0.9, 1] for i in range(found)])
-    return matched_by_size(evaluated(*judged(truth, rows)))
+    return matched_by_size(*judged(truth, rows))
 
 
 def test_the_standard_error_of_found_or_not_is_binomial():

@@ -12,12 +12,11 @@ from flaxyolo.crew.record import FINAL, Entry
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.data.sources import Example
 from flaxyolo.scoring.average_precision import coco_scores
+from flaxyolo.scoring.coco_matches import matched_by_size
 from flaxyolo.scoring.curves import curves
 from flaxyolo.scoring.diagnosis import diagnose
-from flaxyolo.scoring.evaluation import evaluated
 from flaxyolo.scoring.matches import match
 from flaxyolo.scoring.mistakes import mistakes
-from flaxyolo.scoring.resamples import matched_by_size
 from flaxyolo.scoring.thresholds import thresholds
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.objective import Objective
@@ -140,7 +139,7 @@ def write_run(folder: Path, truth, found) -> None:
     folder.mkdir(parents=True)
     diagnosis = diagnose(truth, found)
     reached = thresholds(diagnosis.case, match(diagnosis.case))
-    matched = matched_by_size(evaluated(truth, found))
+    matched = matched_by_size(truth, found)
     content = {
         "errors": diagnosis.to_dict(),
         "curves": curves(reached, matched).to_dict(),

@@ -134,6 +134,17 @@ def read_coco(root: str) -> Source:
     holds one of them (`val` likewise; for `instances_default.json` also `images/default/`). A file
     name may also be a whole path. Ids of images and categories may be texts.
     """
+    # Millions of new objects, none of them garbage: looking for some takes most of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _read(root)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read(root: str) -> Source:
     if not root:
         raise InputError("--data: coco needs a folder, as in coco:path/to/folder")
     folder = expanded(root)
@@ -151,9 +162,9 @@ def read_coco(root: str) -> Source:
     for split, file in files.items():
         splits[split] = _records(listing, folder, split, file, labels)
         fingerprint.update(file.digest)
-        for listed in splits[split].images:
-            if isinstance(listed.image, Path):
-                fingerprint.update(file_state(listed.image, folder).encode())
+        files_of = (listed.image for listed in splits[split].images)
+        states = [file_state(one, folder) for one in files_of if isinstance(one, Path)]
+        fingerprint.update("".join(states).encode())
     class_names = {numbers[category]: name for category, name in names.items()}
     splits = _with_asides(
         listing, folder, files, splits, roots, namesakes(files["train"].path, class_names)
@@ -218,18 +229,12 @@ def _parse(path: Path) -> AnnotationFile:
         log.info("%s: reading %d MB of annotations", path, len(content) >> 20)
     doubled: list[dict[str, Any]] = []
 
-    # Millions of new objects, none of them garbage: looking for some takes most of the time.
-    collects = gc.isenabled()
-    gc.disable()
     try:
         data = load(content, doubled)
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected JSON in UTF-8, got other bytes") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {one_line(shortened(str(error)))}") from None
-    finally:
-        if collects:
-            gc.enable()
     for key in LISTS:
         records = data.get(key) if isinstance(data, dict) else None
         if not isinstance(records, list):
@@ -242,8 +247,9 @@ def _parse(path: Path) -> AnnotationFile:
         raise InputError(
             f"{path}: expected each key once, but one of {shown(list(data))} is there twice"
         )
-    digest, ours = hashlib.sha256(content).digest(), is_vouched_for(content)
-    file = AnnotationFile(path, digest, data, doubled, data.get("info"), ours)
+    digest = hashlib.sha256(content)
+    ours = is_vouched_for(digest.hexdigest())
+    file = AnnotationFile(path, digest.digest(), data, doubled, data.get("info"), ours)
     twice = {id(record) for record in doubled}
     for key in ("images", "categories"):
         for index, record in enumerate(data[key]):
@@ -429,13 +435,16 @@ def _with_asides(
     """The splits with the files beside their images that no annotation names, and more."""
     inside = f"{folder}{os.sep}"
     owners: dict[Path, str] = {}
+    seen: set[str] = set()
     read = {file.path for file in files.values()}
     for split, records in splits.items():
         for listed in records.images:
             if isinstance(listed.image, Path):
                 read.add(listed.image)
-                if f"{listed.image.parent}{os.sep}".startswith(inside):
+                place = os.path.dirname(str(listed.image))
+                if place not in seen and f"{place}{os.sep}".startswith(inside):
                     owners.setdefault(listed.image.parent, split)
+                seen.add(place)
     images = folder / "images"
     places = {images if images in place.parents else place for place in owners}
     found = left_over(places, read, owners)

@@ -91,7 +91,12 @@ class Listing:
         if os.path.isabs(written):
             path = Path(written)
             return path if self.has(path) else None
+        is_name = os.sep not in written and written not in ("", ".", "..")
         for folder in folders:
+            if is_name:
+                if written in self.names(str(folder)):
+                    return folder / written
+                continue
             path = folder / written
             if ".." in path.parts and not allow_outside() and not _is_inside(path, folders):
                 continue
