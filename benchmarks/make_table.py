@@ -27,7 +27,7 @@ from benchmarks.trained import CURVES, File, columns, read
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.measure import compiled_network, measure
-from flaxyolo.cost.measurement import versions
+from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.phases import Prepared, prepared
 from flaxyolo.data.sources import Dataset, read_dataset
@@ -260,6 +260,8 @@ def main() -> None:
         "ranges": [to_dict(one) for one in ranges],
         "inherit": arguments.inherit,
         "versions": versions(),
+        "device": device_name(),
+        "date": time.strftime("%Y-%m-%d"),
     }
     file = File(arguments.json, settings)
     if arguments.measure:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import optuna
 from jaxtyping import Float, Int
 
 from benchmarks.trained import CURVES, read
@@ -318,6 +319,7 @@ def main() -> None:
     """Print and keep the leads, by number of candidates."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("table", type=Path)
+    parser.add_argument("--budget-ms", type=float, nargs="+", help="others than the table's")
     parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES))
     parser.add_argument("--repeats", type=int, default=60, help="searches for each budget")
     parser.add_argument("--tables", type=int, default=100, help="resampled, for intervals")
@@ -325,8 +327,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings, land = landscape(arguments.table)
-    budgets = settings["budget_ms"]
+    budgets = arguments.budget_ms or settings["budget_ms"]
     if not enough(land, budgets):
         raise SystemExit(f"{arguments.table}: too few networks in a band of {budgets} ms")
     names = list(OTHERS)
@@ -334,6 +337,7 @@ def main() -> None:
     print(f"{len(land.features)} networks, {len(np.unique(land.families))} families; a seed adds "
           f"{land.residuals[:, 0, -1].std():.3f} to the objective at the end")  # fmt: skip
     result: dict[str, Any] = {"settings": settings, "networks": len(land.features),
+                              "budget_ms": budgets,
                               "noise": float(land.residuals[:, 0, -1].std()),
                               "rows": []}  # fmt: skip
     print("\n| candidates | epochs | against | lead, objective | 95 % | lead, SD of band | 95 % |"

@@ -213,6 +213,7 @@ def main() -> None:
     """Print and keep what each change gains."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("table", type=Path)
+    parser.add_argument("--budget-ms", type=float, nargs="+", help="others than the table's")
     parser.add_argument("--epochs", type=int, nargs="+", default=list(EPOCHS))
     parser.add_argument("--repeats", type=int, default=60, help="searches for each budget")
     parser.add_argument("--tables", type=int, default=60, help="resampled, for intervals")
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
     told, land = landscape_of(arguments.table)
-    budgets = told["budget_ms"]
+    budgets = arguments.budget_ms or told["budget_ms"]
     if not enough(land, budgets):
         raise SystemExit(f"{arguments.table}: too few networks in a band of {budgets} ms")
     chosen = variants(land.rungs[-1])
@@ -275,7 +276,8 @@ def main() -> None:
                   f"| {row['spreads']:+.2f} | {ends} |", flush=True)  # fmt: skip
     if arguments.json:
         result = {"table": str(arguments.table), "networks": len(land.features),
-                  "date": time.strftime("%Y-%m-%d"), "rows": rows}  # fmt: skip
+                  "budget_ms": budgets, "date": time.strftime("%Y-%m-%d"),
+                  "rows": rows}  # fmt: skip
         replace_file(arguments.json, json.dumps(result, indent=1) + "\n")
 
 

@@ -14,6 +14,9 @@ from filelock import FileLock
 
 DIGITS = 4
 """Of a number in the file."""
+BESIDE = {"device", "date"}
+"""Settings that tell where and when a table was begun: another device may go on with it, and every
+cost says where it was measured."""
 CURVES = "curves"
 """Of a network: a curve for each seed."""
 
@@ -32,9 +35,7 @@ class File:
             if not whole:
                 path.write_text("")
                 self._append(settings)
-            elif (found := json.loads(whole[0])) != rounded(settings):
-                differ = [key for key in {**settings, **found}
-                          if rounded(settings).get(key) != found.get(key)]  # fmt: skip
+            elif differ := differing(json.loads(whole[0]), rounded(settings)):
                 raise SystemExit(f"{path}: made with other settings: {', '.join(sorted(differ))}")
             elif len(whole) < len(lines):
                 path.write_bytes(b"".join(whole))
@@ -84,6 +85,12 @@ def columns(curve: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Points as columns of the same length, None where a point has no such number."""
     names = list(dict.fromkeys(name for point in curve for name in point))
     return {name: [point.get(name) for point in curve] for name in names}
+
+
+def differing(found: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Names of the settings by which two tables could not be one."""
+    names = {**settings, **found}.keys() - BESIDE
+    return [name for name in names if settings.get(name) != found.get(name)]
 
 
 def points(curve: dict[str, list[Any]]) -> list[dict[str, Any]]:

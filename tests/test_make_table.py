@@ -45,6 +45,9 @@ def test_half_a_line_is_cut_off_and_other_settings_are_refused(tmp_path):
     assert list(read(path).networks) == [0]
     File(path, {"epochs": 3, "data": "x"}).add(1, seed=0, curve=columns(CURVE))
     assert list(read(path).networks) == [0, 1]
+    elsewhere = {"epochs": 3, "data": "x", "device": "another", "date": "later"}
+    File(path, elsewhere).add(2, seed=0, curve=columns(CURVE))
+    assert list(read(path).networks) == [0, 1, 2]
     with pytest.raises(SystemExit, match="made with other settings: data, epochs, more"):
         File(path, {"epochs": 4, "data": "y", "more": 1})
 
