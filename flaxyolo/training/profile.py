@@ -86,7 +86,10 @@ class Profile:
                 self._begin()
             self.steps += 1
             if not self.tracing:
-                return step(*arguments)
+                given = step(*arguments)
+                if self.steps == SKIPPED:
+                    self._given = given
+                return given
             with jax.profiler.StepTraceAnnotation("train", step_num=self.steps):
                 given = step(*arguments)
             self._given = given
@@ -97,6 +100,9 @@ class Profile:
         return traced
 
     def _begin(self) -> None:
+        # A step that still runs would be traced as well, and counted as one of the others.
+        jax.block_until_ready(self._given)
+        self._given = None
         options = jax.profiler.ProfileOptions()
         # Every call in Python would be an event: a larger trace, of a slower run.
         options.python_tracer_level = 0
