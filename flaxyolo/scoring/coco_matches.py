@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int
 
 from flaxyolo.base.detections import Detections
 from flaxyolo.scoring.matches import MOST_DETECTIONS
-from flaxyolo.scoring.truth import GroundTruth
+from flaxyolo.scoring.truth import GroundTruth, places
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = {
@@ -92,7 +92,7 @@ class _Pairs(NamedTuple):
 
 
 def _case(truth: GroundTruth, detections: Detections) -> _Case:
-    images, classes = _places(truth.image_ids), _places(truth.category_ids)
+    images, classes = places(truth.image_ids), places(truth.category_ids)
     shape = len(classes), len(images)
     there = classes[truth.labels] * len(images) + images[truth.image]
     order = np.argsort(there, kind="stable")
@@ -109,14 +109,6 @@ def _case(truth: GroundTruth, detections: Detections) -> _Case:
     pairs = _overlapping(xywh, group, boxes, there, crowd)
     area = xywh[:, 2] * xywh[:, 3]
     return _Case(shape, there, truth.areas[order], crowd, group, area, rank, best, pairs)
-
-
-def _places(ids: tuple[int | str, ...]) -> Int[np.ndarray, " n"]:
-    """The place of each once all are sorted."""
-    order = sorted(range(len(ids)), key=lambda index: ids[index])
-    found = np.empty(len(ids), np.int64)
-    found[order] = np.arange(len(ids))
-    return found
 
 
 def _overlapping(

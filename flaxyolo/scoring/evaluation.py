@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from flaxyolo.base.detections import Detections
-from flaxyolo.scoring.truth import GroundTruth
+from flaxyolo.scoring.truth import GroundTruth, places
 
 Scorer = Literal["hotcoco", "pycocotools"]
 
@@ -37,7 +37,7 @@ def evaluated(truth: GroundTruth, detections: Detections, scorer: Scorer = "hotc
     ValueError where detections are of images or classes that the truth does not have.
     """
     truth.check(detections)
-    order = _Order(_ranks(truth.image_ids), _ranks(truth.category_ids))
+    order = _Order(places(truth.image_ids) + 1, places(truth.category_ids) + 1)
     by = _by_hotcoco if scorer == "hotcoco" else _by_pycocotools
     # Both print what they have counted.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -57,11 +57,6 @@ class _Order(NamedTuple):
     @property
     def categories(self) -> list[dict[str, Any]]:
         return [{"id": number, "name": str(number)} for number in range(1, len(self.label) + 1)]
-
-
-def _ranks(ids: tuple[int | str, ...]) -> Int[np.ndarray, " n"]:
-    place = {number: rank for rank, number in enumerate(sorted(ids), 1)}
-    return np.array([place[number] for number in ids], np.int64)
 
 
 def _by_hotcoco(truth: GroundTruth, found: Detections, order: _Order) -> Evaluation:

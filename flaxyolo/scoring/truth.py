@@ -71,3 +71,11 @@ def ground_truth(
         areas=areas,
         crowd=crowd,
     )
+
+
+def places(ids: Sequence[int | str]) -> Int[np.ndarray, " n"]:
+    """The place of each id once all are sorted, from 0 on."""
+    order = sorted(range(len(ids)), key=lambda index: ids[index])
+    found = np.empty(len(ids), np.int64)
+    found[order] = np.arange(len(ids))
+    return found
