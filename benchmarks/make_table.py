@@ -4,7 +4,9 @@ Networks are drawn so that the table of blocks expects them in the bands under t
 in turn, and one in OUTSIDE_EACH anywhere else up to the largest budget and a half. Each is trained
 as a sweep trains, the first of them with several seeds, which tells how much a seed makes. With
 `--inherit EPOCHS` all but the first are also trained for so many from the weights of the first,
-which is kept beside the file, as a sweep has its networks begin (the curve `inherited`).
+which is kept beside the file, as a sweep has its networks begin (the curve `inherited`). With
+`--parents N` as well the first N are trained from scratch, and the others, of which two in three
+are near it as a sweep proposes them, only with the weights of one of these.
 
 The file grows by a line for each run; the same command goes on with the next, whatever became of
 the last. Training small networks hardly uses a second core: several commands may fill one file,
@@ -14,8 +16,9 @@ the machine for itself.
 
 import argparse
 import logging
+import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,11 +40,13 @@ from flaxyolo.scoring.coco_matches import matched_by_size
 from flaxyolo.scoring.detect import run_detector
 from flaxyolo.scoring.truth import ground_truth
 from flaxyolo.search.objective import Objective, support, supported
+from flaxyolo.search.propose import WIDE_EACH
 from flaxyolo.search.ranges import screened_ranges
-from flaxyolo.search.screen import Judged, draw, judge
+from flaxyolo.search.relatives import relatives
+from flaxyolo.search.screen import Finish, Judged, draw, judge, neighbours
 from flaxyolo.search.setting import sweep_training
-from flaxyolo.search.space import Ranges, image_sizes_for, load_space, with_ranges
-from flaxyolo.spec import detector_from_dict, parse, to_dict
+from flaxyolo.search.space import Ranges, Suggest, image_sizes_for, load_space, with_ranges
+from flaxyolo.spec import DetectorSpec, detector_from_dict, parse, to_dict
 from flaxyolo.training.begin import mend, to_mend
 from flaxyolo.training.loop import DivergedError, train
 from flaxyolo.training.validation import validation_loss, weighted_sum
@@ -78,18 +83,20 @@ def inside(number: int) -> bool:
 
 
 def choose(judged: Sequence[Judged], budgets: Sequence[float], number: int) -> Judged:
-    """The network of this number: in the band of its turn's budget, or outside all of them."""
-    expected = np.array([one.latency.p95_ms for one in judged])
-    bands = [(expected >= BAND[0] * ms) & (expected <= BAND[1] * ms) for ms in budgets]
+    """The network of this number: in the band of its turn's budget, or outside all of them.
+
+    Where the draws hold none of those, it is the nearest to them in its expected latency.
+    """
+    expected = np.log([one.latency.p95_ms for one in judged])
+    low, high = np.log(np.multiply.outer(BAND, budgets))[:, :, None]
+    # How far each is above a band or below it, 0 inside.
+    off = np.maximum(np.maximum(expected - high, low - expected), 0.0)
     if inside(number):
-        wanted = bands[number % len(budgets)]
+        off = off[number % len(budgets)]
     else:
-        wanted = ~np.any(bands, axis=0) & (expected <= SLOWEST * max(budgets))
-    if not wanted.any():
-        where = "in the band" if inside(number) else "outside the bands"
-        raise SystemExit(f"none of {len(judged)} draws is expected {where} of network {number}")
+        off = np.maximum(expected - np.log(SLOWEST * max(budgets)), 0.0) + ~np.all(off, axis=0)
     # They come at random, so the first is as good as any.
-    return judged[int(np.flatnonzero(wanted)[0])]
+    return judged[int(off.argmin())]
 
 
 def curve(
@@ -141,19 +148,25 @@ def scores_at(
     }
 
 
+def inherit(ready: Prepared, parent: Source, config: TrainConfig) -> tuple[Weights, dict[str, Any]]:
+    """Weights that a network begins with as in a sweep, and what was done for them."""
+    began, seed = time.perf_counter(), config.seed
+    begun = begun_from(parent, ready.spec, seed, ready.data.class_names)
+    told: dict[str, Any] = {"share": begun.share}
+    weights = begun.weights
+    if (task := to_mend(ready.spec, parent, begun)) is not None:
+        fit = mend(task, ready.feed, config, parent, begun)
+        weights, told["mended"] = fit.weights, fit.after
+    told["mend_s"] = time.perf_counter() - began
+    return weights, told
+
+
 def inherited_row(
     ready: Prepared, parent: Source, objective: Objective, epochs: int, seed: int
 ) -> dict[str, Any]:
     """Train one network with the parent's weights, as a sweep does, scored after every epoch."""
-    began, data = time.perf_counter(), ready.data
-    config = sweep_training(epochs, mirror=data.mirror, seed=seed)
-    begun = begun_from(parent, ready.spec, seed, data.class_names)
-    row: dict[str, Any] = {"share": begun.share}
-    weights = begun.weights
-    if (task := to_mend(ready.spec, parent, begun)) is not None:
-        fit = mend(task, ready.feed, config, parent, begun)
-        weights, row["mended"] = fit.weights, fit.after
-    row["mend_s"] = time.perf_counter() - began
+    config = sweep_training(epochs, mirror=ready.data.mirror, seed=seed)
+    weights, row = inherit(ready, parent, config)
     row["curve"] = []
     try:
         for point in curve(ready, config, objective, (), weights):
@@ -183,13 +196,19 @@ def planned(networks: int, seeded: int, seeds: int, part: tuple[int, int]) -> It
             yield Work(number, seed)
 
 
-def one_curve(ready: Prepared, config: TrainConfig, objective: Objective, at: Sequence[int],
-              keep: Path | None = None) -> dict[str, Any]:  # fmt: skip
+def one_curve(
+    ready: Prepared,
+    config: TrainConfig,
+    objective: Objective,
+    at: Sequence[int],
+    initial: Weights | None = None,
+    keep: Path | None = None,
+) -> dict[str, Any]:
     """Train one network; where the loss diverges, `failed` says so."""
     began, found = time.perf_counter(), []
     told: dict[str, Any] = {}
     try:
-        for point in curve(ready, config, objective, at, keep=keep):
+        for point in curve(ready, config, objective, at, initial, keep):
             found.append(point)
     except DivergedError as error:
         told["failed"] = str(error)
@@ -200,6 +219,68 @@ def one_curve(ready: Prepared, config: TrainConfig, objective: Objective, at: Se
         "seconds": time.perf_counter() - began,
     }
     return {"curve": columns(kept), **told, **seconds}
+
+
+class Maker:
+    """Chooses networks and trains them, one run after the other."""
+
+    def __init__(self, arguments: argparse.Namespace, data: Dataset, objective: Objective,
+                 suggest: Suggest, ranges: Sequence[Ranges], table: LatencyTable):  # fmt: skip
+        self.arguments, self.data, self.objective = arguments, data, objective
+        self.suggest, self.ranges, self.table = suggest, ranges, table
+        self.finish: Finish = partial(replace, num_classes=len(data.class_names))
+        self.parents = arguments.parents or 1
+        self.filled = False
+
+    def parent_of(self, number: int) -> Path | None:
+        """Where the weights are that a network begins with, a parent's own; None without any."""
+        if not self.arguments.inherit:
+            return None
+        elder = number % self.parents
+        path: Path = self.arguments.json.with_suffix(f".parent{elder}")
+        if number >= self.parents and not path.exists():
+            raise SystemExit(f"{path}: not there; train it first (--networks {self.parents})")
+        return path
+
+    def choose(self, number: int, networks: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        """What is known of a new network: in its band, and near its parent two times in three."""
+        elder, turn = number % self.parents, number // self.parents
+        suggest = with_ranges(self.suggest, self.ranges[number % len(self.ranges)])
+        if not self.arguments.parents or turn % WIDE_EACH == 0:
+            pool = draw(suggest, POOL, number, finish=self.finish).drawn
+        else:
+            rng, known = random.Random(number), networks[elder]["params"]
+            pool = relatives(known, suggest, rng, POOL // 2, finish=self.finish)
+            pool += neighbours(known, suggest, rng, POOL // 2, finish=self.finish)
+        tried = {detector_from_dict(row["spec"]) for row in networks.values()}
+        pool = [one for one in pool if one.spec not in tried]
+        if not self.filled:
+            self.table.fill([one.spec for one in pool], self.arguments.fill)
+            self.table.save()
+            self.filled = True
+        judged = judge(pool, self.table, counts=False)
+        chosen = choose(judged, self.arguments.budget_ms, number)
+        return {"spec": to_dict(chosen.spec), "params": chosen.params,
+                "predicted_ms": chosen.latency.p95_ms, "in_band": inside(number)}  # fmt: skip
+
+    def train(self, spec: DetectorSpec, number: int, seed: int) -> dict[str, Any]:
+        """One run; with only one parent a run from its weights as well."""
+        given, parent = self.arguments, self.parent_of(number)
+        ready = prepared(spec, self.data, "auto")
+        child = parent is not None and number >= self.parents
+        only = child and given.parents > 0
+        epochs = given.inherit if only else given.epochs
+        config = sweep_training(epochs, mirror=self.data.mirror, seed=seed)
+        weights, told = None, {}
+        if only and parent is not None:
+            weights, told = inherit(ready, read_source(parent), config)
+        keep = parent if not child and not seed else None
+        row = one_curve(ready, config, self.objective, given.score_at, weights, keep)
+        if child and not only and not seed and parent is not None:
+            told["inherited"] = inherited_row(
+                ready, read_source(parent), self.objective, given.inherit, seed
+            )
+        return told | row
 
 
 def measured(file: File, data: Dataset) -> None:
@@ -227,6 +308,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--score-at", type=int, nargs="+", help="epochs (every one)", default=())
     parser.add_argument("--inherit", type=int, metavar="EPOCHS", help="also from the first's")
+    parser.add_argument("--parents", type=int, metavar="N", default=0,
+                        help="with --inherit: train others only from the first N")  # fmt: skip
     parser.add_argument("--budget-ms", type=float, nargs="+", default=[8.0])
     parser.add_argument("--sizes", type=int, nargs="+", help="input sizes (the space's choice)")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin none after so long")
@@ -234,6 +317,8 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="measure what is there, and end")
     parser.add_argument("--json", type=Path, required=True, help="the file, a line for each run")
     arguments = parser.parse_args()
+    if arguments.parents and not arguments.inherit:
+        parser.error("--parents: expected --inherit EPOCHS as well")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     end = time.monotonic() + 60 * arguments.minutes
@@ -250,7 +335,8 @@ def main() -> None:
     objective = supported(support(data.val))
     settings = {
         "what": "networks of a space, trained from scratch",
-        "data": data.name,
+        # Wherever they lie; the fingerprint tells them apart.
+        "data": Path(data.name.rpartition(":")[2]).name,
         "fingerprint": data.fingerprint,
         "space": "default" if arguments.space is None else str(arguments.space),
         "epochs": arguments.epochs,
@@ -259,6 +345,7 @@ def main() -> None:
         "objective": objective.text,
         "ranges": [to_dict(one) for one in ranges],
         "inherit": arguments.inherit,
+        "parents": arguments.parents or None,
         "versions": versions(),
         "device": device_name(),
         "date": time.strftime("%Y-%m-%d"),
@@ -266,8 +353,7 @@ def main() -> None:
     file = File(arguments.json, settings)
     if arguments.measure:
         return measured(file, data)
-    parent = arguments.json.with_suffix(".parent") if arguments.inherit else None
-    finish, filled = partial(replace, num_classes=classes), False
+    maker = Maker(arguments, data, objective, space, ranges, table)
     work = list(planned(arguments.networks, arguments.seeded, arguments.seeds, arguments.part))
     for place, (number, seed) in enumerate(work, 1):
         networks = file.networks
@@ -275,30 +361,9 @@ def main() -> None:
             continue
         if time.monotonic() >= end:
             break
-        if number in networks:
-            spec = detector_from_dict(networks[number]["spec"])
-            facts: dict[str, Any] = {}
-        else:
-            tried = {detector_from_dict(row["spec"]) for row in networks.values()}
-            suggest = with_ranges(space, ranges[number % len(ranges)])
-            pool = draw(suggest, POOL, number, finish=finish).drawn
-            pool = [one for one in pool if one.spec not in tried]
-            if not filled:
-                table.fill([one.spec for one in pool], arguments.fill)
-                table.save()
-                filled = True
-            judged = choose(judge(pool, table, counts=False), arguments.budget_ms, number)
-            spec = judged.spec
-            facts = {"spec": to_dict(spec), "params": judged.params,
-                     "predicted_ms": judged.latency.p95_ms, "in_band": inside(number)}  # fmt: skip
-        ready = prepared(spec, data, "auto")
-        config = sweep_training(arguments.epochs, mirror=data.mirror, seed=seed)
-        keep = parent if number == seed == 0 else None
-        row = one_curve(ready, config, objective, arguments.score_at, keep)
-        if parent is not None and number and not seed:
-            facts["inherited"] = inherited_row(
-                ready, read_source(parent), objective, arguments.inherit, seed
-            )
+        facts = {} if number in networks else maker.choose(number, networks)
+        spec = detector_from_dict((networks.get(number) or facts)["spec"])
+        row = maker.train(spec, number, seed)
         file.add(number, seed=seed, **facts, **row)
         last = row["curve"].get("objective", [0.0])[-1]
         log.info("%d of %d: network %d, seed %d, %d px, objective %.3f, %.0f s", place, len(work),

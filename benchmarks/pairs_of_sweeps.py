@@ -7,9 +7,10 @@ networks drawn at random in the band of the limit and all trained to the end, bo
 parent (`random-fresh`: both without). All are judged by the objective on the validation images: of
 the detector that each leaves in best/ ("shipped"), of its network trained again as it was, with
 seeds that chose nothing ("again"), and once more from fresh weights by one schedule ("from
-scratch"). Limits are GFLOPs, since a latency taken beside another job is none. Before the first
-pair the file says what difference so many pairs can show (`shows`): 2.6 standard errors, where
-differences scatter by `SPREAD`.
+scratch"). The limit is GFLOPs, or with `--budget-ms` the latency, which is then taken beside a
+sweep on the other core: longer than alone, and the same for both. Before the first pair the file
+says what difference so many pairs can show (`shows`): 2.6 standard errors, where differences
+scatter by `SPREAD`.
 
     python -m benchmarks.pairs_of_sweeps --compare random --seeds 10 --out runs/pairs --json FILE
 
@@ -77,11 +78,18 @@ SPREAD = 0.2
 POWER = 2.6
 
 
+def limit_flags(limits: argparse.Namespace) -> list[str]:
+    """Those of a sweep."""
+    if limits.budget_ms is not None:
+        return ["--budget-ms", f"{limits.budget_ms:g}"]
+    return ["--budget-gflops", f"{limits.budget_gflops:g}"]
+
+
 def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Path) -> None:
     """Run one sweep to its end, and write what it found to `folder`/row.json."""
     began = time.monotonic()
     command = [sys.executable, "-m", "flaxyolo.sweep", "--data", data, "--seed", str(seed),
-               "--budget-gflops", f"{limits.budget_gflops:g}", "--hours", f"{limits.hours:g}",
+               *limit_flags(limits), "--hours", f"{limits.hours:g}",
                "--seeds", "1", "--no-controls", "--no-preflight", "--trials", "99",
                "--out", str(folder), "--study", "study",
                *COMPARED[limits.compare][way]]  # fmt: skip
@@ -205,6 +213,7 @@ def main() -> None:
     parser.add_argument("--compare", choices=COMPARED, default="parents")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget-gflops", type=float, default=0.15)
+    parser.add_argument("--budget-ms", type=float, help="of the latency, instead of GFLOPs")
     parser.add_argument("--hours", type=float, default=0.25)
     parser.add_argument("--end-epochs", type=int, default=18)
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
@@ -220,7 +229,7 @@ def main() -> None:
     ways = COMPARED[arguments.compare]
     settings = {
         "what": f"{' against '.join(ways)}: sweeps as long, on a core each",
-        "data": arguments.data, "budget_gflops": arguments.budget_gflops,
+        "data": arguments.data, "limit": " ".join(limit_flags(arguments)),
         "hours": arguments.hours, "end_epochs": arguments.end_epochs, "flags": ways,
         "shows": round(POWER * SPREAD / math.sqrt(arguments.seeds), 3),
         "device": device_name(), "versions": versions(),

@@ -3,8 +3,9 @@
 A table of make_table.py has curves of some hundred networks, and of some of them for several seeds.
 A search sees of each network its curve and, drawn anew in every search, what one seed's curve
 differed by from the mean of its network's seeds; it ships what shows the best mean, and is judged
-by the table's own mean, which no draw has touched. What a sweep's workers are told decides
-(`next_job`: rungs, racing of seeds); the others train as many epochs:
+by the table's own mean, which no draw has touched. With `--before` it begins with what the
+networks of another table have shown on other data, as a new study does. What a sweep's workers are
+told decides (`next_job`: rungs, racing of seeds); the others train as many epochs:
 
   random_band    whole runs of random networks in the band under the budget, the best is shipped
   random_whole   the same of all that fit
@@ -12,6 +13,8 @@ by the table's own mean, which no draw has touched. What a sweep's workers are t
   ridge          whole runs in the band, every one after half of them the best by a plain ridge
   ninth          random networks in the band for a ninth of the schedule, the best one to the end
   slowest        the slowest that fits, one run
+  most_work      that with the most operations in the band, one run
+  best_of_all    the best in the band by the table's own mean, which no search can exceed
 
 Leads are in the objective and in standard deviations of it among the networks in the band, with
 95 % intervals by bootstrap over families of blocks and networks within them: another table might
@@ -24,6 +27,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +36,12 @@ from jaxtyping import Float, Int
 
 from benchmarks.trained import CURVES, read
 from flaxyolo.base.files import replace_file
+from flaxyolo.search.earlier import Scored
+from flaxyolo.search.experience import as_large
 from flaxyolo.search.features import family, features, matrix
 from flaxyolo.search.funnel import DEFAULTS, in_band, merits
 from flaxyolo.search.known import Known
-from flaxyolo.search.simulation import Simulation
+from flaxyolo.search.simulation import Simulation, named
 from flaxyolo.search.spending import rungs
 from flaxyolo.search.strategies import Search, ridge_scores, tpe
 from flaxyolo.search.surrogate import one_scale
@@ -53,6 +59,9 @@ class Curves(NamedTuple):
 
     objective: Float[np.ndarray, "n r"]
     box: Float[np.ndarray, "n r"]
+    """Loss of the epoch."""
+    mean_box: Float[np.ndarray, "n r"]
+    """Of all epochs up to it."""
     error: Float[np.ndarray, "n r"]
 
 
@@ -65,10 +74,14 @@ class Landscape(NamedTuple):
     latency_ms: Float[np.ndarray, " n"]
     families: Int[np.ndarray, " n"]
     rungs: tuple[int, ...]
+    work: Float[np.ndarray, " n"]
+    """Logarithms of the operations."""
     curves: Curves
     """Means over the seeds there are."""
-    residuals: Float[np.ndarray, "k 2 r"]
-    """Of single seeds from their network's mean: objective and box loss."""
+    residuals: Float[np.ndarray, "k 3 r"]
+    """Of single seeds from their network's mean: objective, box loss and mean box loss."""
+    elsewhere: tuple[Scored, ...] = ()
+    """What another table says, in this one's features."""
 
     def part(self, rows: Int[np.ndarray, " m"]) -> "Landscape":
         """Some of its networks; a seed adds what it adds."""
@@ -77,11 +90,15 @@ class Landscape(NamedTuple):
             codes=self.codes[rows],
             latency_ms=self.latency_ms[rows],
             families=self.families[rows],
+            work=self.work[rows],
             curves=Curves(*(each[rows] for each in self.curves)),
         )
 
-    def shown(self, rng: np.random.Generator) -> Known:
-        """The table as one search sees it: every run has a seed's luck."""
+    def shown(self, rng: np.random.Generator, *, mean_box: bool = False) -> Known:
+        """The table as one search sees it: every run has a seed's luck.
+
+        With `mean_box` the box losses at a rung are the means of all epochs up to it.
+        """
         drawn = self.residuals[rng.integers(len(self.residuals), size=(SEEDS, len(self.features)))]
         first = drawn[0]
         truth = self.curves.objective[:, -1]
@@ -95,27 +112,54 @@ class Landscape(NamedTuple):
             curves=self.curves.objective + first[:, 0],
             full=truth,
             seeds=seeds,
-            boxes=self.curves.box + first[:, 1],
+            boxes=self.curves.mean_box + first[:, 2] if mean_box else self.curves.box + first[:, 1],
             errors=self.curves.error,
         )
 
 
-def landscape(path: Path, at: tuple[int, ...] = ()) -> tuple[dict[str, Any], Landscape]:
-    """A table's settings, and its networks that were trained to the end and measured.
+class Trained(NamedTuple):
+    """The networks of a table that were measured and trained to the end."""
 
-    Their curves are known after the epochs `at`, by default the rungs of a sweep as long.
-    """
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+    features: list[dict[str, float]]
+
+    @property
+    def end(self) -> int:
+        """Epochs of a run."""
+        return int(self.settings["epochs"])
+
+
+def trained(path: Path) -> Trained:
+    """Read a table; what is left out is counted."""
     settings, networks = read(path)
-    end = settings["epochs"]
-    at = at or rungs(end)
     rows = [
         row
         for row in networks.values()
-        if "cost" in row and 0 in row[CURVES] and row[CURVES][0][-1]["epoch"] == end
+        if "cost" in row and 0 in row[CURVES] and row[CURVES][0][-1]["epoch"] == settings["epochs"]
     ]
     if len(rows) < len(networks):
         print(f"{path}: {len(networks) - len(rows)} networks are left out: not measured, or not "
               "trained to the end")  # fmt: skip
+    seen = [
+        features(detector_from_dict(row["spec"]), latency_ms=row["cost"]["latency_ms_p95"],
+                 params=row["cost"]["params"], gflops=row["cost"]["gflops"])
+        for row in rows
+    ]  # fmt: skip
+    return Trained(settings, rows, seen)
+
+
+def landscape(
+    path: Path, at: tuple[int, ...] = (), before: Path | None = None
+) -> tuple[dict[str, Any], Landscape]:
+    """A table's settings, and its networks that were trained to the end and measured.
+
+    Their curves are known after the epochs `at`, by default the rungs of a sweep as long. The ends
+    of another table, `before`, are what other data have shown.
+    """
+    table = trained(path)
+    settings, rows, end = table.settings, table.rows, table.end
+    at = at or rungs(end)
     if sum(len(row[CURVES]) > 1 for row in rows) < LEAST:
         raise SystemExit(f"{path}: too few networks with several seeds, of {len(rows)} in all")
     kept, residuals = [], []
@@ -126,11 +170,14 @@ def landscape(path: Path, at: tuple[int, ...] = ()) -> tuple[dict[str, Any], Lan
         kept.append(mean)
         if len(several) > 1:
             factor = math.sqrt(len(several) / (len(several) - 1))
-            residuals += [factor * (one - mean)[:2] for one in several]
-    seen = [
-        features(detector_from_dict(row["spec"]), latency_ms=row["cost"]["latency_ms_p95"],
-                 params=row["cost"]["params"], gflops=row["cost"]["gflops"])
-        for row in rows
+            residuals += [factor * (one - mean)[:3] for one in several]
+    other = None if before is None else trained(before)
+    others = [] if other is None else as_large(other.features, table.features)
+    columns_of_all = matrix([*table.features, *others])[1]
+    elsewhere = [] if other is None else [
+        Scored(-1 - place, row, fmean(curve[-1]["objective"] for curve in told[CURVES].values()), 1)
+        for place, (row, told) in enumerate(
+            zip(named(columns_of_all[len(rows) :]), other.rows, strict=True))
     ]  # fmt: skip
     curves = np.array(kept)
     names = sorted({name for row in rows for name in row["params"]})
@@ -139,22 +186,27 @@ def landscape(path: Path, at: tuple[int, ...] = ()) -> tuple[dict[str, Any], Lan
     codes = [codes_of(column, number) for column, number in zip(columns, ordered, strict=True)]
     kinds = [blocks_of(row["spec"]) for row in rows]
     return settings, Landscape(
-        features=matrix(seen)[1],
+        features=columns_of_all[: len(rows)],
+        elsewhere=tuple(elsewhere),
         codes=np.stack(codes, axis=1),
         ordered=ordered,
         latency_ms=np.array([row["cost"]["latency_ms_p95"] for row in rows]),
         families=np.unique(kinds, return_inverse=True)[1],
         rungs=at,
-        curves=Curves(curves[:, 0], curves[:, 1], curves[:, 2]),
+        work=np.array([each["log_gflops"] for each in table.features]),
+        curves=Curves(*curves.swapaxes(0, 1)),
         residuals=np.array(residuals),
     )
 
 
-def seed_curve(curve: list[dict[str, Any]], at: tuple[int, ...]) -> Float[np.ndarray, "3 r"]:
-    """Objective, box loss and standard error at the rungs."""
+def seed_curve(curve: list[dict[str, Any]], at: tuple[int, ...]) -> Float[np.ndarray, "4 r"]:
+    """Objective, box loss, its mean so far, and standard error at the rungs."""
     by_epoch = {point["epoch"]: point for point in curve}
-    return np.array([[by_epoch[epoch][key] for epoch in at]
-                     for key in ("objective", "box", "objective_se")])  # fmt: skip
+    boxes = [np.mean([by_epoch[epoch]["box"] for epoch in by_epoch if epoch <= rung])
+             for rung in at]  # fmt: skip
+    objective, box, error = ([by_epoch[rung][key] for rung in at]
+                             for key in ("objective", "box", "objective_se"))  # fmt: skip
+    return np.array([objective, box, boxes, error])
 
 
 def is_number(cell: str) -> bool:
@@ -185,6 +237,8 @@ class Task(NamedTuple):
     budget_ms: float
     epochs: int
     rng: np.random.Generator
+    work: Float[np.ndarray, " n"]
+    """Logarithms of the operations."""
 
     @property
     def runs(self) -> int:
@@ -248,6 +302,16 @@ def slowest(task: Task) -> int:
     return int(np.where(latency <= task.budget_ms, latency, -np.inf).argmax())
 
 
+def most_work(task: Task) -> int:
+    """That with the most operations in the band."""
+    return int(task.band[task.work[task.band].argmax()])
+
+
+def best_of_all(task: Task) -> int:
+    """The best in the band, as only the table knows."""
+    return int(task.band[task.known.full[task.band].argmax()])
+
+
 OTHERS: dict[str, Callable[[Task], int]] = {
     "random_band": random_band,
     "random_whole": random_whole,
@@ -255,6 +319,8 @@ OTHERS: dict[str, Callable[[Task], int]] = {
     "ridge": plain_ridge,
     "ninth": ninth,
     "slowest": slowest,
+    "most_work": most_work,
+    "best_of_all": best_of_all,
 }
 
 
@@ -279,11 +345,12 @@ def searched(
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, candidates, repeat, round(1000 * budget_ms)])
         known = land.shown(rng)
-        ours = Simulation(known, budget_ms, runs=candidates, finalists=FINALISTS, rng=rng)
+        ours = Simulation(known, budget_ms, runs=candidates, finalists=FINALISTS, rng=rng,
+                          elsewhere=[land.elsewhere] if land.elsewhere else [])  # fmt: skip
         ours.run()
         quality[OURS][repeat] = truth[ours.chosen()]
         epochs.append(ours.trained_epochs())
-        task = Task(known, budget_ms, epochs[-1], rng)
+        task = Task(known, budget_ms, epochs[-1], rng, land.work)
         for name in names:
             quality[name][repeat] = truth[OTHERS[name](task)]
     band = in_band(land.latency_ms, budget_ms, DEFAULTS.band)
@@ -320,6 +387,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("table", type=Path)
     parser.add_argument("--budget-ms", type=float, nargs="+", help="others than the table's")
+    parser.add_argument("--before", type=Path, help="a table of other data, ours' experience")
     parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES))
     parser.add_argument("--repeats", type=int, default=60, help="searches for each budget")
     parser.add_argument("--tables", type=int, default=100, help="resampled, for intervals")
@@ -328,7 +396,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings, land = landscape(arguments.table)
+    settings, land = landscape(arguments.table, before=arguments.before)
     budgets = arguments.budget_ms or settings["budget_ms"]
     if not enough(land, budgets):
         raise SystemExit(f"{arguments.table}: too few networks in a band of {budgets} ms")
@@ -336,7 +404,8 @@ def main() -> None:
     quick = [name for name in names if name != "tpe"]
     print(f"{len(land.features)} networks, {len(np.unique(land.families))} families; a seed adds "
           f"{land.residuals[:, 0, -1].std():.3f} to the objective at the end")  # fmt: skip
-    result: dict[str, Any] = {"settings": settings, "networks": len(land.features),
+    result: dict[str, Any] = {"settings": settings, "before": str(arguments.before or ""),
+                              "networks": len(land.features),
                               "budget_ms": budgets,
                               "noise": float(land.residuals[:, 0, -1].std()),
                               "rows": []}  # fmt: skip

@@ -10,6 +10,7 @@ among the networks in the band, with 95 % intervals by bootstrap over families a
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,9 @@ from jaxtyping import Bool, Float
 from benchmarks.replay_trained import FINALISTS, SEEDS, Landscape, enough, landscape, resampled
 from benchmarks.trained import read
 from flaxyolo.base.files import replace_file
+from flaxyolo.crew.record import Record
 from flaxyolo.search import funnel, schedule, simulation
+from flaxyolo.search.earlier import Scored, scored_candidates
 from flaxyolo.search.funnel import DEFAULTS, in_band
 from flaxyolo.search.simulation import Simulation
 from flaxyolo.search.spending import Spending, rungs
@@ -34,6 +37,8 @@ USUAL = "as it is"
 EPOCHS = (120, 240)
 MOST = 60
 """Candidates of a search."""
+MATCHED = 12
+"""Searches for each budget that tell how many epochs so many candidates take."""
 
 
 class Variant(NamedTuple):
@@ -45,6 +50,10 @@ class Variant(NamedTuple):
     """Epochs after which candidates wait for each other; empty: as usual."""
     finalists: int = FINALISTS
     seeds: int = SEEDS
+    mean_box: bool = False
+    """Whether the box losses are those of all epochs so far."""
+    elsewhere: bool = False
+    """Whether another table is what other data have shown."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +78,41 @@ def settings(**changed: Any) -> dict[str, Any]:
     }
 
 
-def by_score(scores: Float[np.ndarray, " n"], box: Float[np.ndarray, " n"]) -> np.ndarray:
+def by_score(scores: Float[np.ndarray, " n"], *_: Any) -> np.ndarray:
     """The score alone."""
     return scores
 
 
-def by_box(scores: Float[np.ndarray, " n"], box: Float[np.ndarray, " n"]) -> np.ndarray:
+def by_box(scores: Float[np.ndarray, " n"], box: Float[np.ndarray, " n"], *_: Any) -> np.ndarray:
     """The box loss alone."""
     return -box if np.isfinite(box).all() else scores
+
+
+def with_merits(
+    found: Sequence[Record], short_epochs: int, *, unscored: bool = False
+) -> list[Scored]:
+    """Scored candidates whose scores before the end are merits, as far apart as the scores were."""
+    scored = scored_candidates(found, short_epochs, unscored=unscored)
+    by_number = {each.number: each for each in found}
+    for share in {each.share for each in scored if each.share < 1}:
+        places = [place for place, each in enumerate(scored) if each.share == share]
+        if len(places) < 2:
+            continue
+        points = [by_number[scored[place].number].point_at(round(share * short_epochs))
+                  for place in places]  # fmt: skip
+        scores = np.array([scored[place].score for place in places])
+        boxes = np.array([point.loss.get("box", math.nan) for point in points if point], float)
+        merit = funnel.merits(scores, boxes)
+        spread = scores.std() or DEFAULTS.least_score
+        merit = scores.mean() + spread * (merit - merit.mean()) / (merit.std() or 1.0)
+        for place, value in zip(places, merit.tolist(), strict=True):
+            scored[place] = scored[place]._replace(score=value)
+    return scored
+
+
+def learning_from_merits() -> dict[str, Any]:
+    """What has the surrogate see merits before the end."""
+    return {f"{module}.scored_candidates": with_merits for module in ("simulation", "schedule")}
 
 
 def all_go_on(scores: Float[np.ndarray, " n"], *_: Any, **__: Any) -> Bool[np.ndarray, " n"]:
@@ -94,6 +130,10 @@ def variants(epochs: int) -> dict[str, Variant]:
     sixth, two_ninths, third, half, end = shares(epochs)
     return {
         USUAL: Variant({}),
+        "surrogate learns from merits": Variant(learning_from_merits()),
+        "the same, and rungs by mean box": Variant(learning_from_merits(), mean_box=True),
+        "rungs by mean box": Variant({}, mean_box=True),
+        "rungs by mean box alone": Variant({"schedule.merits": by_box}, mean_box=True),
         "never at random": Variant(settings(explore=0.0)),
         "one in three at random": Variant(settings(explore=0.34)),
         "band from 0.85 of the budget": Variant(settings(band=(0.85, 1.0))),
@@ -132,10 +172,10 @@ def standing_in(names: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def landscape_of(path: Path) -> tuple[dict[str, Any], Landscape]:
+def landscape_of(path: Path, before: Path | None = None) -> tuple[dict[str, Any], Landscape]:
     """A table with what its networks show at every rung of a change."""
     end = read(path).settings["epochs"]
-    return landscape(path, tuple(sorted({*rungs(end), *shares(end)})))
+    return landscape(path, tuple(sorted({*rungs(end), *shares(end)})), before)
 
 
 class Played(NamedTuple):
@@ -150,7 +190,7 @@ def play(
 ) -> Played:
     """One search, with the luck of this key."""
     rng = np.random.default_rng(key)
-    known = land.shown(rng)
+    known = land.shown(rng, mean_box=variant.mean_box)
     own = variant.rungs or rungs(land.rungs[-1])
     at = [land.rungs.index(rung) for rung in own]
     known = known._replace(
@@ -160,7 +200,10 @@ def play(
         errors=None if known.errors is None else known.errors[:, at],
     )
     with standing_in(variant.names):
-        search = Simulation(known, budget_ms, runs=candidates, finalists=variant.finalists, rng=rng)
+        search = Simulation(
+            known, budget_ms, runs=candidates, finalists=variant.finalists, rng=rng,
+            elsewhere=[land.elsewhere] if variant.elsewhere else [],
+        )  # fmt: skip
         search.spending = replace(search.spending, seeds=search.spending.seeds[: variant.seeds])
         search.spending = OtherRungs(**vars(search.spending), others=own)
         search.run()
@@ -177,7 +220,7 @@ def candidates_for(
         taken = [
             play(land, variant, ms, middle, (seed, 7, place, again)).epochs
             for place, ms in enumerate(budgets)
-            for again in range(4)
+            for again in range(MATCHED)
         ]
         low, high = (middle, high) if np.mean(taken) <= epochs else (low, middle)
     return low
@@ -218,15 +261,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60, help="searches for each budget")
     parser.add_argument("--tables", type=int, default=60, help="resampled, for intervals")
     parser.add_argument("--each", type=int, default=4, help="searches on each of these, a budget")
+    parser.add_argument("--before", type=Path, help="a table of other data: experience")
     parser.add_argument("--only", nargs="+", help="names of changes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
-    told, land = landscape_of(arguments.table)
+    told, land = landscape_of(arguments.table, arguments.before)
     budgets = arguments.budget_ms or told["budget_ms"]
     if not enough(land, budgets):
         raise SystemExit(f"{arguments.table}: too few networks in a band of {budgets} ms")
     chosen = variants(land.rungs[-1])
+    if land.elsewhere:
+        chosen["another table as experience"] = Variant({}, elsewhere=True)
     if arguments.only:
         chosen = {name: chosen[name] for name in (USUAL, *arguments.only)}
     rng = np.random.default_rng(arguments.seed)

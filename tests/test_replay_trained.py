@@ -34,7 +34,7 @@ def test_ours_finds_what_is_best_and_others_have_as_many_epochs(table):
     assert benchmark.leads([found], "random_whole")[0] > 0
     objective, spreads = benchmark.leads([found], "random_band")
     assert spreads == pytest.approx(objective / found.spread)
-    task = benchmark.Task(land.shown(np.random.default_rng(0)), BUDGET, 100, None)
+    task = benchmark.Task(land.shown(np.random.default_rng(0)), BUDGET, 100, None, land.work)
     assert task.runs == 3
 
 

@@ -73,6 +73,7 @@ def propose(
     turn: int,
     rng: np.random.Generator,
     earlier: Sequence[Runs] = (),
+    elsewhere: Sequence[Runs] = (),
     settings: FunnelSettings = DEFAULTS,
 ) -> Choice:
     """The candidate to try as number `turn`, counted from 0, in the band under the budget.
@@ -80,14 +81,18 @@ def propose(
     It is the one with the greatest expected improvement over the best score so far (Jones,
     Schonlau and Welch 1998), and every tenth turn a random one. Where no candidate is in the band,
     all that fit are considered, and without one that fits there is a ValueError. Runs of `earlier`
-    studies of the same data count from the first turn on, each study in its own unit.
+    studies of the same data count from the first turn on, each study in its own unit. Without any,
+    runs of studies `elsewhere`, on other data, do; they may be wrong about these, so every other
+    turn is a random one until the study's own runs tell something.
     """
     places = in_band(candidates.latency_ms, budget_ms, settings.band)
     own = in_one_unit(runs)
-    most = max(settings.first, settings.most_rows // max(1, len(earlier)))
-    others = [thinned(in_one_unit(study), most) for study in earlier]
-    others = [study for study in others if _tells(study, settings)]
-    if not (others or _tells(own, settings)) or _explores(turn, settings.explore):
+    others = _telling(earlier, settings)
+    foreign = not others
+    if foreign:
+        others = _telling(elsewhere, settings)
+    doubted = not others or (foreign and turn % 2 == 1)
+    if (doubted and not _tells(own, settings)) or _explores(turn, settings.explore):
         return Choice(int(rng.choice(places)), "explore", None)
     if not _tells(own, settings):
         # Too few to have a unit of their own beside earlier studies: they only take up their place.
@@ -263,6 +268,13 @@ def _predict(
         scores = np.concatenate([scores, expected])
         noise = np.concatenate([noise, np.ones(len(waiting))])
     return predict(stacked, rows, scores, places, noise=noise, study=study)
+
+
+def _telling(studies: Sequence[Runs], settings: FunnelSettings) -> list[Own]:
+    """Of other studies those that tell something, thinned to so many runs in all."""
+    most = max(settings.first, settings.most_rows // max(1, len(studies)))
+    thin = [thinned(in_one_unit(study), most) for study in studies]
+    return [study for study in thin if _tells(study, settings)]
 
 
 def _tells(study: Own, settings: FunnelSettings) -> bool:

@@ -18,6 +18,7 @@ from flaxyolo.crew.record import Record
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.controls import drawn
 from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
+from flaxyolo.search.experience import Table, experience
 from flaxyolo.search.family import as_wished
 from flaxyolo.search.features import features, matrix
 from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
@@ -100,6 +101,23 @@ class Proposer:
             inherited=sweep.initial is not None,
             engine=sweep.engine,
         )
+
+    @cached_property
+    def experience(self) -> tuple[Table, ...]:
+        """What networks from fresh weights have shown on other data.
+
+        Nothing where these data have been studied before, and nothing with a parent: its children
+        score by how much of it they have.
+        """
+        if self.earlier or self.sweep.initial is not None:
+            return ()
+        tables = experience()
+        log.info(
+            "what %d networks have shown on other data (%s) counts until this study knows better",
+            sum(len(table.scores) for table in tables),
+            ", ".join(table.data for table in tables),
+        )
+        return tables
 
     def learn(self, record: Record) -> None:
         """Add a measured network to the table, which the next proposal or `save` saves."""
@@ -224,10 +242,11 @@ class Proposer:
         if zero_cost:
             rows = [{**row, **scores} for row, scores in zip(rows, zero_cost, strict=True)]
         own = scored_candidates(found, self.sweep.spending.short_epochs, unscored=True)
-        others = [each for study in self.earlier for each in study]
+        elsewhere = [table.scored(rows) for table in self.experience]
+        others = [each for study in (*self.earlier, *elsewhere) for each in study]
         _, values = matrix([*rows, *(each.features for each in (*own, *others))])
         studies, place = [], len(rows)
-        for study in (own, *self.earlier):
+        for study in (own, *self.earlier, *elsewhere):
             studies.append(as_runs(study, values[place : place + len(study)]))
             place += len(study)
         latencies = np.array([self._latency(each) for each in short])
@@ -238,7 +257,8 @@ class Proposer:
             budget_ms=max(self._limit(), float(latencies.min())),
             turn=turn,
             rng=np.random.default_rng(seed),
-            earlier=studies[1:],
+            earlier=studies[1 : 1 + len(self.earlier)],
+            elsewhere=studies[1 + len(self.earlier) :],
         )
 
     def _best(

@@ -4,14 +4,15 @@ It is told what to do by the `next_job` that tells a sweep's workers, rungs incl
 the jobs out by reading: what a table says of a search is what a sweep would have done.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import FINAL, Record
-from flaxyolo.search.earlier import as_runs, scored_candidates
+from flaxyolo.search.earlier import Scored, as_runs, scored_candidates
 from flaxyolo.search.features import matrix
 from flaxyolo.search.funnel import Candidates, propose
 from flaxyolo.search.known import Known
@@ -22,8 +23,18 @@ ROW = "row"
 """The one parameter of a candidate: its line of the table."""
 
 
+def named(features: Float[np.ndarray, "n f"]) -> list[dict[str, float]]:
+    """Rows of a table as features of candidates."""
+    names = [f"column {place:03d}" for place in range(features.shape[1])]
+    return [dict(zip(names, row, strict=True)) for row in features.tolist()]
+
+
 class Simulation:
-    """The records of a search over the networks of a table inside a budget."""
+    """The records of a search over the networks of a table inside a budget.
+
+    What studies `elsewhere`, on other data, scored counts as in a sweep; their features are columns
+    of the table's.
+    """
 
     def __init__(
         self,
@@ -33,8 +44,10 @@ class Simulation:
         runs: int,
         finalists: int,
         rng: np.random.Generator,
+        elsewhere: Sequence[Sequence[Scored]] = (),
     ):
         self.known, self.budget_ms, self.rng = known, budget_ms, rng
+        self.elsewhere = elsewhere
         short = known.rungs[-1]
         self.spending = Spending(
             trials=runs,
@@ -45,8 +58,7 @@ class Simulation:
             seeds=tuple(range(1 if known.seeds is None else known.seeds.shape[1])),
         )
         self.rest = np.flatnonzero(known.latency_ms <= budget_ms)
-        names = [f"column {place:03d}" for place in range(known.features.shape[1])]
-        self.features = [dict(zip(names, row, strict=True)) for row in known.features.tolist()]
+        self.features = named(known.features)
         self.records: list[Record] = []
 
     def run(self) -> Int[np.ndarray, " k"]:
@@ -73,13 +85,19 @@ class Simulation:
         """Add the funnel's choice among the lines that are left."""
         own = scored_candidates(self.records, self.spending.short_epochs, unscored=True)
         rows = [self.features[row] for row in self.rest]
-        _, values = matrix([*rows, *(candidate.features for candidate in own)])
+        others = [each for study in self.elsewhere for each in study]
+        _, values = matrix([*rows, *(candidate.features for candidate in (*own, *others))])
+        studies, place = [], len(rows)
+        for study in (own, *self.elsewhere):
+            studies.append(as_runs(study, values[place : place + len(study)]))
+            place += len(study)
         choice = propose(
             Candidates(values[: len(rows)], self.known.latency_ms[self.rest]),
-            as_runs(own, values[len(rows) :]),
+            studies[0],
             budget_ms=self.budget_ms,
             turn=len(self.records),
             rng=self.rng,
+            elsewhere=studies[1:],
         )
         row = int(self.rest[choice.place])
         self.rest = np.delete(self.rest, choice.place)
