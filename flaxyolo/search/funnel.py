@@ -82,17 +82,15 @@ def propose(
     Schonlau and Welch 1998), and every tenth turn a random one. Where no candidate is in the band,
     all that fit are considered, and without one that fits there is a ValueError. Runs of `earlier`
     studies of the same data count from the first turn on, each study in its own unit. Without any,
-    runs of studies `elsewhere`, on other data, do; they may be wrong about these, so every other
-    turn is a random one until the study's own runs tell something.
+    runs of studies `elsewhere`, on other data, do; where the first few they led to have all the same
+    score, they are no help, and turns are random until the study's own runs tell something.
     """
     places = in_band(candidates.latency_ms, budget_ms, settings.band)
     own = in_one_unit(runs)
     others = _telling(earlier, settings)
-    foreign = not others
-    if foreign:
+    if not others and (len(own.scores) < settings.first or _tells(own, settings)):
         others = _telling(elsewhere, settings)
-    doubted = not others or (foreign and turn % 2 == 1)
-    if (doubted and not _tells(own, settings)) or _explores(turn, settings.explore):
+    if not (others or _tells(own, settings)) or _explores(turn, settings.explore):
         return Choice(int(rng.choice(places)), "explore", None)
     if not _tells(own, settings):
         # Too few to have a unit of their own beside earlier studies: they only take up their place.

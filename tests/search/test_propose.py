@@ -90,7 +90,7 @@ def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
         (latency,) = table.predict([spec])
         assert 0.7 * 1.4 <= latency.upper("p95", propose.CONFIDENCE) <= 1.4
         assert proposal.predicted_ms == latency.p95_ms
-        assert proposal.origin == ("explore" if turn % 2 else "surrogate")
+        assert proposal.origin == "surrogate", "other data tell it something before any run"
         assert 0 < proposal.screened <= 60
     assert table.filled > 0
 
