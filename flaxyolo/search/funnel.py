@@ -82,8 +82,8 @@ def propose(
     Schonlau and Welch 1998), and every tenth turn a random one. Where no candidate is in the band,
     all that fit are considered, and without one that fits there is a ValueError. Runs of `earlier`
     studies of the same data count from the first turn on, each study in its own unit. Without any,
-    runs of studies `elsewhere`, on other data, do; where the first few they led to have all the same
-    score, they are no help, and turns are random until the study's own runs tell something.
+    runs of studies `elsewhere`, on other data, do; where the first few they led to all have the
+    same score, they are no help, and turns are random until the study's own runs tell something.
     """
     places = in_band(candidates.latency_ms, budget_ms, settings.band)
     own = in_one_unit(runs)
