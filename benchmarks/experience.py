@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.replay_trained import trained
+from benchmarks.landscape import trained
 from benchmarks.trained import CURVES, rounded
 from flaxyolo.base.files import replace_file
 from flaxyolo.search.experience import FILE, Table

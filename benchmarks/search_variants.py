@@ -23,7 +23,8 @@ from unittest.mock import patch
 import numpy as np
 from jaxtyping import Bool, Float
 
-from benchmarks.replay_trained import FINALISTS, SEEDS, Landscape, enough, landscape, resampled
+from benchmarks.landscape import SEEDS, Landscape, enough, landscape, resampled
+from benchmarks.replay_trained import FINALISTS
 from benchmarks.trained import read
 from flaxyolo.base.files import replace_file
 from flaxyolo.crew.record import Record

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import replay_trained as benchmark
+from benchmarks.landscape import landscape, resampled
 from tests.made_table import BUDGET, NETWORKS, made_table
 
 
@@ -15,18 +16,18 @@ def table(tmp_path_factory):
 
 
 def test_a_table_is_read_with_the_luck_of_its_seeds(table):
-    settings, land = benchmark.landscape(table)
+    settings, land = landscape(table)
     assert settings["data"] == "made up"
     assert land.rungs == (3, 9, 27)
     assert land.curves.objective.shape == (NETWORKS, 3)
-    assert land.residuals.shape == (30, 2, 3)
+    assert land.residuals.shape == (30, 3, 3)
     assert land.residuals[:, 0, -1].std() == pytest.approx(0.01, rel=0.4)
     assert len(np.unique(land.families)) > 3
     assert len(land.codes) == NETWORKS
 
 
 def test_ours_finds_what_is_best_and_others_have_as_many_epochs(table):
-    _, land = benchmark.landscape(table)
+    _, land = landscape(table)
     found = benchmark.searched(land, BUDGET, 12, 6, 0, list(benchmark.OTHERS))
     truth, fits = land.curves.objective[:, -1], land.latency_ms <= BUDGET
     assert all((values <= truth[fits].max()).all() for values in found.quality.values())
@@ -39,9 +40,9 @@ def test_ours_finds_what_is_best_and_others_have_as_many_epochs(table):
 
 
 def test_another_table_holds_some_of_the_networks(table):
-    _, land = benchmark.landscape(table)
+    _, land = landscape(table)
     rng = np.random.default_rng(0)
-    parts = [benchmark.resampled(land, rng) for _ in range(20)]
+    parts = [resampled(land, rng) for _ in range(20)]
     assert all(0 < len(part.features) < NETWORKS for part in parts)
     assert len({len(part.features) for part in parts}) > 1
     known = set(land.latency_ms)

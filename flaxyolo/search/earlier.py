@@ -13,6 +13,8 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.crew.storage import STUDY_FILE, read_runs
+from flaxyolo.search.features import matrix
+from flaxyolo.search.growth import Number
 from flaxyolo.search.results import results
 from flaxyolo.search.units import Runs
 
@@ -62,6 +64,19 @@ def as_runs(scored: Sequence[Scored], features: Float[np.ndarray, "n f"]) -> Run
         np.array([each.score for each in scored], float),
         np.array([each.share for each in scored], float),
     )
+
+
+def in_columns(
+    rows: Sequence[Mapping[str, Number]], studies: Sequence[Sequence[Scored]]
+) -> tuple[Float[np.ndarray, "n f"], list[Runs]]:
+    """Features of candidates, and studies as the funnel takes them, all in the same columns."""
+    seen = [each.features for study in studies for each in study]
+    _, values = matrix([*rows, *seen])
+    runs, place = [], len(rows)
+    for study in studies:
+        runs.append(as_runs(study, values[place : place + len(study)]))
+        place += len(study)
+    return values[: len(rows)], runs
 
 
 def earlier_studies(

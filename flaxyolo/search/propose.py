@@ -17,10 +17,10 @@ from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.record import Record
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.controls import drawn
-from flaxyolo.search.earlier import Scored, as_runs, earlier_studies, scored_candidates
+from flaxyolo.search.earlier import Scored, earlier_studies, in_columns, scored_candidates
 from flaxyolo.search.experience import Table, experience
 from flaxyolo.search.family import as_wished
-from flaxyolo.search.features import features, matrix
+from flaxyolo.search.features import features
 from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
 from flaxyolo.search.relatives import relatives
 from flaxyolo.search.scaling import scaled_control
@@ -243,22 +243,17 @@ class Proposer:
             rows = [{**row, **scores} for row, scores in zip(rows, zero_cost, strict=True)]
         own = scored_candidates(found, self.sweep.spending.short_epochs, unscored=True)
         elsewhere = [table.scored(rows) for table in self.experience]
-        others = [each for study in (*self.earlier, *elsewhere) for each in study]
-        _, values = matrix([*rows, *(each.features for each in (*own, *others))])
-        studies, place = [], len(rows)
-        for study in (own, *self.earlier, *elsewhere):
-            studies.append(as_runs(study, values[place : place + len(study)]))
-            place += len(study)
+        values, (mine, *others) = in_columns(rows, [own, *self.earlier, *elsewhere])
         latencies = np.array([self._latency(each) for each in short])
         return propose(
-            Candidates(values[: len(rows)], latencies),
-            studies[0],
+            Candidates(values, latencies),
+            mine,
             # Where none is expected to fit, the nearest is measured all the same.
             budget_ms=max(self._limit(), float(latencies.min())),
             turn=turn,
             rng=np.random.default_rng(seed),
-            earlier=studies[1 : 1 + len(self.earlier)],
-            elsewhere=studies[1 + len(self.earlier) :],
+            earlier=others[: len(self.earlier)],
+            elsewhere=others[len(self.earlier) :],
         )
 
     def _best(

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 
 from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import FINAL, Record
-from flaxyolo.search.earlier import Scored, as_runs, scored_candidates
-from flaxyolo.search.features import matrix
+from flaxyolo.search.earlier import Scored, in_columns, scored_candidates
 from flaxyolo.search.funnel import Candidates, propose
 from flaxyolo.search.known import Known
 from flaxyolo.search.schedule import AddFinals, Close, Done, GoOn, Propose, next_job
@@ -85,19 +84,14 @@ class Simulation:
         """Add the funnel's choice among the lines that are left."""
         own = scored_candidates(self.records, self.spending.short_epochs, unscored=True)
         rows = [self.features[row] for row in self.rest]
-        others = [each for study in self.elsewhere for each in study]
-        _, values = matrix([*rows, *(candidate.features for candidate in (*own, *others))])
-        studies, place = [], len(rows)
-        for study in (own, *self.elsewhere):
-            studies.append(as_runs(study, values[place : place + len(study)]))
-            place += len(study)
+        values, (mine, *others) = in_columns(rows, [own, *self.elsewhere])
         choice = propose(
-            Candidates(values[: len(rows)], self.known.latency_ms[self.rest]),
-            studies[0],
+            Candidates(values, self.known.latency_ms[self.rest]),
+            mine,
             budget_ms=self.budget_ms,
             turn=len(self.records),
             rng=self.rng,
-            elsewhere=studies[1:],
+            elsewhere=others,
         )
         row = int(self.rest[choice.place])
         self.rest = np.delete(self.rest, choice.place)
