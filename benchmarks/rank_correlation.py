@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau, spearmanr
 
 from benchmarks import trained
-from flaxyolo.search.funnel import merits
+from flaxyolo.search.funnel import DEFAULTS, in_band, merits
 
 RESAMPLES = 1000
 RIDGE = 1.0
@@ -183,6 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--at", type=int, nargs="+", help="epochs (a ninth and a third)")
+    parser.add_argument("--budget-ms", type=float, nargs="+", default=[],
+                        help="also of those measured in the band under each")  # fmt: skip
     parser.add_argument("--json", type=Path, help="also write the result there")
     arguments = parser.parse_args()
     settings, rows = read(arguments.file)
@@ -193,6 +195,11 @@ def main() -> None:
         rows = [row for row in rows if INHERITED in row]
     inside = [row for row in rows if row["in_band"]]
     groups = {"all": (rows, at, end), "in the band": (inside, at, end)}
+    measured = [row for row in rows if "cost" in row]
+    times = np.array([row["cost"]["latency_ms_p95"] for row in measured])
+    for ms in arguments.budget_ms:
+        band = [measured[place] for place in in_band(times, ms, DEFAULTS.band)]
+        groups[f"under {ms:g} ms"] = band, at, end
     if settings.get("inherit"):
         begun = inherited(rows, end)
         later = sorted(set.intersection(*map(scored_epochs, begun)) - {end}) if begun else []

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.make_table import choose, inside, planned
+from benchmarks import make_table
+from benchmarks.make_table import Maker, choose, inside, planned
 from benchmarks.trained import File, columns, points, read, rounded
 
 CURVE = [
@@ -75,3 +76,25 @@ def test_a_network_is_chosen_in_the_band_of_its_budget_or_outside_of_all():
     # Without one there it is the nearest.
     assert choose(drawn[1:3], (1.0, 2.0), 0).latency.p95_ms == 0.5
     assert choose([drawn[0], drawn[2]], (1.0, 2.0), 5).latency.p95_ms == 5.0
+
+
+def test_children_begin_with_the_parent_of_their_turn(tmp_path):
+    given = SimpleNamespace(inherit=9, parents=3, json=tmp_path / "table.jsonl")
+    maker = Maker(given, SimpleNamespace(class_names=("a",)), None, None, [], None)
+    assert maker.parent_of(1) == tmp_path / "table.parent1", "its own"
+    with pytest.raises(SystemExit, match=r"table\.parent2: not there; train it first"):
+        maker.parent_of(5)
+    (tmp_path / "table.parent2").mkdir()
+    assert maker.parent_of(5) == tmp_path / "table.parent2"
+    given.inherit = None
+    assert Maker(given, SimpleNamespace(class_names=()), None, None, [], None).parent_of(5) is None
+
+
+def test_parents_want_epochs_for_their_children(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["make_table", "--parents", "3", "--json", str(tmp_path / "table.jsonl")]
+    )
+    with pytest.raises(SystemExit):
+        make_table.main()
+    assert "--parents: expected --inherit EPOCHS as well" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,13 @@
 """The benchmark of pairs of sweeps tells paired differences, and goes on."""
 
+import argparse
 import json
 import sys
 
 import pytest
 
 from benchmarks import pairs_of_sweeps
-from benchmarks.pairs_of_sweeps import differences, spent
+from benchmarks.pairs_of_sweeps import differences, limit_flags, spent
 from flaxyolo.crew.record import Record
 
 
@@ -24,6 +25,13 @@ def test_differences_are_of_pairs_by_what_is_judged():
     assert shipped["interval"] == pytest.approx([0.4 - 12.706 * 0.1, 0.4 + 12.706 * 0.1], 1e-3)
     assert (shipped["judged"], scratch["judged"]) == ("shipped", "from scratch")
     assert scratch["gains"] == pytest.approx([-0.1, 0.2])
+
+
+def test_the_limit_is_of_operations_or_of_the_latency():
+    limits = argparse.Namespace(budget_ms=None, budget_gflops=0.15)
+    assert limit_flags(limits) == ["--budget-gflops", "0.15"]
+    limits.budget_ms = 1.2
+    assert limit_flags(limits) == ["--budget-ms", "1.2"]
 
 
 def test_a_sweep_that_finishes_nothing_is_counted():

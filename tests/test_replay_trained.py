@@ -39,6 +39,31 @@ def test_ours_finds_what_is_best_and_others_have_as_many_epochs(table):
     assert task.runs == 3
 
 
+def test_what_no_search_exceeds_and_that_with_most_operations(table):
+    _, land = landscape(table)
+    truth = land.curves.objective[:, -1]
+    task = benchmark.Task(land.shown(np.random.default_rng(0)), BUDGET, 100, None, land.work)
+    assert truth[benchmark.best_of_all(task)] == truth[task.band].max()
+    most = benchmark.most_work(task)
+    assert most in task.band
+    # In the made-up table operations rise with the number.
+    assert most == task.band.max()
+
+
+def test_another_table_is_experience_in_the_columns_of_this_one(table):
+    _, alone = landscape(table)
+    assert alone.elsewhere == ()
+    _, land = landscape(table, before=table)
+    assert len(land.elsewhere) == NETWORKS
+    ends = [each.score for each in land.elsewhere]
+    np.testing.assert_allclose(ends, land.curves.objective[:, -1])
+    rows = np.array([list(each.features.values()) for each in land.elsewhere])
+    np.testing.assert_allclose(rows, land.features)
+    led = benchmark.searched(land, BUDGET, 3, 6, 0, [])
+    blind = benchmark.searched(alone, BUDGET, 3, 6, 0, [])
+    assert led.quality[benchmark.OURS].mean() > blind.quality[benchmark.OURS].mean()
+
+
 def test_another_table_holds_some_of_the_networks(table):
     _, land = landscape(table)
     rng = np.random.default_rng(0)

@@ -58,6 +58,8 @@ class FunnelSettings:
     """Share of the variance of a rung's scores that is not noise, below which it tells nothing."""
     most_rows: int = 200
     """Scores of earlier studies that the surrogate is given in all."""
+    guided: int = 40
+    """Scores of the study itself from which on it does without what other data have shown."""
     most_own: int = 200
     """Runs of the study itself that it is given: a fit takes the cube of their number."""
 
@@ -88,7 +90,8 @@ def propose(
     places = in_band(candidates.latency_ms, budget_ms, settings.band)
     own = in_one_unit(runs)
     others = _telling(earlier, settings)
-    if not others and (len(own.scores) < settings.first or _tells(own, settings)):
+    of_no_help = len(own.scores) >= settings.first and not _tells(own, settings)
+    if not others and not of_no_help and len(own.scores) < settings.guided:
         others = _telling(elsewhere, settings)
     if not (others or _tells(own, settings)) or _explores(turn, settings.explore):
         return Choice(int(rng.choice(places)), "explore", None)

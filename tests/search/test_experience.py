@@ -65,6 +65,10 @@ def test_other_data_lead_the_first_choices_until_the_studys_own_disagree(agree):
     assert doubt.origin == "explore", "what they led to tells nothing"
     known = propose(those, alike, budget_ms=10.0, turn=4, rng=rng, earlier=[before])
     assert known.origin == "surrogate"
+    many = rng.uniform(size=(60, 3))
+    long = Runs(many, many[:, 1], np.ones(60))
+    alone = propose(those, long, budget_ms=10.0, turn=60, rng=rng)
+    assert propose(those, long, budget_ms=10.0, turn=60, rng=rng, elsewhere=[before]) == alone
     seen = rng.uniform(size=(12, 3))
     scores = seen[:, 0] if agree else -seen[:, 0]
     own = Runs(seen, scores, np.ones(12))
