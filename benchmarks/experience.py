@@ -12,14 +12,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import spearmanr
 
-from benchmarks.landscape import trained
+from benchmarks.landscape import end_of, table, trained
 from benchmarks.trained import CURVES, read, rounded
 from flaxyolo.base.files import replace_file
 from flaxyolo.cost.measure import count_gflops
@@ -33,32 +32,6 @@ LEAST = 5
 """Networks that a correlation takes."""
 UNKNOWN = "log_params"
 """Of what was never measured."""
-
-
-def table(path: Path) -> Table:
-    """Of a table's networks what the surrogate sees, and their means at the end."""
-    found = trained(path)
-    names = sorted({name for row in found.features for name in row})
-    settings = found.settings
-    return Table(
-        data=settings["data"],
-        objective=settings["objective"],
-        epochs=found.end,
-        device=settings["device"],
-        date=settings["date"],
-        names=tuple(names),
-        # A choice that was not made is none of its shares, and another absent number is unknown.
-        rows=tuple(
-            tuple(row.get(name, 0.0 if "=" in name else None) for name in names)
-            for row in found.features
-        ),
-        scores=tuple(end_of(row) for row in found.rows),
-    )
-
-
-def end_of(row: dict[str, Any]) -> float:
-    """The objective at the end, the mean over the seeds there are."""
-    return fmean(curve[-1]["objective"] for curve in row[CURVES].values())
 
 
 def seen(row: dict[str, Any]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from benchmarks.trained import CURVES, read
 from flaxyolo.search.earlier import Scored
-from flaxyolo.search.experience import as_large
+from flaxyolo.search.experience import Table
 from flaxyolo.search.features import family, features, matrix
 from flaxyolo.search.funnel import DEFAULTS, in_band
 from flaxyolo.search.known import Known
@@ -119,6 +119,32 @@ def trained(path: Path) -> Trained:
     return Trained(settings, rows, seen)
 
 
+def table(path: Path) -> Table:
+    """Of a table's networks what the surrogate sees, and their means at the end."""
+    found = trained(path)
+    names = sorted({name for row in found.features for name in row})
+    settings = found.settings
+    return Table(
+        data=settings["data"],
+        objective=settings["objective"],
+        epochs=found.end,
+        device=settings["device"],
+        date=settings["date"],
+        names=tuple(names),
+        # A choice that was not made is none of its shares, and another absent number is unknown.
+        rows=tuple(
+            tuple(row.get(name, 0.0 if "=" in name else None) for name in names)
+            for row in found.features
+        ),
+        scores=tuple(end_of(row) for row in found.rows),
+    )
+
+
+def end_of(row: dict[str, Any]) -> float:
+    """The objective at the end, the mean over the seeds there are."""
+    return fmean(curve[-1]["objective"] for curve in row[CURVES].values())
+
+
 def landscape(
     path: Path, at: tuple[int, ...] = (), before: Path | None = None
 ) -> tuple[dict[str, Any], Landscape]:
@@ -127,8 +153,8 @@ def landscape(
     Their curves are known after the epochs `at`, by default the rungs of a sweep as long. The ends
     of another table, `before`, are what other data have shown.
     """
-    table = trained(path)
-    settings, rows, end = table.settings, table.rows, table.end
+    own = trained(path)
+    settings, rows, end = own.settings, own.rows, own.end
     at = at or rungs(end)
     if sum(len(row[CURVES]) > 1 for row in rows) < LEAST:
         raise SystemExit(f"{path}: too few networks with several seeds, of {len(rows)} in all")
@@ -141,14 +167,12 @@ def landscape(
         if len(several) > 1:
             factor = math.sqrt(len(several) / (len(several) - 1))
             residuals += [factor * (one - mean)[:3] for one in several]
-    other = None if before is None else trained(before)
-    others = [] if other is None else as_large(other.features, table.features)
-    columns_of_all = matrix([*table.features, *others])[1]
-    elsewhere = [] if other is None else [
-        Scored(-1 - place, row, fmean(curve[-1]["objective"] for curve in told[CURVES].values()), 1)
-        for place, (row, told) in enumerate(
-            zip(named(columns_of_all[len(rows) :]), other.rows, strict=True))
-    ]  # fmt: skip
+    scored = [] if before is None else table(before).scored(own.features)
+    columns_of_all = matrix([*own.features, *(each.features for each in scored)])[1]
+    elsewhere = [
+        each._replace(features=row)
+        for each, row in zip(scored, named(columns_of_all[len(rows) :]), strict=True)
+    ]
     curves = np.array(kept)
     names = sorted({name for row in rows for name in row["params"]})
     columns = [[str(row["params"].get(name)) for row in rows] for name in names]
@@ -163,7 +187,7 @@ def landscape(
         latency_ms=np.array([row["cost"]["latency_ms_p95"] for row in rows]),
         families=np.unique(kinds, return_inverse=True)[1],
         rungs=at,
-        work=np.array([each["log_gflops"] for each in table.features]),
+        work=np.array([each["log_gflops"] for each in own.features]),
         curves=Curves(*curves.swapaxes(0, 1)),
         residuals=np.array(residuals),
     )

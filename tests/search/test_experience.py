@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.experience import table
+from benchmarks.landscape import table
 from benchmarks.trained import rounded
 from flaxyolo.search.experience import FILE, Table, as_large, experience
 from flaxyolo.search.features import features
