@@ -333,8 +333,9 @@ def main() -> None:
             for ms in arguments.budget_ms
         ]
     objective = supported(support(data.val))
+    start = "the weights of the first few" if arguments.parents else "scratch"
     settings = {
-        "what": "networks of a space, trained from scratch",
+        "what": f"networks of a space, trained from {start}",
         # Wherever they lie; the fingerprint tells them apart.
         "data": Path(data.name.rpartition(":")[2]).name,
         "fingerprint": data.fingerprint,
