@@ -8,17 +8,20 @@ from typing import NamedTuple
 
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
-    "copy-done", "partition-id", "replica-id",
+    "partition-id", "replica-id",
 }  # fmt: skip
-"""Operations that launch nothing."""
+"""Operations that launch nothing, as do the ends of asynchronous ones (`-done`)."""
+DONE = "-done"
 PARTS = {"slice", "dynamic-slice", "gather"}
 """Operations that read a part of their first operand."""
 SIZES = {"pred": 1, "token": 0, "bf16": 2}
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-SHAPE = re.compile(r"\b(pred|bf16|token|[sufc]\d+|f8\w+)\[([\d,]*)\]")
-OPERATION = re.compile(
-    r"^\s+(ROOT )?%?([\w.\-]+) = (\((?:[^()]|\([^()]*\))*\)|\S+) ([\w\-]+)\(([^)]*)\)(.*)$"
+SHAPE = re.compile(
+    r"\b(pred|bf16|token|[sufc]\d+|f8\w+)\[([\d,]*)\]"
+    r"(?:\{([\d,]*)(?::(?:T\(([\d,]+)\))?[^}]*)?\})?"
 )
+OPERATION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+KIND = re.compile(r"\s*([\w\-]+)(?=\()")
 
 
 class Operation(NamedTuple):
@@ -27,7 +30,7 @@ class Operation(NamedTuple):
     name: str
     root: bool
     bytes: int
-    """Of its results."""
+    """Of its results, as they lie in memory."""
     kind: str
     operands: list[str]
     rest: str
@@ -56,12 +59,28 @@ class Counts(NamedTuple):
 
 
 def size_of(shape: str) -> int:
-    """Bytes of an array, or of a tuple of them."""
+    """Bytes of an array, or of a tuple of them; a TPU keeps arrays in whole tiles."""
     return sum(
         SIZES.get(kind, 1 if kind.startswith("f8") else _bits(kind) // 8)
-        * math.prod(int(side) for side in sides.split(",") if side)
-        for kind, sides in SHAPE.findall(shape)
+        * math.prod(_sides(*map(_numbers, (sides, order, tile))))
+        for kind, sides, order, tile in SHAPE.findall(shape)
     )
+
+
+def untiled(text: str) -> str:
+    """A program as if its arrays took no more room than their numbers."""
+    return re.sub(r":T\([\d,]+\)", ":", text)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _sides(sides: list[int], order: list[int], tile: list[int]) -> list[int]:
+    """The sides of an array, from that along which neighbours lie, in whole tiles."""
+    inner = [sides[place] for place in order] if order else sides[::-1]
+    wide = [-(-side // whole) * whole for side, whole in zip(inner, tile[::-1], strict=False)]
+    return wide + inner[len(wide) :]
 
 
 def _bits(kind: str) -> int:
@@ -90,14 +109,30 @@ def computations(text: str) -> tuple[dict[str, list[Operation]], str]:
 def _operation(line: str) -> Operation:
     # Long lists are numbered in comments.
     read = OPERATION.match(re.sub(r"/\*.*?\*/", "", line))
-    if read is None:
+    said = read[3] if read else ""
+    # A tuple of shapes has blanks between them, one shape has none.
+    end = _closed(said) if said.startswith("(") else said.find(" ")
+    kind = KIND.match(said, max(end, 0))
+    if read is None or kind is None:
         raise ValueError(f"not an operation of HLO as this reader knows it: {line:.200}")
-    root, name, shape, kind, operands, rest = read.groups()
+    (root, name), shape = read.groups()[:2], said[:end]
+    stop = _closed(said, kind.end())
+    operands, rest = said[kind.end() + 1 : stop - 1], said[stop:]
     # In front of an operand's name may stand its shape.
     names = [
         part.split()[-1].lstrip("%") for part in re.split(r",\s*(?![^\[{]*[\]}])", operands) if part
     ]
-    return Operation(name, bool(root), size_of(shape), kind, names, rest)
+    return Operation(name, bool(root), size_of(shape), kind[1], names, rest)
+
+
+def _closed(text: str, start: int = 0) -> int:
+    """The place behind the parenthesis that closes the one at `start`; -1 where none does."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if not depth:
+            return place + 1
+    return -1
 
 
 def count(text: str) -> Counts:
@@ -135,7 +170,7 @@ def _launches(
             for part in re.findall(r"%([\w.\-]+)", operation.rest):
                 if part in found:
                     yield from _launches(found, part, times)
-        elif operation.kind not in FREE:
+        elif operation.kind not in FREE and not operation.kind.endswith(DONE):
             yield operation, times, where
 
 

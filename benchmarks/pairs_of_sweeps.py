@@ -7,10 +7,11 @@ networks drawn at random in the band of the limit and all trained to the end, bo
 parent (`random-fresh`: both without). All are judged by the objective on the validation images: of
 the detector that each leaves in best/ ("shipped"), of its network trained again as it was, with
 seeds that chose nothing ("again"), and once more from fresh weights by one schedule ("from
-scratch"). The limit is GFLOPs, or with `--budget-ms` the latency, which is then taken beside a
-sweep on the other core: longer than alone, and the same for both. Before the first pair the file
-says what difference so many pairs can show (`shows`): 2.6 standard errors, where differences
-scatter by `SPREAD`.
+scratch"). The limit is GFLOPs, or with `--budget-ms` the latency, for which each sweep stops the
+other's training while it measures. A sweep begins with an empty cache, or with `--warm` with what
+an earlier sweep on this device left in its cache, compiled programs apart: as a second sweep does.
+Before the first pair the file says what difference so many pairs can show (`shows`): 2.6 standard
+errors, where differences scatter by `SPREAD`.
 
     python -m benchmarks.pairs_of_sweeps --compare random --seeds 10 --out runs/pairs --json FILE
 
@@ -23,6 +24,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -76,6 +78,8 @@ NEW_SEEDS = (101, 202)
 SPREAD = 0.2
 """Standard deviation of the difference of two sweeps' objectives: a guess, before there are any."""
 POWER = 2.6
+COMPILED = "compiled-*"
+"""XLA's programs in a cache."""
 
 
 def limit_flags(limits: argparse.Namespace) -> list[str]:
@@ -87,6 +91,9 @@ def limit_flags(limits: argparse.Namespace) -> list[str]:
 
 def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Path) -> None:
     """Run one sweep to its end, and write what it found to `folder`/row.json."""
+    cache = folder / "cache"
+    if limits.warm is not None and not cache.exists():
+        shutil.copytree(limits.warm, cache, ignore=shutil.ignore_patterns(COMPILED))
     began = time.monotonic()
     command = [sys.executable, "-m", "flaxyolo.sweep", "--data", data, "--seed", str(seed),
                *limit_flags(limits), "--hours", f"{limits.hours:g}",
@@ -95,7 +102,7 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
                *COMPARED[limits.compare][way]]  # fmt: skip
     with (folder / "log").open("w") as output:
         subprocess.run(command, check=False, stderr=output, stdout=output,
-                       env=os.environ | {"FLAXYOLO_CACHE": str(folder / "cache")})  # fmt: skip
+                       env=os.environ | {"FLAXYOLO_CACHE": str(cache)})  # fmt: skip
     seconds = time.monotonic() - began
     study = folder / "study"
     if not (study / "trials.json").exists():
@@ -215,6 +222,7 @@ def main() -> None:
     parser.add_argument("--budget-gflops", type=float, default=0.15)
     parser.add_argument("--budget-ms", type=float, help="of the latency, instead of GFLOPs")
     parser.add_argument("--hours", type=float, default=0.25)
+    parser.add_argument("--warm", type=Path, help="a cache that the sweeps begin with")
     parser.add_argument("--end-epochs", type=int, default=18)
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--json", type=Path, required=True, help="the file of the results")
@@ -230,17 +238,18 @@ def main() -> None:
     settings = {
         "what": f"{' against '.join(ways)}: sweeps as long, on a core each",
         "data": arguments.data, "limit": " ".join(limit_flags(arguments)),
-        "hours": arguments.hours, "end_epochs": arguments.end_epochs, "flags": ways,
-        "shows": round(POWER * SPREAD / math.sqrt(arguments.seeds), 3),
+        "hours": arguments.hours, "warm": arguments.warm is not None,
+        "end_epochs": arguments.end_epochs, "flags": ways,
         "device": device_name(), "versions": versions(),
     }  # fmt: skip
     rows = held(arguments.json, settings, "rows")
-    log.info("%d pairs show a difference of %.2f", arguments.seeds, settings["shows"])
+    shows = round(POWER * SPREAD / math.sqrt(arguments.seeds), 3)
+    log.info("%d pairs show a difference of %.2f", arguments.seeds, shows)
     for seed in range(arguments.seeds):
         if any(row["seed"] == seed for row in rows):
             continue
         rows += pair(arguments.data, seed, arguments)
-        content = {"settings": settings, "date": time.strftime("%Y-%m-%d"),
+        content = {"settings": settings, "shows": shows, "date": time.strftime("%Y-%m-%d"),
                    "differences": differences(rows), "rows": rows}  # fmt: skip
         replace_file(arguments.json, json.dumps(content, indent=1) + "\n")
         for row in rows[-2:]:

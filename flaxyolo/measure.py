@@ -21,7 +21,10 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.base.functions import as_function
 from flaxyolo.config import TrainConfig, read_config
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
-from flaxyolo.cost.gpu import (
+from flaxyolo.cost.measure import count_gflops, count_params, measure
+from flaxyolo.cost.measurement import EngineName, Measurement, versions
+from flaxyolo.cost.step_memory import compile_nominal_step
+from flaxyolo.cost.target import (
     DTYPE,
     NOT_COUNTED,
     Target,
@@ -29,9 +32,6 @@ from flaxyolo.cost.gpu import (
     require_packages,
     target_memory,
 )
-from flaxyolo.cost.measure import count_gflops, count_params, measure
-from flaxyolo.cost.measurement import EngineName, Measurement, versions
-from flaxyolo.cost.step_memory import compile_nominal_step
 from flaxyolo.deploy.engines import program, read_engine
 from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import Weights, abstract_weights
@@ -69,8 +69,8 @@ class Flags:
     """Leave out compiling a training step for its memory."""
     device: cli.DeviceName = None
     """cpu, gpu, tpu, or one of several such as cuda:1, instead of JAX's choice."""
-    target: Annotated[str | None, tyro.conf.arg(metavar="GPU")] = None
-    """Only the memory on a GPU that is not here: h100, l4, ..., or a file that describes it."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
+    """Only the memory on a GPU or TPU that is not here: h100, l4, v5e, ..., or a GPU's file."""
     json: bool = False
     """Print the numbers as JSON."""
 
@@ -147,7 +147,7 @@ def resized(spec: DetectorSpec, image_size: int) -> DetectorSpec:
 
 
 def memory_on(target: Target, spec: DetectorSpec, config: TrainConfig) -> dict[str, Any]:
-    """What can be told of a detector on a GPU that is not in this machine, as plain data."""
+    """What can be told of a detector on a device that is not in this machine, as plain data."""
     require_packages(target)
     log.info(
         "compiling detect and a training step of %d images for %s", config.batch_size, target.name
@@ -175,7 +175,7 @@ def target_conditions(found: dict[str, Any], target: Target) -> str:
     numbers = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     return (
         f"{target.name} ({total}), not in this machine, {found['dtype']}, {size}x{size}, "
-        f"{numbers}; {NOT_COUNTED}{fits}"
+        f"{numbers}; {NOT_COUNTED[target.platform]}{fits}"
     )
 
 
@@ -256,8 +256,9 @@ def _run(flags: Flags) -> Measurement | dict[str, Any]:
     extra = [name for name in ("images", "paced") if getattr(flags, name) and not engine.here]
     if extra:
         raise InputError(f"--engine command times by itself: expected no --{extra[0]} beside it")
-    use_device(flags.device)
     target = None if flags.target is None else read_target(flags.target)
+    # What only compiles needs no device, and JAX's packages for a target look for one.
+    use_device("cpu" if target is not None and flags.device is None else flags.device)
     spec, config, weights = read_detector(flags.detector)
     if flags.image_size is not None:
         spec = resized(spec, flags.image_size)

@@ -20,8 +20,8 @@ from flaxyolo.base.urls import hidden, hide_in_argv
 from flaxyolo.base.words import many
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import Engine
-from flaxyolo.cost.gpu import Target, read_target, require_packages
 from flaxyolo.cost.measurement import EngineName
+from flaxyolo.cost.target import Target, read_target, require_packages
 from flaxyolo.crew.databases import answering
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.storage import claim, known_as, locked, move_runs, open_runs
@@ -115,8 +115,8 @@ class Flags:
     """Most trainable parameters, such as 3.2e6."""
     budget_gflops: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
     """Most GFLOPs of one image."""
-    target: Annotated[str | None, tyro.conf.arg(metavar="GPU")] = None
-    """Judge memory on a GPU that is not in this machine: h100, l4, or a file that describes it."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
+    """Judge memory on a GPU or TPU that is not in this machine: h100, l4, v5e, or a GPU's file."""
     objective: Annotated[str | None, tyro.conf.arg(metavar="SCORES")] = None
     """What is to be largest: a sum of scores such as "map_small + 0.5*map" (map_small, map_medium
     and map_large, less of those with under 100 validation boxes; a study that goes on keeps its

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from benchmarks import accelerator_program as benchmark
-from benchmarks.hlo import count, size_of
+from benchmarks.hlo import count, size_of, untiled
 from flaxyolo.cost.gpu import PLUGINS
 from flaxyolo.data import augment
 from flaxyolo.nn import nms
@@ -103,6 +103,27 @@ def test_sizes_are_those_of_the_types():
     assert size_of("(bf16[2,3]{1,0}, pred[7], f8e4m3fn[5], s32[])") == 12 + 7 + 5 + 4
 
 
+def test_on_a_tpu_an_array_takes_whole_tiles():
+    # The last dimension of the order lies outermost: 3 x 3 x 16 rows of 20 in tiles of 8 x 128.
+    shape = "(f32[3,3,20,16]{2,3,1,0:T(8,128)S(1)}, u32[]{:S(2)}, bf16[100]{0:T(128)(2,1)})"
+    assert size_of(shape) == 3 * 3 * 16 * 128 * 4 + 4 + 128 * 2
+    assert size_of(untiled(shape)) == 3 * 3 * 20 * 16 * 4 + 4 + 100 * 2
+
+
+def test_a_tpus_operations_are_read():
+    """Tuples in tuples, layouts with parentheses, and ends of what runs beside the rest."""
+    counts = count(
+        """ENTRY %main (x: f32[8,128]) -> f32[4,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %begin = ((f32[8,128]{1,0:T(8,128)}), f32[4,128]{1,0:T(4,128)S(1)}, s32[]{:S(2)}) slice-start(%x)
+  ROOT %end = f32[4,128]{1,0:T(4,128)S(1)} slice-done(%begin), metadata={op_name="f(x)"}
+}
+"""
+    )
+    assert counts.kernels == {"slice-start": 1}
+    assert counts.loops == []
+
+
 def kept(monkeypatch):
     """The forms of this process come back after the test."""
     for module, name in ((augment, "of_each"), (assign, "in_chunks"), (nms, "all_at_once")):
@@ -125,7 +146,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         if len(asked) == 3:
             raise KeyboardInterrupt
         counted = {"loops": 1, "loops_without_known_end": 0, "kernels": 7}
-        return json.dumps(asked[-1] | counted | {"bytes": 2e9, "memory_mib": 3.0})
+        return json.dumps(asked[-1] | counted | {"bytes": 2e9, "memory_mib": 3.0, "compile_s": 4.0})
 
     monkeypatch.setattr(benchmark, "run_module", child)
     monkeypatch.setattr(benchmark, "require_packages", lambda target: None)
@@ -142,7 +163,10 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert [(row["program"], row["form"]) for row in rows] == [
         (program, form) for program in ("detect", "step", "nms") for form in benchmark.FORMS
     ]
-    assert "| detect | yolov8n | 1 | loops | 1 | 0 | 7 | 2.000 | 3 |" in capsys.readouterr().out
+    assert (
+        "| detect | yolov8n | 1 | loops | 1 | 0 | 7 | 2.000 | 2.000 | 3 | 4 |"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow

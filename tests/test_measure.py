@@ -8,10 +8,10 @@ import pytest
 
 from flaxyolo import measure
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
-from flaxyolo.cost import gpu as target
 from flaxyolo.cost import measure as cost
-from flaxyolo.cost.gpu import TargetMemory, read_target
+from flaxyolo.cost import target
 from flaxyolo.cost.measurement import Measurement, Reference
+from flaxyolo.cost.target import TargetMemory, read_target
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.weights.checkpoint import save_detector
 from tests.search.made import COST

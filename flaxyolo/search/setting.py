@@ -11,7 +11,7 @@ from flaxyolo.base.errors import InputError
 from flaxyolo.config import Augmentation, TrainConfig
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
-from flaxyolo.cost.gpu import Target
+from flaxyolo.cost.target import Target
 from flaxyolo.crew.task import NamedData, NamedDetector
 from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset

@@ -11,10 +11,10 @@ import optuna
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.budget import Budget, cheap_excess, cheap_overrun, overrun
-from flaxyolo.cost.gpu import on_target
 from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import keep_memory, with_training_memory
+from flaxyolo.cost.target import on_target
 from flaxyolo.crew.phases import (
     Prepared,
     Scored,
@@ -103,7 +103,7 @@ def afforded(
     """Measure what was not measured before, or on a busy machine; TrialPruned where it is over
     the budget."""
     budget, known = sweep.budget, entry.record.cost
-    # Memory on another GPU is known once its program is compiled.
+    # Memory on another device is known once its program is compiled.
     here = budget if sweep.target is None else replace(budget, vram_mib=None)
     # What is trained to its end is measured with its own weights.
     open_question = entry.record.undecided and entry.record.epochs < config.epochs

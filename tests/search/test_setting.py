@@ -12,7 +12,7 @@ import pytest
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import Engine
-from flaxyolo.cost.gpu import Target
+from flaxyolo.cost.target import Target
 from flaxyolo.crew.task import TASK_FILE, read_task, write_task
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.nn.detector import TrainedDetector, initial_weights

@@ -1,4 +1,4 @@
-"""Memory on a GPU that is not there: descriptions, what is missing, and a real compile."""
+"""Memory on a device that is not there: descriptions, what is missing, and a real compile."""
 
 import json
 from dataclasses import replace
@@ -8,19 +8,20 @@ import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Augmentation, TrainConfig
-from flaxyolo.cost import gpu as target
-from flaxyolo.cost.gpu import (
-    GPUS,
-    PLUGINS,
+from flaxyolo.cost import target
+from flaxyolo.cost.gpu import GPUS, PLUGINS
+from flaxyolo.cost.measure import count_params, memory_mib, tree_bytes
+from flaxyolo.cost.measurement import Measurement
+from flaxyolo.cost.step_memory import nominal_step
+from flaxyolo.cost.target import (
     TargetMemory,
     compile_memory,
+    needed_mib,
     on_target,
     read_target,
     target_memory,
 )
-from flaxyolo.cost.measure import count_params, memory_mib, tree_bytes
-from flaxyolo.cost.measurement import Measurement
-from flaxyolo.cost.step_memory import nominal_step
+from flaxyolo.cost.tpu import PACKAGE, TPUS
 from flaxyolo.nn.detector import compiled_detect, initial_weights
 from flaxyolo.training.loop import compile_step, start
 from tests.search.made import COST
@@ -88,6 +89,44 @@ def test_without_the_packages_one_line_says_what_to_install(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name", TPUS)
+def test_a_tpu_is_a_target_by_its_key(name):
+    chip = read_target(name)
+    assert (chip.platform, chip.name) == ("tpu", TPUS[name].name)
+    assert chip.memory_mib == pytest.approx(TPUS[name].memory_gb * 1e9 / 2**20)
+    assert chip.environment["TPU_ACCELERATOR_TYPE"] == TPUS[name].slice
+    assert chip.environment["JAX_PLATFORMS"] == "cpu"
+
+
+def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(target, "find_spec", lambda name: name in PLUGINS)
+    with pytest.raises(InputError) as missing:
+        target_memory(tiny_spec(), CONFIG, read_target("v5e"))
+    assert str(missing.value) == (
+        "compiling for TPU v5e needs libtpu (no TPU); "
+        f"run pip install 'jax[tpu]=={jax.__version__}'"
+    )
+
+
+def refused(said):
+    """What compiles no program, and says so."""
+
+    def compile_it():
+        raise jax.errors.JaxRuntimeError(said)
+
+    return compile_it
+
+
+def test_what_a_tpu_has_no_room_for_needs_what_its_compiler_says():
+    said = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. "
+        "Used 18.50G of 15.75G hbm. Exceeded hbm capacity by 2.75G."
+    )
+    assert needed_mib(refused(said)) == 18.5 * 1024
+    with pytest.raises(jax.errors.JaxRuntimeError, match="UNIMPLEMENTED"):
+        needed_mib(refused("UNIMPLEMENTED: no such operation"))
+
+
 def test_the_child_is_told_all_of_the_detector_and_of_the_gpu(monkeypatch):
     asked = []
 
@@ -100,10 +139,10 @@ def test_the_child_is_told_all_of_the_detector_and_of_the_gpu(monkeypatch):
     found = target_memory(tiny_spec(), CONFIG, read_target("t4"))
     assert found == TargetMemory(3.5, 40.25)
     ((module, given, platforms),) = asked
-    assert (module, platforms) == ("flaxyolo.cost.gpu", "cpu")
+    assert (module, platforms) == ("flaxyolo.cost.target", "cpu")
     assert target.detector_from_dict(given["spec"]) == tiny_spec()
     assert target.parse(TrainConfig, given["config"], "training") == CONFIG
-    assert given["description"] == read_target("t4").description
+    assert (given["platform"], given["description"]) == ("cuda", read_target("t4").description)
 
 
 def test_a_cost_takes_the_memory_of_the_target_and_keeps_its_latency(monkeypatch):
@@ -145,3 +184,15 @@ def test_a_tiny_detector_is_compiled_for_a_gpu_that_is_not_there():
     wrong = replace(read_target("h100"), description="gpu_device_info { core_count: x }")
     with pytest.raises(InputError, match="compiling for NVIDIA H100 80GB HBM3 failed"):
         target_memory(spec, CONFIG, wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not target.find_spec(PACKAGE), reason="needs libtpu (no TPU)")
+def test_a_tiny_detector_is_compiled_for_a_tpu_that_is_not_there():
+    spec = tiny_spec()
+    found = target_memory(spec, CONFIG, read_target("v5e"))
+    weights_mib = tree_bytes(initial_weights(spec, 0)) / 2**20
+    # Arrays of few channels take up to a whole tile each.
+    assert found.inference_mib > weights_mib
+    assert found.train_mib > 3.5 * weights_mib
+    assert found.train_mib > found.inference_mib

@@ -1,0 +1,39 @@
+"""Google's chips in libtpu's words, to compile for one that is not in this machine."""
+
+from typing import NamedTuple
+
+PACKAGE = "libtpu"
+"""It compiles for TPUs, and needs none for it."""
+OVERFULL = r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm"
+"""In the words with which its compiler refuses a program that has no room."""
+UNITS_MIB = {"K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
+
+
+class Tpu(NamedTuple):
+    """A chip as Google's documentation of Cloud TPU has it; one chip is one device of JAX."""
+
+    name: str
+    topology: str
+    """The smallest slice that libtpu describes, of which one chip is compiled for."""
+    slice: str
+    """The same as Cloud TPU's accelerator type."""
+    memory_gb: float
+    """In 1e9 bytes; a program that needs more is refused."""
+
+
+def environment(tpu: Tpu) -> dict[str, str]:
+    """Of a process that compiles: otherwise libtpu asks the cloud which TPU this machine has, and
+    only one process at a time may load it."""
+    return {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": tpu.slice,
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    }
+
+
+TPUS = {
+    "v5e": Tpu("TPU v5e", "v5e:2x2", "v5litepod-4", 16),
+    "v5p": Tpu("TPU v5p", "v5p:2x2x1", "v5p-8", 95),
+    "v6e": Tpu("TPU v6e", "v6e:2x2", "v6e-4", 32),
+}
