@@ -31,7 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 from benchmarks.starts import held, interval, ready_for, scores_of
@@ -55,7 +55,7 @@ log = logging.getLogger("pairs_of_sweeps")
 
 INHERITED = ["--parent-epochs", "14", "--epochs", "4"]
 FRESHLY = ["--from-scratch", "--epochs", "18", "--short-epochs", "6"]
-RANDOM = ["--search", "random"]
+RANDOM_WAY, RANDOM = "random", ["--search", "random"]
 COMPARED = {
     "parents": {"inherited": INHERITED, "from scratch": FRESHLY},
     "random": {"sweep": INHERITED, "random": [*INHERITED, *RANDOM]},
@@ -109,11 +109,13 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
         raise SystemExit(f"{folder}/log: the sweep wrote no trials")
     networks = json.loads((study / "trials.json").read_text())
     trained = [each for each in networks if each["objective"] is not None]
+    tried = [{"origin": each["origin"], "epochs": each["epochs"], "objective": each["objective"]}
+             for each in trained]  # fmt: skip
     shares = spent(results(read_runs(study)), seconds)
     if not (study / "best").is_dir():
         # It finished no network in its time, and said so.
         row = {"data": data, "seed": seed, "way": way, "seconds": round(seconds),
-               "measured": len(networks), "trained": len(trained), "spent": shares,
+               "measured": len(networks), "trained": len(trained), "tried": tried, "spent": shares,
                **dict.fromkeys(JUDGED)}  # fmt: skip
         (folder / "row.json").write_text(json.dumps(row))
         return
@@ -123,7 +125,7 @@ def swept(data: str, seed: int, way: str, limits: argparse.Namespace, folder: Pa
     row = {
         "data": data, "seed": seed, "way": way, "seconds": round(seconds),
         "objective": objective.text, "measured": len(networks), "trained": len(trained),
-        "spent": shares, "shipped": told(scores_of(best, ready), objective),
+        "tried": tried, "spent": shares, "shipped": told(scores_of(best, ready), objective),
     }  # fmt: skip
     found = read_config(study / "best.yaml")
     parent = study / FOLDER / "detector"
@@ -193,6 +195,7 @@ def pair(data: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, 
 def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The objective of the first way minus that of the second, in pairs, with 95 % intervals."""
     found, ways = [], tuple(dict.fromkeys(row["way"] for row in rows))
+    spread = scatter([row for row in rows if row["way"] == RANDOM_WAY])
     for data in dict.fromkeys(row["data"] for row in rows):
         by_way = [{row["seed"]: row for row in rows if (row["data"], row["way"]) == (data, way)}
                   for way in ways]  # fmt: skip
@@ -207,10 +210,26 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 for way, rows in zip(ways, by_way, strict=True)
             }
             told = interval(gains) if gains else {"mean": None, "interval": None}
-            found.append(
-                {"data": data, "judged": judged, "gains": gains, "nothing": nothing, **told}
-            )
+            in_sd = told["mean"] / spread if gains and spread else None
+            found.append({"data": data, "judged": judged, "gains": gains, "nothing": nothing,
+                          **told, "in_sd": in_sd})  # fmt: skip
     return found
+
+
+def scatter(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Standard deviation of the objective, in a sweep, of what random search trained to the end.
+
+    It is the unit of leads: what sets networks in the band apart, and the luck of one seed.
+    """
+    squares, count = 0.0, 0
+    for row in rows:
+        tried = row.get("tried", ())
+        last = max((each["epochs"] for each in tried), default=0)
+        ended = [each["objective"] for each in tried if each["epochs"] == last]
+        if len(ended) > 1:
+            squares += variance(ended) * (len(ended) - 1)
+            count += len(ended) - 1
+    return math.sqrt(squares / count) if count else None
 
 
 def main() -> None:
@@ -266,8 +285,9 @@ def main() -> None:
     for each in differences(rows):
         low, high = each["interval"] or (math.nan, math.nan)
         mean = math.nan if each["mean"] is None else each["mean"]
+        unit = "" if each["in_sd"] is None else f", {each['in_sd']:+.2f} SD of the band"
         left = ", ".join(f"{count} {way}" for way, count in each["nothing"].items() if count)
-        print(f"{each['data']}, {each['judged']}: {mean:+.3f} ({low:+.3f} to {high:+.3f}), "
+        print(f"{each['data']}, {each['judged']}: {mean:+.3f} ({low:+.3f} to {high:+.3f}){unit}, "
               f"{len(each['gains'])} pairs"
               + (f"; sweeps that finished nothing: {left}" if left else ""))  # fmt: skip
 

@@ -61,6 +61,24 @@ def test_a_search_is_compared_with_one_at_random_by_seeds_that_chose_nothing():
     assert not set(pairs_of_sweeps.NEW_SEEDS) & {0, 1, 2}
 
 
+def test_a_lead_is_told_in_what_sets_random_networks_apart():
+    def tried(*scores):
+        ended = [{"origin": "random", "epochs": 4, "objective": score} for score in scores]
+        return [*ended, {"origin": "random", "epochs": 1, "objective": 0.1}]
+
+    rows = [
+        row("sweep", 0, 1.5, 0.9) | {"tried": tried(9, 1)},
+        row("random", 0, 1.2, 0.8) | {"tried": tried(1.0, 1.2)},
+        row("sweep", 1, 1.5, 0.9),
+        row("random", 1, 1.4, 0.8) | {"tried": tried(0.8, 1.0, 1.2)},
+    ]
+    # Variances of 0.02 and 0.04, with one and two degrees of freedom.
+    assert pairs_of_sweeps.scatter(rows[1::2]) == pytest.approx((0.1 / 3) ** 0.5)
+    shipped = differences(rows)[0]
+    assert shipped["in_sd"] == pytest.approx(0.2 / (0.1 / 3) ** 0.5)
+    assert differences([*rows[:1], row("random", 0, 1.2, 0.8)])[0]["in_sd"] is None
+
+
 def test_time_is_told_by_what_it_went_into():
     records = [
         Record(0, "complete", seconds={"train": 20.0, "mend": 10.0, "draw": 2.0, "score": 3.0}),
