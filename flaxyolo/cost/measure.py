@@ -18,7 +18,7 @@ from jaxtyping import Float64, UInt8
 
 from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
-from flaxyolo.cost.engine import JAX_ENGINE, Timed, Told, where
+from flaxyolo.cost.engine import JAX_ENGINE, Engine, Timed, Told, where
 from flaxyolo.cost.flops import multiply_adds
 from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown
 from flaxyolo.cost.reference import LOW, block_low, calm_ms, reference_call, reference_of
@@ -258,6 +258,15 @@ def compiled_network(spec: DetectorSpec) -> jax.stages.Compiled:
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.uint8)
     dtype = compute_dtype()
     return compile_ahead(run_network, spec, fused_graph(spec, dtype)[1], image, dtype)
+
+
+def compile_programs(spec: DetectorSpec, engine: Engine = JAX_ENGINE) -> None:
+    """Compile what `measure` runs of uint8 images: the device need not be left alone for that."""
+    compiled_detect(spec, 1, np.dtype(np.uint8))
+    if engine == JAX_ENGINE:
+        compiled_network(spec)
+    if engine.here:
+        reference_call()
 
 
 def forget_programs() -> None:

@@ -19,7 +19,7 @@ from flaxyolo.config import TrainConfig
 from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import JAX_ENGINE, Engine
-from flaxyolo.cost.measure import compiled_network
+from flaxyolo.cost.measure import compile_programs, compiled_network
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.record import Entry
@@ -102,6 +102,8 @@ def measured(
     is that of the fresh ones.
     """
     around.report(Stage("measuring"))
+    with around.busy(), entry.timed("compile"):
+        compile_programs(ready.spec, engine)
     with entry.timed("measure"):
         on_engine = program(engine, ready.spec, weights)
         with around.quiet() if engine.here else nullcontext():

@@ -12,6 +12,7 @@ from optuna.trial import FixedTrial
 
 from flaxyolo.cost.again import measure_for
 from flaxyolo.cost.budget import Budget, cheap_excess
+from flaxyolo.cost.measure import compile_programs
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.table import LatencyTable, Stat
 from flaxyolo.crew.phases import MEASURED_IMAGES
@@ -128,6 +129,7 @@ def _measured(sweep: Sweep, spec: DetectorSpec) -> Measurement:
     """The cost of a fresh network on the first validation images."""
     pixels = open_pixels(sweep.data, "val", spec.image_size, keep=sweep.keep)
     on_engine = program(sweep.engine, spec)
+    compile_programs(spec, sweep.engine)
     with Gate(device_key()).quiet():
         return measure_for(
             sweep.budget, spec, np.asarray(pixels.images[:MEASURED_IMAGES]), None, program=on_engine

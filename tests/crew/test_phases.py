@@ -1,6 +1,8 @@
 """What a run begins with."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,10 +11,15 @@ import optuna
 import pytest
 
 from flaxyolo.config import TrainConfig
-from flaxyolo.crew.phases import Prepared, first_weights
+from flaxyolo.cost import again
+from flaxyolo.cost.budget import Budget
+from flaxyolo.cost.measure import compiled_network, measure
+from flaxyolo.cost.reference import reference_call
+from flaxyolo.crew.phases import Prepared, first_weights, measured
 from flaxyolo.crew.record import Entry
+from flaxyolo.crew.surroundings import Surroundings
 from flaxyolo.data.sources import Dataset
-from flaxyolo.nn.detector import initial_weights
+from flaxyolo.nn.detector import compiled_detect, initial_weights
 from flaxyolo.weights.transfer import Source, begun_from
 from tests.small import tiny_feed, tiny_spec
 
@@ -20,18 +27,49 @@ NAMES = ("red", "green", "blue")
 SOURCE = Source(Path("parent"), initial_weights(tiny_spec(), 1), tiny_spec(), NAMES)
 
 
+def ready(spec):
+    """A network with 16 images."""
+    feed, data = tiny_feed(16), Dataset("made", (), (), NAMES, (1, 2, 3), "print")
+    return Prepared(spec, data, feed, feed.pixels)
+
+
 def begun(spec, source=SOURCE):
     """The first weights of a run of 8 steps, and its record."""
-    feed, data = tiny_feed(16), Dataset("made", (), (), NAMES, (1, 2, 3), "print")
     entry = Entry(optuna.create_study().ask())
-    config = TrainConfig(epochs=2, batch_size=4)
-    weights = first_weights(Prepared(spec, data, feed, feed.pixels), config, source, entry)
+    weights = first_weights(ready(spec), TrainConfig(epochs=2, batch_size=4), source, entry)
     return weights, entry.record
 
 
 def differ(one, other):
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
+
+
+def test_others_may_train_while_a_network_is_compiled_that_is_to_be_measured(monkeypatch):
+    """The device is left alone for the calls, and for nothing else."""
+    compiled_detect.cache_clear()
+    compiled_network.cache_clear()
+    reference_call.cache_clear()
+
+    def programs():
+        return [each.cache_info().misses for each in (compiled_detect, compiled_network)]
+
+    seen = []
+
+    @contextmanager
+    def alone(kind):
+        before = programs()
+        yield
+        seen.append((kind, before, programs()))
+
+    around = Surroundings(quiet=partial(alone, "quiet"), busy=partial(alone, "busy"))
+    monkeypatch.setattr(again, "measure", partial(measure, min_calls=2, min_seconds=0.0))
+    entry = Entry(optuna.create_study().ask())
+    cost = measured(ready(tiny_spec()), Budget(), entry, around)
+    assert cost.latency_ms_p50 > 0
+    # With the reference network.
+    assert seen == [("busy", [0, 0], [2, 1]), ("quiet", [2, 1], [2, 1])]
+    assert entry.record.seconds.keys() == {"compile", "measure"}
 
 
 @pytest.mark.slow
