@@ -20,6 +20,7 @@ from flaxyolo.base.urls import hidden, hide_in_argv
 from flaxyolo.base.words import many
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import Engine
+from flaxyolo.cost.measure import forget_programs
 from flaxyolo.cost.measurement import EngineName
 from flaxyolo.cost.target import Target, read_target, require_packages
 from flaxyolo.crew.databases import answering
@@ -455,6 +456,8 @@ def _run(flags: Flags) -> Swept:
         write_task(folder, Task.of(sweep, flags.space, setting.ranges, workers, deadline))
         logs = Followers(flags.log, folder, folder.name)
         logs.begin(anew=False)
+        # Those of the space's ranges and of the parent, which no worker shares.
+        forget_programs()
         watch(study, sweep, workers, flags.storage, began, deadline, logs)
         finish(study, sweep)
     return Swept(folder, flags.storage)

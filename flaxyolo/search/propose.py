@@ -15,6 +15,7 @@ from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.table.pieces import pieces
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.record import Record
+from flaxyolo.data.sources import source_name
 from flaxyolo.machine.gate import Gate
 from flaxyolo.search.controls import drawn
 from flaxyolo.search.earlier import Scored, earlier_studies, in_columns, scored_candidates
@@ -107,11 +108,13 @@ class Proposer:
         """What networks from fresh weights have shown on other data.
 
         Nothing where these data have been studied before, and nothing with a parent: its children
-        score by how much of it they have.
+        score by how much of it they have. Nor is a table of a data set of this one's name counted:
+        it may be of the same images, and whoever tries the package on them would be told of them.
         """
         if self.earlier or self.sweep.initial is not None:
             return ()
-        tables = experience()
+        own = source_name(self.sweep.source)
+        tables = tuple(table for table in experience() if table.data != own)
         log.info(
             "what %d networks have shown on other data (%s) counts until this study knows better",
             sum(len(table.scores) for table in tables),

@@ -9,6 +9,7 @@ import numpy as np
 from flaxyolo.base import cli
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import Config, write_config
+from flaxyolo.cost.measure import forget_programs
 from flaxyolo.data.feeds import open_pixels
 from flaxyolo.data.sources import absolute
 from flaxyolo.machine.gate import Gate
@@ -124,3 +125,5 @@ def draw_best(detector: TrainedDetector, sweep: Sweep, title: str) -> None:
     some = pixels._replace(images=np.asarray(pixels.images[chosen]))
     found = run_detector(detector, examples, some)
     draw_sample(found, examples, sweep.data, sweep.folder / PICTURE, title)
+    # Each best detector of a study leaves its own.
+    forget_programs()

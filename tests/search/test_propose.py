@@ -95,6 +95,14 @@ def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
     assert table.filled > 0
 
 
+def test_of_its_own_data_a_study_is_told_nothing(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, latency_ms=1.4)
+    assert [each.data for each in proposer.experience] == ["digits", "nuclei", "bccd"]
+    proposer, _ = made(tmp_path / "more", monkeypatch, latency_ms=1.4)
+    proposer.sweep = replace(proposer.sweep, source="digits")
+    assert [each.data for each in proposer.experience] == ["nuclei", "bccd"]
+
+
 def test_a_search_at_random_takes_any_of_the_band_and_learns_nothing(tmp_path, monkeypatch):
     proposer, table = made(tmp_path, monkeypatch, latency_ms=1.4)
     blind = replace(proposer.sweep.spending, blind=True)
