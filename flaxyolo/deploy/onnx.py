@@ -87,7 +87,7 @@ def _traced(detector: TrainedDetector, form: OnnxForm, *, raw: bool) -> Any:
     spec = detector.spec
     dtype = jnp.float16 if form.half else jnp.float32
     structure = fused_graph(spec, dtype)[0]
-    weights = fuse(spec, detector.weights)
+    weights = fuse(spec, detector.weights, jnp.float32)
 
     def network(images: Float[Array, "b s s 3"]) -> Any:
         predictions = nnx.merge(structure, *weights)(images)

@@ -22,7 +22,8 @@ def exported(detector: TrainedDetector, batch: Batch = 1) -> export.Exported:
     Boxes are xyxy in input pixels, in 300 slots an image, as `Slots` has them. It runs in float32;
     what it is called with later needs JAX, but neither flaxyolo nor Flax.
     """
-    spec, weights = detector.spec, fuse(detector.spec, detector.weights)
+    spec = detector.spec
+    weights = fuse(spec, detector.weights, jnp.float32)
 
     def found(images: Num[Array, "b s s 3"]) -> tuple[Array, Array, Array, Array]:
         slots: Slots = detect_batch(spec, weights, images, jnp.float32)

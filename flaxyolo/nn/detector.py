@@ -20,7 +20,7 @@ from flaxyolo.base.picture import Picture
 from flaxyolo.base.pixels import listed_images, rgb_pixels
 from flaxyolo.nn.backbone import Backbone
 from flaxyolo.nn.compiling import compile_ahead
-from flaxyolo.nn.fuse import fuse_network
+from flaxyolo.nn.fuse import fuse_network, narrow_network
 from flaxyolo.nn.head import Head, Predictions
 from flaxyolo.nn.layers import Layers
 from flaxyolo.nn.neck import NECKS
@@ -126,24 +126,30 @@ def graph(spec: DetectorSpec, *, train: bool, dtype: Any) -> nnx.GraphDef:
 class Fused(NamedTuple):
     """A detector's arrays for inference: norms and parallel branches folded into convolutions.
 
-    Of a head with two pairs of branches only the one-to-one pair is left.
+    Kernels are held in the type that is computed in. Of a head with two pairs of branches only the
+    one-to-one pair is left.
     """
 
     params: Any
     stats: Any
 
 
-def fuse(spec: DetectorSpec, weights: Weights) -> Fused:
-    """Fold trained weights for inference, in NumPy: nothing is compiled."""
+def fuse(spec: DetectorSpec, weights: Weights, dtype: DTypeLike | None = None) -> Fused:
+    """Fold trained weights for inference, in NumPy: nothing is compiled.
+
+    `dtype` is what is computed in; None is this device's.
+    """
     arrays = jax.tree.map(np.asarray, weights)
-    network = nnx.merge(graph(spec, train=False, dtype=jnp.float32), *arrays)
-    return Fused(*weights_of(fuse_network(network)))
+    computed = compute_dtype() if dtype is None else dtype
+    network = nnx.merge(graph(spec, train=False, dtype=computed), *arrays)
+    return Fused(*weights_of(narrow_network(fuse_network(network))))
 
 
 @lru_cache(maxsize=64)
 def fused_graph(spec: DetectorSpec, dtype: Any) -> tuple[nnx.GraphDef, Fused]:
     """The folded network's structure, with the shapes and dtypes of its weights."""
-    network = fuse_network(Detector(spec, dtype=dtype, rng=np.random.default_rng(0)))
+    network = Detector(spec, dtype=dtype, rng=np.random.default_rng(0))
+    network = narrow_network(fuse_network(network))
     view = nnx.view(network, use_running_average=True, deterministic=True, raise_if_not_found=False)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights_of(network))
     return nnx.graphdef(view), Fused(*shapes)

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from flax import nnx
 
+from flaxyolo.nn.conv import Conv
+
 M = TypeVar("M", bound=nnx.Module)
 
 
@@ -23,4 +25,18 @@ def fuse_network(network: M) -> M:
                     part[index] = fuse_network(item)
         elif isinstance(part, nnx.Module):
             setattr(network, name, fuse_network(part))
+    return network
+
+
+def narrow_network(network: M) -> M:
+    """Hold what convolutions multiply by (in place) in the type in which they do; returns the
+    network.
+
+    They would turn it into that type at every call, which on an accelerator is a kernel for each.
+    """
+    for _, part in nnx.iter_modules(network):
+        if isinstance(part, Conv):
+            part.kernel = nnx.Param(part.kernel[...].astype(part.dtype))
+            if part.bias is not None:
+                part.bias = nnx.Param(part.bias[...].astype(part.dtype))
     return network

@@ -7,7 +7,14 @@ import pytest
 from flax import nnx
 
 from flaxyolo.nn.conv import Conv
-from flaxyolo.nn.detector import Weights, fuse, initial_weights, predict, run_network
+from flaxyolo.nn.detector import (
+    Weights,
+    fuse,
+    fused_graph,
+    initial_weights,
+    predict,
+    run_network,
+)
 from flaxyolo.nn.fuse import fuse_network
 from flaxyolo.nn.layers import ConvAct, Layers
 from flaxyolo.nn.norm import BatchNorm
@@ -47,6 +54,27 @@ def test_batch_norms_are_gone_and_group_norms_stay():
         names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(fused)}
         assert names == ({"kernel", "bias"} if gone else {"kernel", "bias", "scale"})
         assert not jax.tree.leaves(fused.stats)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_weights_are_held_in_the_type_they_are_used_in_and_say_the_same(norm):
+    spec = tiny_spec(norm=norm)
+    weights = shaken(initial_weights(spec, 0))
+    wide, narrow = (fuse(spec, weights, dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    kinds = {
+        (path[-1].key, leaf.dtype.name)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(narrow)
+    }
+    assert ("kernel", "bfloat16") in kinds
+    assert ("kernel", "float32") not in kinds
+    shapes = fused_graph(spec, jnp.bfloat16)[1]
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), narrow) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
+    )
+    images = jnp.asarray(np.random.default_rng(1).uniform(size=(1, 64, 64, 3)), jnp.float32)
+    before, now = (run_network(spec, each, images, jnp.bfloat16) for each in (wide, narrow))
+    np.testing.assert_array_equal(before.logits, now.logits)
+    np.testing.assert_array_equal(before.boxes, now.boxes)
 
 
 def test_a_convolution_is_scaled_and_shifted_by_its_norm():
