@@ -4,6 +4,7 @@ Each change is played against the search as it is, in as many epochs of training
 networks with the same luck of seeds (`benchmarks.replay_trained`); the number of candidates follows
 from the epochs. Told is what the change gains, in the objective and in standard deviations of it
 among the networks in the band, with 95 % intervals by bootstrap over families and networks.
+`--fixed` is what a candidate costs beside its training, compiled and measured as it is, in epochs.
 
     python -m benchmarks.search_variants benchmarks/tables/digits.jsonl --epochs 120 240
 """
@@ -27,7 +28,7 @@ from benchmarks.landscape import SEEDS, Landscape, enough, landscape, resampled
 from benchmarks.replay_trained import FINALISTS
 from benchmarks.trained import read
 from flaxyolo.base.files import replace_file
-from flaxyolo.crew.record import Record
+from flaxyolo.crew.record import CHEAP, Record
 from flaxyolo.search import funnel, schedule, simulation
 from flaxyolo.search.earlier import Scored, scored_candidates
 from flaxyolo.search.funnel import DEFAULTS, in_band
@@ -184,6 +185,9 @@ class Played(NamedTuple):
 
     shipped: float
     epochs: int
+    """Of training."""
+    tried: int
+    """Candidates."""
 
 
 def play(
@@ -208,22 +212,31 @@ def play(
         search.spending = replace(search.spending, seeds=search.spending.seeds[: variant.seeds])
         search.spending = OtherRungs(**vars(search.spending), others=own)
         search.run()
-    return Played(float(land.curves.objective[search.chosen(), -1]), search.trained_epochs())
+    tried = sum(record.stage == CHEAP for record in search.records)
+    shipped = float(land.curves.objective[search.chosen(), -1])
+    return Played(shipped, search.trained_epochs(), tried)
 
 
 def candidates_for(
-    land: Landscape, variant: Variant, budgets: Sequence[float], epochs: int, seed: int
+    land: Landscape,
+    variant: Variant,
+    budgets: Sequence[float],
+    epochs: int,
+    seed: int,
+    fixed: float = 0.0,
 ) -> int:
-    """The most candidates that take no more than so many epochs on average."""
+    """The most candidates that take no more than so many epochs on average, each with `fixed` ones
+    beside those it is trained for."""
     low, high = 3, MOST + 1
     while high - low > 1:
         middle = (low + high) // 2
-        taken = [
-            play(land, variant, ms, middle, (seed, 7, place, again)).epochs
+        played = [
+            play(land, variant, ms, middle, (seed, 7, place, again))
             for place, ms in enumerate(budgets)
             for again in range(MATCHED)
         ]
-        low, high = (middle, high) if np.mean(taken) <= epochs else (low, middle)
+        taken = np.mean([each.epochs + fixed * each.tried for each in played])
+        low, high = (middle, high) if taken <= epochs else (low, middle)
     return low
 
 
@@ -259,6 +272,7 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--budget-ms", type=float, nargs="+", help="others than the table's")
     parser.add_argument("--epochs", type=int, nargs="+", default=list(EPOCHS))
+    parser.add_argument("--fixed", type=float, default=0.0, help="epochs' worth of each candidate")
     parser.add_argument("--repeats", type=int, default=60, help="searches for each budget")
     parser.add_argument("--tables", type=int, default=60, help="resampled, for intervals")
     parser.add_argument("--each", type=int, default=4, help="searches on each of these, a budget")
@@ -287,7 +301,7 @@ def main() -> None:
           "\n|---:|---|---:|---:|---:|---|")  # fmt: skip
     for epochs in arguments.epochs:
         counts = {
-            name: candidates_for(land, variant, budgets, epochs, arguments.seed)
+            name: candidates_for(land, variant, budgets, epochs, arguments.seed, arguments.fixed)
             for name, variant in chosen.items()
         }
         played: Callable[..., Any] = partial(quality, budgets=budgets)
@@ -323,7 +337,7 @@ def main() -> None:
                   f"| {row['spreads']:+.2f} | {ends} |", flush=True)  # fmt: skip
     if arguments.json:
         result = {"table": str(arguments.table), "networks": len(land.features),
-                  "budget_ms": budgets, "date": time.strftime("%Y-%m-%d"),
+                  "budget_ms": budgets, "fixed": arguments.fixed, "date": time.strftime("%Y-%m-%d"),
                   "rows": rows}  # fmt: skip
         replace_file(arguments.json, json.dumps(result, indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,11 @@ from flaxyolo.search.features import matrix
 from flaxyolo.search.funnel import merits, next_finalists, promoted
 from flaxyolo.search.racing import next_runs
 from flaxyolo.search.spending import REDUCTION, Spending
+
+TIMED = 2
+"""Candidates whose seconds tell whether it pays to wait."""
+IN_TRAINING = ("train", "evaluate")
+"""Stages of a trial that grow with its epochs."""
 
 
 class GoOn(NamedTuple):
@@ -80,6 +86,7 @@ def next_job(
     none_scaled: bool = False,
     highest: float = 1.0,
     affordable: float = inf,
+    waits: int | None = None,
 ) -> Job:
     """The next job of the funnel.
 
@@ -90,8 +97,10 @@ def next_job(
     before they are chosen. `closing` says that the time left is what the first seeds need: no
     candidate goes on but the controls, which have their part of it, and those behind stay where
     they are for the next run of the command. The space may be `exhausted`, and no further YOLOv8
-    expected to fit (`none_scaled`).
+    expected to fit (`none_scaled`). It may pay to wait at the first few rungs only (`waits`, see
+    `rungs_that_pay`): who begins or goes on then passes by the others.
     """
+    rungs = spending.rungs if waits is None else (*spending.rungs[:-1][:waits], spending.rungs[-1])
     cheap = [each for each in found if each.stage == CHEAP]
     fresh = [each for each in cheap if each.state == "waiting" and each.paused is None]
     running = any(each.state == "running" for each in cheap)
@@ -104,11 +113,12 @@ def next_job(
             last_chance=not (more or fresh or running),
         )
         if ahead is not None:
-            return GoOn(ahead.number, next_rung(ahead, spending.rungs))
+            return GoOn(ahead.number, next_rung(ahead, rungs))
         if fresh:
             # What was interrupted had been begun first.
             each = max(fresh, key=lambda each: (each.epochs, -each.number))
-            return GoOn(each.number, next_rung(each, spending.rungs))
+            waiting_at = spending.rungs if apart(each, spending) else rungs
+            return GoOn(each.number, next_rung(each, waiting_at))
         if wants_scaled(found, spending) and not none_scaled:
             return AddScaled()
         if more:
@@ -155,6 +165,28 @@ def _run(result: Record) -> tuple[int, int]:
 def next_rung(result: Record, rungs: Sequence[int]) -> int:
     """The rung after the last at which a candidate was scored."""
     return min((rung for rung in rungs if rung > result.epochs), default=rungs[-1])
+
+
+def rungs_that_pay(found: Sequence[Record], spending: Spending) -> int:
+    """At how many rungs, from the first on, candidates should wait for each other.
+
+    Who is stopped at a rung saves the rest of its training for another candidate. Where that takes
+    no longer than another takes apart from its training (drawn, compiled, measured), nothing is
+    saved that a full score is not worth. All rungs, until `TIMED` candidates have told.
+    """
+    timed = [
+        each for each in found
+        if each.stage == CHEAP and each.epochs and each.seconds.get("train")
+    ]  # fmt: skip
+    before_end = spending.rungs[:-1]
+    if len(timed) < TIMED:
+        return len(before_end)
+    epoch = median(each.seconds["train"] / each.epochs for each in timed)
+    apart = median(
+        sum(seconds for stage, seconds in each.seconds.items() if stage not in IN_TRAINING)
+        for each in timed
+    )
+    return sum((spending.short_epochs - rung) * epoch > apart for rung in before_end)
 
 
 def promotable(

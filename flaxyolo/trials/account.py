@@ -6,6 +6,7 @@ from flaxyolo.base.words import many
 from flaxyolo.crew.record import CHEAP, FINAL, Record
 from flaxyolo.search.controls import drawn, kind
 from flaxyolo.search.propose import RANDOM
+from flaxyolo.search.schedule import rungs_that_pay
 from flaxyolo.search.spending import Spending
 from flaxyolo.trials.standings import Standings
 
@@ -30,6 +31,10 @@ def funnel_line(found: Sequence[Record], spending: Spending) -> str:
     for rung in spending.rungs:
         there = sum(each.epochs >= rung for each in cheap)
         parts.append(f"{there} trained to epoch {rung}")
+    unpaid = spending.rungs[:-1][rungs_that_pay(found, spending) :]
+    if unpaid:
+        parts.append(f"without waiting at epoch {' and '.join(map(str, unpaid))}, as a further "
+                     "candidate costs more than the rest of a training")  # fmt: skip
     finals = [each for each in found if each.stage == FINAL]
     if finals:
         done = sum(each.state == "complete" for each in finals)

@@ -17,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.words import many
 from flaxyolo.cost.measure import forget_programs
+from flaxyolo.cost.recorded import count_of
 from flaxyolo.crew.custody import custody
 from flaxyolo.crew.leases import take_up
 from flaxyolo.crew.record import CHEAP, FINAL, Entry, Record, attributes
@@ -39,6 +40,7 @@ from flaxyolo.search.schedule import (
     Propose,
     Wait,
     next_job,
+    rungs_that_pay,
     wants_more,
     wants_scaled,
 )
@@ -90,6 +92,7 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
         none_scaled=none_scaled,
         highest=sweep.objective.highest,
         affordable=affordable(found, sweep.spending, left * task.workers),
+        waits=waits(found, sweep.spending),
     )
     match job:
         case Done():
@@ -114,6 +117,13 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
             end = task.deadline - (0.0 if last else reserve)
             return go_on(desk, number, until, end, sweep, proposer) or not last
     return True
+
+
+def waits(found: list[Record], spending: Spending) -> int:
+    """At how many rungs candidates wait for each other."""
+    scored = sum(each.stage == CHEAP and each.objective is not None for each in found)
+    what = f"rungs that pay after {scored} scored candidates"
+    return count_of(what, lambda: rungs_that_pay(found, spending))
 
 
 def propose(desk: Desk, found: list[Record], sweep: Sweep, proposer: Proposer) -> None:

@@ -18,6 +18,7 @@ from flaxyolo.search.schedule import (
     Wait,
     choose_finalists,
     next_job,
+    rungs_that_pay,
 )
 from flaxyolo.search.spending import Spending
 from tests.search.made import OVER, final, result
@@ -52,6 +53,39 @@ def test_one_of_three_goes_on_from_its_rung():
     two = [paused(0, 0.2), paused(1, 0.3)]
     assert next_job(two, SPENDING) == Propose()
     assert next_job([*two, paused(2, 0.1)], SPENDING) == GoOn(1, 9)
+
+
+def timed(number, epochs, **seconds):
+    """A candidate that has taken so long, and waits after so many epochs."""
+    return replace(paused(number, *[0.2] * (1 + (epochs > 3))), seconds=seconds)
+
+
+def test_waiting_pays_where_what_is_left_costs_more_than_another_candidate():
+    begun = {"compile": 20.0, "measure": 9.0, "draw": 1.0, "evaluate": 50.0}
+    # 24 epochs are left after the first rung, and 18 after the second.
+    for epoch_s, expected in ((1.0, 0), (1.5, 1), (2.0, 2)):
+        found = [timed(0, 3, train=3 * epoch_s, **begun), timed(1, 9, train=9 * epoch_s, **begun)]
+        assert rungs_that_pay(found, SPENDING) == expected
+    assert rungs_that_pay(found[:1], SPENDING) == 2, "one candidate tells nothing"
+    assert rungs_that_pay([over(0), result(1, "waiting")], SPENDING) == 2
+
+
+def test_where_waiting_does_not_pay_candidates_are_trained_to_the_end_at_once():
+    fresh = result(2, "waiting")
+    for waits, until in ((2, 3), (1, 3), (0, 27), (None, 3)):
+        assert next_job([paused(0, 0.2), fresh], SPENDING, waits=waits) == GoOn(2, until)
+    begun = result(2, "waiting", [(3, 0.1)])
+    assert next_job([begun], SPENDING, waits=1) == GoOn(2, 27)
+    # Who waits already goes on only when it is ahead, and then to the end.
+    three = [paused(0, 0.2), paused(1, 0.3), paused(2, 0.1)]
+    assert next_job(three[:2], SPENDING, waits=0) == Propose()
+    assert next_job(three, SPENDING, waits=0) == GoOn(1, 27)
+
+
+def test_a_control_waits_at_the_first_rung_whatever_it_costs():
+    baseline = result(0, "waiting", origin=BASELINE)
+    assert next_job([baseline], COMPARED, waits=0) == GoOn(0, 3)
+    assert next_job([baseline], SPENDING, waits=0) == GoOn(0, 27)
 
 
 def test_a_score_over_all_others_goes_on_from_the_higher_rung_first():
