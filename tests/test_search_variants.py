@@ -42,6 +42,8 @@ def test_as_many_candidates_as_the_epochs_allow(table, few_at_most):
     )
     assert 3 <= few <= 200 // 27
     assert few < more <= 500 // 27
+    dear = benchmark.candidates_for(land, known, [BUDGET], 500, 0, fixed=27)
+    assert 3 <= dear <= 500 // 54
 
 
 @pytest.mark.slow
