@@ -182,11 +182,11 @@ def rungs_that_pay(found: Sequence[Record], spending: Spending) -> int:
     if len(timed) < TIMED:
         return len(before_end)
     epoch = median(each.seconds["train"] / each.epochs for each in timed)
-    apart = median(
+    beside = median(
         sum(seconds for stage, seconds in each.seconds.items() if stage not in IN_TRAINING)
         for each in timed
     )
-    return sum((spending.short_epochs - rung) * epoch > apart for rung in before_end)
+    return sum((spending.short_epochs - rung) * epoch > beside for rung in before_end)
 
 
 def promotable(

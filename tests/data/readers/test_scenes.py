@@ -4,15 +4,19 @@ import pytest
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.images import decode
 from flaxyolo.data.readers import scenes
-from flaxyolo.data.readers.scenes import (
-    CLASS_NAMES,
+from flaxyolo.data.readers.scene_objects import (
+    BRIGHTNESS,
     CONTRASTS,
     FULL,
-    FULL_AREA,
     SIDE,
     VISIBLE,
-    Scene,
     colour_of,
+    ious,
+)
+from flaxyolo.data.readers.scenes import (
+    CLASS_NAMES,
+    FULL_AREA,
+    Scene,
     draw_scene,
     rendered,
     sources_of,
@@ -91,7 +95,7 @@ def test_every_object_is_mostly_visible_and_some_are_partly_covered(drawn):
 def test_boxes_overlap_by_a_bounded_part(drawn):
     largest = []
     for scene in drawn:
-        overlaps = [scenes._ious(box, scene.boxes) for box in scene.boxes]
+        overlaps = [ious(box, scene.boxes) for box in scene.boxes]
         largest.append(max(np.sort(row)[-2] if len(row) > 1 else 0 for row in overlaps))
     assert np.mean(np.array(largest) > 0.05) > 0.2
     assert max(largest) < 0.5
@@ -132,7 +136,7 @@ def test_colours_have_many_contrasts_and_none_is_invisible():
         colour = colour_of(rng, beneath, 40.0, tint)
         assert colour.min() >= 0
         assert colour.max() <= 255
-        contrasts.append(abs(colour @ scenes.BRIGHTNESS / 256 - level))
+        contrasts.append(abs(colour @ BRIGHTNESS / 256 - level))
     assert min(contrasts) > CONTRASTS[0] - 2
     assert np.percentile(contrasts, 20) < 60
     assert np.percentile(contrasts, 80) > 90
