@@ -78,6 +78,8 @@ NEW_SEEDS = (101, 202)
 SPREAD = 0.2
 """Standard deviation of the difference of two sweeps' objectives: a guess, before there are any."""
 POWER = 2.6
+APART = 6
+"""Degrees of freedom from which a standard deviation is told."""
 COMPILED = "compiled-*"
 """XLA's programs in a cache."""
 
@@ -219,7 +221,8 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def scatter(rows: Sequence[dict[str, Any]]) -> float | None:
     """Standard deviation of the objective, in a sweep, of what random search trained to the end.
 
-    It is the unit of leads: what sets networks in the band apart, and the luck of one seed.
+    It is the unit of leads: what sets networks in the band apart, and the luck of one seed. None
+    where fewer than `APART` comparisons tell of it.
     """
     squares, count = 0.0, 0
     for row in rows:
@@ -229,7 +232,7 @@ def scatter(rows: Sequence[dict[str, Any]]) -> float | None:
         if len(ended) > 1:
             squares += variance(ended) * (len(ended) - 1)
             count += len(ended) - 1
-    return math.sqrt(squares / count) if count else None
+    return math.sqrt(squares / count) if count >= APART else None
 
 
 def main() -> None:

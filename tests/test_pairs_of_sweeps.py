@@ -61,7 +61,7 @@ def test_a_search_is_compared_with_one_at_random_by_seeds_that_chose_nothing():
     assert not set(pairs_of_sweeps.NEW_SEEDS) & {0, 1, 2}
 
 
-def test_a_lead_is_told_in_what_sets_random_networks_apart():
+def test_a_lead_is_told_in_what_sets_random_networks_apart(monkeypatch):
     def tried(*scores):
         ended = [{"origin": "random", "epochs": 4, "objective": score} for score in scores]
         return [*ended, {"origin": "random", "epochs": 1, "objective": 0.1}]
@@ -73,6 +73,8 @@ def test_a_lead_is_told_in_what_sets_random_networks_apart():
         row("random", 1, 1.4, 0.8) | {"tried": tried(0.8, 1.0, 1.2)},
     ]
     # Variances of 0.02 and 0.04, with one and two degrees of freedom.
+    assert pairs_of_sweeps.scatter(rows[1::2]) is None, "too few to tell"
+    monkeypatch.setattr(pairs_of_sweeps, "APART", 3)
     assert pairs_of_sweeps.scatter(rows[1::2]) == pytest.approx((0.1 / 3) ** 0.5)
     shipped = differences(rows)[0]
     assert shipped["in_sd"] == pytest.approx(0.2 / (0.1 / 3) ** 0.5)
