@@ -22,6 +22,7 @@ from flaxyolo.config import TrainConfig, read_config
 from flaxyolo.cost.measure import memory_mib
 from flaxyolo.cost.measurement import versions
 from flaxyolo.cost.target import (
+    compiled,
     described_device,
     lowered_detect,
     lowered_step,
@@ -54,10 +55,8 @@ def take_loops() -> None:
     nms.all_at_once = nms.by_blocks
 
 
-def lowered(asked: dict[str, Any]) -> jax.stages.Lowered:
+def lowered(asked: dict[str, Any], device: Any) -> jax.stages.Lowered:
     """The program that a row is about."""
-    target = read_target(asked["target"])
-    device = described_device(target.platform, target.description)
     spec, training = network(asked["network"])
     spec, batch = replace(spec, image_size=asked["image_size"]), asked["batch"]
     if asked["program"] == "step":
@@ -86,10 +85,12 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
     """One row: what was asked, and what its program holds."""
     if asked["form"] == "loops":
         take_loops()
+    target = read_target(asked["target"])
+    device = described_device(target.platform, target.description)
     began = time.perf_counter()
-    compiled = lowered(asked).compile()
+    program = compiled(lowered(asked, device), device)
     seconds = time.perf_counter() - began
-    counts, bare = (count(text) for text in (compiled.as_text(), untiled(compiled.as_text())))
+    counts, bare = (count(text) for text in (program.as_text(), untiled(program.as_text())))
     kernels = counts.kernels
     return asked | {
         "loops": len(counts.loops),
@@ -103,7 +104,7 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
                    if kind not in ("fusion", "custom-call", "copy", "copy-start")},
         "bytes": counts.bytes,
         "bytes_without_padding": bare.bytes,
-        "memory_mib": memory_mib(compiled),
+        "memory_mib": memory_mib(program),
         "compile_s": seconds,
     }  # fmt: skip
 
