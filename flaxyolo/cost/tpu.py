@@ -1,6 +1,6 @@
 """Google's chips in libtpu's words, to compile for one that is not in this machine."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PACKAGE = "libtpu"
 """It compiles for TPUs, and needs none for it."""
@@ -9,7 +9,7 @@ OVERFULL = r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm"
 UNITS_MIB = {"K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 
 
-QUICKLY = {"exec_time_optimization_effort": -1.0}
+QUICKLY: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
 """Options of its compiler with which it does not try what to fetch into the chip's own memory and
 when. Otherwise the gradients of YOLOv8n at 320 px take it 293 s of a core instead of 56, and its
 forward pass 63 s instead of 17; the program then needs 653 MiB instead of 727."""
