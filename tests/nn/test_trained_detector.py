@@ -1,6 +1,7 @@
 """A detector is called on one image or on several, in any form."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,6 +61,8 @@ def test_few_sizes_of_batches_are_compiled(abc, monkeypatch, fast):
 
     monkeypatch.setattr(network, "detect", counted)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if fast else "cpu")
+    # The processor is the one there is, and computes as ever.
+    monkeypatch.setattr(network, "compute_dtype", lambda: jnp.float32)
     for count in (7, 8):
         seen.clear()
         found = abc(list(noise(count, 64)), min_score=0.0)
