@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 PACKAGE = "libtpu"
 """It compiles for TPUs, and needs none for it."""
-OVERFULL = r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm"
-"""In the words with which its compiler refuses a program that has no room."""
+OVERFULL = r"(?:Used |\()([\d.]+)([KMGT])(?: of [\d.]+[KMGT] hbm|\) exceeds available HBM)"
+"""In the words with which its compiler refuses a program that has no room: all that it needs, or
+its work space where that alone is too much."""
 UNITS_MIB = {"K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 
 

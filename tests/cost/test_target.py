@@ -123,6 +123,11 @@ def test_what_a_tpu_has_no_room_for_needs_what_its_compiler_says():
         "Used 18.50G of 15.75G hbm. Exceeded hbm capacity by 2.75G."
     )
     assert needed_mib(refused(said)) == 18.5 * 1024
+    said = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (51.53G) exceeds available HBM (15.75G)."
+    )
+    assert needed_mib(refused(said)) == 51.53 * 1024
     with pytest.raises(jax.errors.JaxRuntimeError, match="UNIMPLEMENTED"):
         needed_mib(refused("UNIMPLEMENTED: no such operation"))
 
