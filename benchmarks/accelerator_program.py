@@ -90,7 +90,8 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     program = compiled(lowered(asked, device), device)
     seconds = time.perf_counter() - began
-    counts, bare = (count(text) for text in (program.as_text(), untiled(program.as_text())))
+    text = program.as_text()
+    counts, bare = count(text), count(untiled(text))
     kernels = counts.kernels
     return asked | {
         "loops": len(counts.loops),
