@@ -20,7 +20,7 @@ from flaxyolo.base.urls import hidden, hide_in_argv
 from flaxyolo.base.words import many
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import Engine
-from flaxyolo.cost.measure import forget_programs
+from flaxyolo.cost.measure import forget_programs, least_seconds
 from flaxyolo.cost.measurement import EngineName
 from flaxyolo.cost.target import Target, read_target, require_packages
 from flaxyolo.crew.databases import answering
@@ -303,6 +303,7 @@ def read_given(flags: Flags) -> Given:
     budget = flags.budget()
     if flags.objective is not None:
         Objective(flags.objective)
+    least_seconds()
     if not budget.limits:
         raise InputError("expected at least one limit, such as --budget-ms 8, got none")
     target = None if flags.target is None else read_target(flags.target)

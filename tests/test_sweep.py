@@ -376,6 +376,14 @@ def test_bad_flags_get_one_line_and_leave_nothing(flag, value, words, tmp_path, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_time_of_measuring_that_is_none_ends_the_command_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLAXYOLO_MEASURE_SECONDS", "soon")
+    assert sweep.main(flags(tmp_path, "--data", "digits")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: FLAXYOLO_MEASURE_SECONDS: expected a number of seconds from 0, got 'soon'"
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_limit_must_be_given(capsys):
     assert sweep.main([]) == 2
     assert "expected at least one limit, such as --budget-ms 8" in capsys.readouterr().err

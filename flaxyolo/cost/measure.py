@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +20,8 @@ from jaxtyping import Float64, UInt8
 
 from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
+from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import shown
 from flaxyolo.cost.engine import JAX_ENGINE, Engine, Timed, Told, where
 from flaxyolo.cost.flops import multiply_adds
 from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown
@@ -49,6 +53,9 @@ from flaxyolo.weights.checkpoint import load_detector
 
 PACED_GAP_S = 0.2
 """Pause before each call of the paced mode, in which the device falls out of its fast state."""
+SECONDS = "FLAXYOLO_MEASURE_SECONDS"
+LEAST_SECONDS = 4.0
+"""For how long a latency is timed at least, where the environment says nothing else."""
 CALLS_AN_IMAGE = 25
 """Calls that an image's low quantile takes; of a slow network fewer images are shown."""
 LEAST_AN_IMAGE = 5
@@ -68,7 +75,7 @@ def measure(
     train_batch_size: int | None = None,
     data_bytes: int = 0,
     min_calls: int = 100,
-    min_seconds: float = 4.0,
+    min_seconds: float | None = None,
     max_seconds: float = 10.0,
     paced: bool = False,
     take_turns: TakeTurns = time_in_turn,
@@ -78,8 +85,8 @@ def measure(
     `images` are letterboxed uint8 (n, s, s, 3), shown in turn; None takes photographs. Without
     `weights` they are fresh ones. `program` is the same detector on another engine, whose latency
     counts then. `train_step` adds the memory of training, less `data_bytes` of the data set among
-    its arguments. A latency takes at least `min_calls` calls and `min_seconds`, but ends after
-    `max_seconds`, the reference's calls in turn included.
+    its arguments. A latency takes at least `min_calls` calls and `min_seconds` (None: those of
+    `least_seconds`), but ends after `max_seconds`, the reference's calls in turn included.
     """
     images = photographs(spec.image_size) if images is None else images
     shape = (spec.image_size, spec.image_size, 3)
@@ -90,7 +97,8 @@ def measure(
     if isinstance(program, Told):
         figures = told_figures(*program.tell())
     else:
-        limits = Limits(min_calls, min(min_seconds, max_seconds), max_seconds)
+        seconds = least_seconds() if min_seconds is None else min_seconds
+        limits = Limits(min_calls, min(seconds, max_seconds), max_seconds)
         if program is None:
             weights = initial_weights(spec, 0) if weights is None else weights
             fused = jax.device_put(fuse(spec, weights))
@@ -115,6 +123,20 @@ def measure(
         memory_device=None if place.device == device_name() else device_name(),
         engine=engine.name,
     )
+
+
+def least_seconds() -> float:
+    """For how long a latency is timed at least: what FLAXYOLO_MEASURE_SECONDS says, else 4."""
+    said = os.environ.get(SECONDS, "")
+    if not said:
+        return LEAST_SECONDS
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{SECONDS}: expected a number of seconds from 0, got {shown(said)}")
+    return seconds
 
 
 class Limits(NamedTuple):
@@ -156,8 +178,8 @@ def timed_figures(
     reference = reference_call() if on_processor or runs.network is not None else None
     slow = alone = None
     with device_lock():
-        shown = shown_images(runs, images, limits)
-        detect = each(runs.detect, shown)
+        placed = shown_images(runs, images, limits)
+        detect = each(runs.detect, placed)
         before = usage()
         if reference is None:
             whole = time_calls(detect, **limits.part(1))
@@ -165,7 +187,7 @@ def timed_figures(
             whole = take_turns(detect, reference, **limits.part(1))
         after = usage()
         if runs.network is not None:
-            alone = take_turns(each(runs.network, shown), reference, **limits.part(4))
+            alone = take_turns(each(runs.network, placed), reference, **limits.part(4))
         if paced:
             slow = time_calls(
                 detect,
@@ -181,7 +203,7 @@ def timed_figures(
         return quiet_figures(whole, load) | told
     best = best_reference(reference_of(whole.reference.ravel()))
     network_ms = None if alone is None else calm_ms(alone, best)
-    return calm_figures(whole, len(shown), best, load) | told | {"network_ms_p50": network_ms}
+    return calm_figures(whole, len(placed), best, load) | told | {"network_ms_p50": network_ms}
 
 
 def shown_images(runs: Programs, images: np.ndarray, limits: Limits) -> list[Any]:

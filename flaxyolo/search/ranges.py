@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.cost.measure import count_gflops, count_params, measure
+from flaxyolo.cost.measure import count_gflops, count_params, least_seconds, measure
 from flaxyolo.cost.recorded import cost_of
 from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.table import LatencyTable
@@ -340,7 +340,7 @@ def calibrate(table: LatencyTable, spec: DetectorSpec) -> None:
             spec,
             program=program(table.engine, spec),
             min_calls=50,
-            min_seconds=MEASURE_S,
+            min_seconds=min(MEASURE_S, least_seconds()),
             max_seconds=2 * MEASURE_S,
         ),
     )

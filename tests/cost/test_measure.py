@@ -15,7 +15,7 @@ from flaxyolo.config import read_config
 from flaxyolo.cost import measure as cost
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.measure import measure
+from flaxyolo.cost.measure import LEAST_SECONDS, SECONDS, least_seconds, measure
 from flaxyolo.cost.measurement import BUSY_LOAD, BUSY_SLOWDOWN, Measurement, Reference
 from flaxyolo.cost.table import file as latency_file
 from flaxyolo.machine.clock import Turns
@@ -339,6 +339,20 @@ def test_the_best_of_the_reference_is_kept_for_the_next_measurement(tmp_path, mo
     assert (busy.load, busy.busy) == (0.6, True)
     stored = latency_file.read_contents(latency_file.device_file()).reference
     assert stored == calm.reference_best
+
+
+def test_the_environment_says_how_long_a_latency_is_timed(monkeypatch):
+    monkeypatch.delenv(SECONDS)
+    assert least_seconds() == LEAST_SECONDS
+    monkeypatch.setenv(SECONDS, "0.5")
+    assert least_seconds() == 0.5
+
+
+@pytest.mark.parametrize("said", ["long", "-1", "nan", "inf"])
+def test_what_is_no_time_is_refused(monkeypatch, said):
+    monkeypatch.setenv(SECONDS, said)
+    with pytest.raises(InputError, match=f"{SECONDS}: expected a number of seconds .*got '{said}'"):
+        least_seconds()
 
 
 def test_of_many_images_some_are_shown():
