@@ -3,8 +3,9 @@
 The set is made by repetition in a temporary folder: images of a real set under many names (hard
 links), with boxes, outlines and the other keys of COCO's own files drawn by a seed. Every figure is
 of a process of its own, in CPU seconds of all its threads; reading is given beside pycocotools'
-`COCO(path)` on the same file, in turn. Then decoders of JPEGs of 640x480 in turn on one core; those
-that are not installed are named.
+`COCO(path)` on the same file, in turn. Then the set is written as array_record files and as a cache
+of pixels, and the input of one epoch of training (mosaic of four) is streamed from each. Last,
+decoders of JPEGs of 640x480 in turn on one core; those that are not installed are named.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -30,11 +31,19 @@ import numpy as np
 from flaxyolo.base.files import replace_file
 from flaxyolo.cost.measurement import processor_name
 
+if TYPE_CHECKING:  # What a part needs is imported by it: its memory is what it takes by itself.
+    from flaxyolo.data.feeds import Keep
+    from flaxyolo.data.sources import Dataset
+
 IMAGES, BOXES, CLASSES = 118_000, 860_000, 80
 CORNERS = 24
 """Of an outline; COCO's have 26 on average."""
 JPEGS = 40
-PARTS = ("pycocotools", "read", "facts", "audit", "split", "statistics")
+PARTS = ("pycocotools", "read", "facts", "audit", "split", "statistics", "records", "cache")
+STREAMED = {"stream of records": 640, "stream of the cache": 160}
+"""Where an epoch's input comes from, and the image size in pixels."""
+SAMPLES = 10
+"""Of the memory, over one epoch."""
 
 
 def make(folder: Path, source: Path, share: float) -> Path:
@@ -98,24 +107,26 @@ def annotations(
         }
 
 
-def part(name: str, folder: Path) -> dict[str, float]:
+def part(name: str, folder: Path) -> dict[str, Any]:
     """CPU seconds of a part, once what it needs is done, and the most memory of this process."""
     call = prepared(name, folder)
     began, on_the_clock = time.process_time(), time.perf_counter()
-    call()
-    return {
+    found = call()
+    told = {
         "cpu_seconds": time.process_time() - began,
         "seconds": time.perf_counter() - on_the_clock,
-        "peak_mib": peak_mib(),
+        "peak_mib": memory_mib("VmHWM"),
     }
+    return told | found if name in STREAMED else told
 
 
-def peak_mib() -> float:
-    """Most memory that this process has had; `getrusage` would count what its parent had too."""
+def memory_mib(kind: str) -> float:
+    """Memory of this process: the most it has had (VmHWM; `getrusage` would count what its parent
+    had too), or what of it is its own now (RssAnon), files in memory apart."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) / 1024
-    raise SystemExit("expected VmHWM in /proc/self/status, found none: this benchmark needs Linux")
+    raise SystemExit(f"expected {kind} in /proc/self/status, found none: this needs Linux")
 
 
 def prepared(name: str, folder: Path) -> Callable[[], Any]:
@@ -140,6 +151,8 @@ def prepared(name: str, folder: Path) -> Callable[[], Any]:
     if name == "statistics":
         dataset = read_dataset(f"coco:{folder}")
         return lambda: statistics(dataset)
+    if name in ("records", "cache", *STREAMED):
+        return prepared_input(name, folder)
     source = read_coco(str(folder))
 
     def facts() -> Any:
@@ -154,17 +167,56 @@ def prepared(name: str, folder: Path) -> Callable[[], Any]:
     return lambda: own_split(source, train, known)
 
 
+def prepared_input(name: str, folder: Path) -> Callable[[], Any]:
+    """Writing the set in a form that streams, or streaming one epoch's input from it."""
+    from flaxyolo.data.cache import load_pixels
+    from flaxyolo.data.export import convert
+    from flaxyolo.data.sources import read_dataset
+
+    cached = STREAMED["stream of the cache"]
+    if name == "stream of records":
+        records = read_dataset(f"tfds:{folder / 'records'}")
+        return lambda: streamed(records, STREAMED[name], "files")
+    dataset = read_dataset(f"coco:{folder}")
+    if name == "records":
+        return lambda: convert(dataset, folder / "records", "tfds")
+    if name == "cache":
+        return lambda: load_pixels(dataset, "train", cached)
+    return lambda: streamed(dataset, cached, "cache")
+
+
+def streamed(dataset: "Dataset", size: int, keep: "Keep") -> dict[str, Any]:
+    """One epoch's input: images a second, and the memory after each tenth of it."""
+    from flaxyolo.config import TrainConfig
+    from flaxyolo.data.feeds import Streamed, open_feed
+
+    feed, config = open_feed(dataset, "train", size, keep=keep), TrainConfig()
+    assert isinstance(feed, Streamed)
+    images = len(dataset.train)
+    steps = -(-images // config.batch_size)
+    look = max(1, steps // SAMPLES)
+    memory, began = [], time.perf_counter()
+    for number, _ in zip(range(1, steps + 1), feed.batches(config, 0), strict=False):
+        if number % look == 0:
+            memory.append(round(memory_mib("RssAnon"), 1))
+    seconds = time.perf_counter() - began
+    return {"image_size": size, "images_per_second": images / seconds, "own_mib_by_tenth": memory}
+
+
 def measured(folder: Path, rounds: int) -> dict[str, Any]:
     """Figures of every part, reading and pycocotools several times in turn."""
     environment = os.environ | {"FLAXYOLO_CACHE": str(folder / "cache")}
     (folder / "cache").mkdir()
 
-    def run(name: str) -> dict[str, float]:
+    def run(name: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.large_data", "--part", name, str(folder)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
         row = json.loads(done.stdout)
         print(f"{name}: {row['cpu_seconds']:.2f} s of CPU, {row['seconds']:.2f} s, "
-              f"{row['peak_mib']:.0f} MiB", flush=True)  # fmt: skip
+              f"{row['peak_mib']:.0f} MiB"
+              + (f", {row['images_per_second']:.0f} images/s, own memory by tenths "
+                 f"{row['own_mib_by_tenth']} MiB" if name in STREAMED else ""),
+              flush=True)  # fmt: skip
         return row
 
     turns = [{name: run(name) for name in PARTS[:2]} for _ in range(rounds)]
@@ -172,7 +224,7 @@ def measured(folder: Path, rounds: int) -> dict[str, Any]:
     spread = {"min": min(ratios), "median": middle.median(ratios), "max": max(ratios)}
     print(f"reading: {spread['median']:.2f} of pycocotools' CPU seconds "
           f"({spread['min']:.2f} to {spread['max']:.2f})", flush=True)  # fmt: skip
-    parts = {name: run(name) for name in PARTS[2:]}
+    parts = {name: run(name) for name in (*PARTS[2:], *STREAMED)}
     return {"turns": turns, "ratio_of_reading": spread, "parts": parts}
 
 
@@ -267,7 +319,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["set", "decoders"], help="leave out the other")
     parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=(*PARTS, *STREAMED), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(part(arguments.part, arguments.source)))

@@ -48,6 +48,11 @@ def test_every_part_is_measured_in_a_process_of_its_own(photographs, tmp_path):
     folder.mkdir()
     benchmark.make(folder, photographs, 1e-3)
     found = benchmark.measured(folder, 1)
-    assert set(found["parts"]) == {"facts", "audit", "split", "statistics"}
+    assert set(found["parts"]) == {*benchmark.PARTS[2:], *benchmark.STREAMED}
     rows = [*found["turns"][0].values(), *found["parts"].values()]
     assert all(row["cpu_seconds"] > 0 and row["peak_mib"] > 20 for row in rows)
+    for name, size in benchmark.STREAMED.items():
+        row = found["parts"][name]
+        assert row["image_size"] == size
+        assert row["images_per_second"] > 0
+        assert row["own_mib_by_tenth"]

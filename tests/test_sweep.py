@@ -380,7 +380,9 @@ def test_a_time_of_measuring_that_is_none_ends_the_command_at_once(tmp_path, cap
     monkeypatch.setenv("FLAXYOLO_MEASURE_SECONDS", "soon")
     assert sweep.main(flags(tmp_path, "--data", "digits")) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "error: FLAXYOLO_MEASURE_SECONDS: expected a number of seconds from 0, got 'soon'"
+    assert (
+        line == "error: FLAXYOLO_MEASURE_SECONDS: expected a number of seconds from 0, got 'soon'"
+    )
     assert not any(tmp_path.iterdir())
 
 

@@ -8,11 +8,8 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from flaxyolo.cost.budget import cheap_excess
 from flaxyolo.cost.measurement import Measurement
-from flaxyolo.cost.table.pieces import pieces
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.record import Record
 from flaxyolo.data.sources import source_name
@@ -22,12 +19,13 @@ from flaxyolo.search.earlier import Scored, earlier_studies, in_columns, scored_
 from flaxyolo.search.experience import Table, experience
 from flaxyolo.search.family import as_wished
 from flaxyolo.search.features import features
-from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, in_band, propose
+from flaxyolo.search.funnel import DEFAULTS, Candidates, Choice, propose
 from flaxyolo.search.relatives import relatives
 from flaxyolo.search.scaling import scaled_control
 from flaxyolo.search.scout import Scout
 from flaxyolo.search.screen import Drawn, Judged, draw, judge, neighbours
 from flaxyolo.search.setting import Sweep
+from flaxyolo.search.shortlist import CONFIDENCE, limit_ms, share_used, short_list, upper_ms
 from flaxyolo.search.space import reference_params
 from flaxyolo.spec import DetectorSpec
 
@@ -48,9 +46,6 @@ RELATIVE = ", related"
 """In the origin of a proposal that is near what has weights."""
 RANDOM = "random"
 """Origin of a proposal of a search that knows nothing."""
-SHORT_LIST = 200
-"""Specs that the surrogate looks at."""
-LEAST_LIST = 20
 COUNTED = 150
 COUNTED_EACH = 50
 """Different pieces in the short list of the first proposal, and how many more there are in that of
@@ -64,14 +59,9 @@ FILL_EACH = 4
 ROUGH = 0.3
 """Spread of predictions from which they are too uncertain to propose by: then pieces are measured
 before every proposal."""
-CONFIDENCE = 0.65
-"""With which a proposal is inside the latency budget, as far as the table tells: one that is not
-costs its measurement only, and one far below the budget a training of too small a network."""
 POSSIBLE = 0.95
 """With which all are far below the budget, before no pieces are measured: what a table says that
 knows little is no reason not to learn more."""
-FULL = 0.9
-"""Share of the budget from which proposals are alike; those below are for want of others."""
 
 
 class Proposer:
@@ -165,7 +155,9 @@ class Proposer:
         related = bool(close) and (budget.latency_ms is None or self._matters(close))
         judged = close if related else judged
         rng = np.random.default_rng(seed)
-        short = self._short_list(judged, rng, COUNTED + COUNTED_EACH * proposals)
+        costs = [each.cost for each in found if each.cost is not None]
+        most = COUNTED + COUNTED_EACH * proposals
+        short = short_list(judged, budget, self.table, rng, most, costs)
         choice = self._choose(short, found, turn, seed)
         predicted = time.perf_counter()
         seconds = {"draw": round(pooled - began, 3), "predict": round(predicted - pooled, 3)}
@@ -203,7 +195,7 @@ class Proposer:
         rng, fullest_yet = np.random.default_rng(seed), None
         for place in rng.permutation(len(judged)):
             (each,) = judge([Drawn(judged[place].params, judged[place].spec)], self.table)
-            share = self._share(each)
+            share = share_used(self.sweep.budget, each)
             if DEFAULTS.band[0] <= share <= DEFAULTS.band[1]:
                 fullest_yet = share, each
                 break
@@ -221,12 +213,6 @@ class Proposer:
             predicted_ms=picked.latency.expected(self.sweep.budget.latency_stat),
             screened=len(judged),
         )
-
-    def _share(self, judged: Judged) -> float:
-        """Of the limit that it uses most of, as far as is known before measuring."""
-        budget, latency = self.sweep.budget, self._latency(judged) / self._limit()
-        over = cheap_excess(budget, judged.parameters or 0, judged.gflops or 0.0)
-        return max(latency, *(1 + excess for excess in over.values()), 0.0)
 
     def scaled(self, found: Sequence[Record]) -> Record | None:
         """The next YOLOv8 scaled into the budget; None where none is expected to fit."""
@@ -247,12 +233,12 @@ class Proposer:
         own = scored_candidates(found, self.sweep.spending.short_epochs, unscored=True)
         elsewhere = [table.scored(rows) for table in self.experience]
         values, (mine, *others) = in_columns(rows, [own, *self.earlier, *elsewhere])
-        latencies = np.array([self._latency(each) for each in short])
+        latencies = np.array([upper_ms(self.sweep.budget, each) for each in short])
         return propose(
             Candidates(values, latencies),
             mine,
             # Where none is expected to fit, the nearest is measured all the same.
-            budget_ms=max(self._limit(), float(latencies.min())),
+            budget_ms=max(limit_ms(self.sweep.budget), float(latencies.min())),
             turn=turn,
             rng=np.random.default_rng(seed),
             earlier=others[: len(self.earlier)],
@@ -306,7 +292,8 @@ class Proposer:
 
     def _matters(self, judged: Sequence[Judged], confidence: float = CONFIDENCE) -> bool:
         """Whether any candidate may come near the limit of the latency."""
-        low, stat = DEFAULTS.band[0] * self._limit(), self.sweep.budget.latency_stat
+        budget = self.sweep.budget
+        low, stat = DEFAULTS.band[0] * limit_ms(budget), budget.latency_stat
         return any(each.latency.upper(stat, confidence) > low for each in judged)
 
     def _fill(self, pool: Sequence[Drawn], seed: int) -> None:
@@ -314,48 +301,10 @@ class Proposer:
         with self.gate.quiet():
             self.table.fill([each.spec for each in pool], FILL, seed, FILL_BATCH)
 
-    def _latency(self, judged: Judged) -> float:
-        """What the candidate stays below with confidence: what is compared with the budget."""
-        return judged.latency.upper(self.sweep.budget.latency_stat, CONFIDENCE)
-
     def _spread(self, judged: Sequence[Judged]) -> float:
         """That of the logarithms of predictions, in the middle of all."""
         stat = self.sweep.budget.latency_stat
         return float(np.median([each.latency.spread(stat) for each in judged]))
-
-    def _limit(self) -> float:
-        limit = self.sweep.budget.latency_ms
-        return np.inf if limit is None else limit
-
-    def _short_list(
-        self, judged: Sequence[Judged], rng: np.random.Generator, most_pieces: int
-    ) -> list[Judged]:
-        """Candidates in the band, a few of the fastest where none is expected to fit; they end
-        where they have more than so many different pieces."""
-        budget = self.sweep.budget
-        upper = np.array([self._latency(each) for each in judged])
-        if (upper <= self._limit()).any():
-            places = fullest(upper, self._limit(), LEAST_LIST)
-        else:
-            places = np.argsort(upper)[:BEST]
-        places = rng.permutation(places)[:SHORT_LIST]
-        listed: list[Drawn] = []
-        seen: set[str] = set()
-        for start in range(0, len(places), LEAST_LIST):
-            part = [judged[place] for place in places[start : start + LEAST_LIST]]
-            listed += [Drawn(each.params, each.spec) for each in part]
-            seen |= {piece.key for each in part for piece in pieces(each.spec)}
-            if len(seen) > most_pieces:
-                break
-        counted = judge(listed, self.table)
-        if not {"params", "gflops"} & budget.limits.keys():
-            return counted
-        inside = [
-            each
-            for each in counted
-            if max(cheap_excess(budget, each.parameters or 0, each.gflops or 0.0).values()) <= 0
-        ]
-        return inside or counted
 
     def _features(self, judged: Judged) -> dict[str, float]:
         return features(
@@ -370,14 +319,3 @@ def _best_first(found: Sequence[Record]) -> list[Record]:
     """Draws with a score, those that went furthest first, the best of them before the others."""
     scored = [each for each in drawn(found) if each.objective is not None]
     return sorted(scored, key=lambda each: (-each.epochs, -(each.objective or 0.0)))
-
-
-def fullest(
-    latency_ms: Float[np.ndarray, " n"], budget_ms: float, least: int
-) -> Int[np.ndarray, " k"]:
-    """Places of the candidates in the upper part of the band; of the rest the nearest to it, where
-    those are fewer than `least`."""
-    places = in_band(latency_ms, budget_ms, DEFAULTS.band)
-    ordered = places[np.argsort(-latency_ms[places])]
-    full = int((latency_ms[ordered] >= FULL * budget_ms).sum())
-    return ordered if np.isinf(budget_ms) else ordered[: max(full, least)]

@@ -17,10 +17,11 @@ from flaxyolo.cost.table.table import LatencyTable, Prediction
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.machine.gate import Gate
 from flaxyolo.nn.detector import initial_weights
-from flaxyolo.search import propose
+from flaxyolo.search import propose, shortlist
 from flaxyolo.search.features import features
-from flaxyolo.search.propose import Proposer, fullest
+from flaxyolo.search.propose import Proposer
 from flaxyolo.search.setting import Sweep
+from flaxyolo.search.shortlist import CONFIDENCE, fullest, likely_first, short_list
 from flaxyolo.search.space import (
     Ranges,
     load_space,
@@ -88,7 +89,7 @@ def test_a_proposal_is_in_the_band_with_confidence(tmp_path, monkeypatch):
         proposal = proposer.propose(found)
         spec = suggest_detector(FixedTrial(proposal.params))
         (latency,) = table.predict([spec])
-        assert 0.7 * 1.4 <= latency.upper("p95", propose.CONFIDENCE) <= 1.4
+        assert 0.7 * 1.4 <= latency.upper("p95", CONFIDENCE) <= 1.4
         assert proposal.predicted_ms == latency.p95_ms
         assert proposal.origin == "surrogate", "other data tell it something before any run"
         assert 0 < proposal.screened <= 60
@@ -113,7 +114,7 @@ def test_a_search_at_random_takes_any_of_the_band_and_learns_nothing(tmp_path, m
         proposal = proposer.propose([result(number) for number in range(turn)])
         spec = suggest_detector(FixedTrial(proposal.params))
         (latency,) = table.predict([spec])
-        assert 0.7 * 1.4 <= latency.upper("p95", propose.CONFIDENCE) <= 1.4
+        assert 0.7 * 1.4 <= latency.upper("p95", CONFIDENCE) <= 1.4
         assert proposal.origin == propose.RANDOM
         drawn.append(proposal.params)
     again = proposer.propose([result(number, rungs=[(9, 0.9)]) for number in range(7)])
@@ -211,6 +212,45 @@ def test_other_limits_hold_before_anything_is_measured(tmp_path, monkeypatch):
     spec = proposer._finish(suggest_detector(FixedTrial(proposal.params)))
     assert count_gflops(spec) <= 0.1
     assert not hasattr(table, "filled"), "nothing is timed without a limit of time"
+
+
+@pytest.mark.parametrize("limit", ["gflops", "params"])
+def test_what_is_limited_beside_the_latency_is_used_from_the_first_proposal_on(
+    tmp_path, monkeypatch, limit
+):
+    proposer, _ = made(tmp_path, monkeypatch, **{limit: 4e-3 if limit == "gflops" else 2e5})
+    monkeypatch.setattr(Proposer, "experience", ())
+    found = []
+    for turn in range(8):
+        proposal = proposer.propose(found)
+        assert proposal.origin in ("surrogate", "explore")
+        spec = suggest_detector(FixedTrial(proposal.params))
+        widths = sum(stage.width for stage in spec.backbone.stages)
+        share = 20_000 * widths / 4e6 if limit == "gflops" else widths / 200
+        assert 0.7 <= share <= 1
+        (seen,) = propose.judge([propose.Drawn(proposal.params, spec)], proposer.table)
+        found.append(
+            result(
+                turn, "complete", [(9, 0.1 + 0.05 * turn)], spec=spec, params=proposal.params,
+                features=proposer._features(seen), screened=60,
+            )
+        )  # fmt: skip
+
+
+def test_those_are_counted_first_that_are_likely_near_the_limit(tmp_path, monkeypatch):
+    proposer, _ = made(tmp_path, monkeypatch, gflops=2.0)
+    judged = propose.judge(proposer._pool([], 0), proposer.table, counts=False)
+    cost = replace(MEASUREMENT, gflops=1.0, latency_ms_p50=0.7)
+    places = np.random.default_rng(0).permutation(len(judged))
+    ordered = likely_first(places, judged, proposer.sweep.budget, [cost])
+    near = [0.7 <= judged[place].latency.p50_ms <= 0.7 * 2 * 1.3 for place in ordered]
+    assert near == sorted(near, reverse=True)
+    assert 0 < sum(near) < len(near)
+    for kind in (True, False):
+        assert [place for place, of in zip(ordered, near, strict=True) if of == kind] == [
+            place for place in places if (0.7 <= judged[place].latency.p50_ms <= 1.82) == kind
+        ]
+    assert likely_first(places, judged, proposer.sweep.budget, []) is places
 
 
 def test_the_surrogate_takes_over_and_finds_what_scores(tmp_path, monkeypatch):
@@ -368,11 +408,15 @@ def test_the_table_is_filled_before_every_fourth_proposal_of_the_study(tmp_path,
 
 def test_the_short_list_ends_by_its_pieces(tmp_path, monkeypatch):
     proposer, _ = made(tmp_path, monkeypatch, gflops=1e6)
-    monkeypatch.setattr(propose, "LEAST_LIST", 5)
+    monkeypatch.setattr(shortlist, "LEAST_LIST", 5)
     judged = propose.judge(proposer._pool([], 0), proposer.table, counts=False)
 
     def length(most):
-        return len(proposer._short_list(judged, np.random.default_rng(0), most))
+        return len(
+            short_list(
+                judged, proposer.sweep.budget, proposer.table, np.random.default_rng(0), most
+            )
+        )
 
     assert length(1) == 5, "a part at least"
     assert 5 < length(60) < length(10**6) == len(judged)
