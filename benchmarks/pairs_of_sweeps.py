@@ -31,7 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.starts import held, interval, ready_for, scores_of
@@ -78,8 +78,8 @@ NEW_SEEDS = (101, 202)
 SPREAD = 0.2
 """Standard deviation of the difference of two sweeps' objectives: a guess, before there are any."""
 POWER = 2.6
-APART = 6
-"""Degrees of freedom from which a standard deviation is told."""
+LEAST = 8
+"""Networks of which a standard deviation is told."""
 COMPILED = "compiled-*"
 """XLA's programs in a cache."""
 
@@ -197,8 +197,8 @@ def pair(data: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, 
 def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The objective of the first way minus that of the second, in pairs, with 95 % intervals."""
     found, ways = [], tuple(dict.fromkeys(row["way"] for row in rows))
-    spread = scatter([row for row in rows if row["way"] == RANDOM_WAY])
     for data in dict.fromkeys(row["data"] for row in rows):
+        spread = scatter([r for r in rows if (r["way"], r["data"]) == (RANDOM_WAY, data)])
         by_way = [{row["seed"]: row for row in rows if (row["data"], row["way"]) == (data, way)}
                   for way in ways]  # fmt: skip
         for judged in [name for name in JUDGED if any(name in row for row in rows)]:
@@ -219,20 +219,17 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def scatter(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Standard deviation of the objective, in a sweep, of what random search trained to the end.
+    """Standard deviation of the objective of all that random search trained to the end.
 
-    It is the unit of leads: what sets networks in the band apart, and the luck of one seed. None
-    where fewer than `APART` comparisons tell of it.
+    It is the unit of leads: what sets networks in the band apart, the luck of a seed and that of a
+    sweep's parent. None where fewer than `LEAST` networks tell of it.
     """
-    squares, count = 0.0, 0
+    ended = []
     for row in rows:
         tried = row.get("tried", ())
         last = max((each["epochs"] for each in tried), default=0)
-        ended = [each["objective"] for each in tried if each["epochs"] == last]
-        if len(ended) > 1:
-            squares += variance(ended) * (len(ended) - 1)
-            count += len(ended) - 1
-    return math.sqrt(squares / count) if count >= APART else None
+        ended += [each["objective"] for each in tried if each["epochs"] == last]
+    return stdev(ended) if len(ended) >= LEAST else None
 
 
 def main() -> None:

@@ -72,12 +72,12 @@ def test_a_lead_is_told_in_what_sets_random_networks_apart(monkeypatch):
         row("sweep", 1, 1.5, 0.9),
         row("random", 1, 1.4, 0.8) | {"tried": tried(0.8, 1.0, 1.2)},
     ]
-    # Variances of 0.02 and 0.04, with one and two degrees of freedom.
     assert pairs_of_sweeps.scatter(rows[1::2]) is None, "too few to tell"
-    monkeypatch.setattr(pairs_of_sweeps, "APART", 3)
-    assert pairs_of_sweeps.scatter(rows[1::2]) == pytest.approx((0.1 / 3) ** 0.5)
+    monkeypatch.setattr(pairs_of_sweeps, "LEAST", 5)
+    # Of 1.0, 1.2, 0.8, 1.0 and 1.2; what ended sooner is not among them.
+    assert pairs_of_sweeps.scatter(rows[1::2]) == pytest.approx(0.028**0.5)
     shipped = differences(rows)[0]
-    assert shipped["in_sd"] == pytest.approx(0.2 / (0.1 / 3) ** 0.5)
+    assert shipped["in_sd"] == pytest.approx(0.2 / 0.028**0.5)
     assert differences([*rows[:1], row("random", 0, 1.2, 0.8)])[0]["in_sd"] is None
 
 
