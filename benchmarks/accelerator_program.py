@@ -21,15 +21,7 @@ from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig, read_config
 from flaxyolo.cost.measure import memory_mib
 from flaxyolo.cost.measurement import versions
-from flaxyolo.cost.target import (
-    compiled,
-    described_device,
-    lowered_detect,
-    lowered_step,
-    placed,
-    read_target,
-    require_packages,
-)
+from flaxyolo.cost.target import lowered_detect, lowered_step, placed, read_target
 from flaxyolo.machine.child import run_module
 from flaxyolo.nn.platform import traced_for
 from flaxyolo.search.screen import draw
@@ -86,9 +78,9 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
     if asked["form"] == "loops":
         take_loops()
     target = read_target(asked["target"])
-    device = described_device(target.platform, target.description)
+    device = target.device()
     began = time.perf_counter()
-    program = compiled(lowered(asked, device), device)
+    program = lowered(asked, device).compile(compiler_options=target.options)
     seconds = time.perf_counter() - began
     text = program.as_text()
     counts, bare = count(text), count(untiled(text))
@@ -155,7 +147,7 @@ def main() -> None:
         print(json.dumps(measured(json.load(sys.stdin))))
         return
     target = read_target(arguments.target)
-    require_packages(target)
+    target.require_packages()
     kept = arguments.json if arguments.json and arguments.json.exists() else None
     known = json.loads(kept.read_text())["rows"] if kept else []
     print("| program | network | batch | form | loops | without known end | kernels | GB "

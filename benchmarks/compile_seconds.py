@@ -26,7 +26,7 @@ from flaxyolo.nn.compiling import compiler_options
 from flaxyolo.nn.detector import compute_dtype, graph
 from flaxyolo.search.space import reference_params, suggest_detector
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training.loop import start, train_step
+from flaxyolo.training.step import start, train_step
 
 ROOT = Path(__file__).parents[1]
 BATCH = 16

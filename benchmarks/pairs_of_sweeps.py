@@ -41,7 +41,7 @@ from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.crew.phases import Prepared
 from flaxyolo.crew.record import Record
 from flaxyolo.crew.storage import read_runs
-from flaxyolo.nn.detector import TrainedDetector
+from flaxyolo.nn.detector import TrainedDetector, Weights
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.results import results
 from flaxyolo.search.setting import sweep_training
@@ -154,16 +154,18 @@ def spent(records: Sequence[Record], seconds: float) -> dict[str, float]:
 
 def end_of(ready: Prepared, config: TrainConfig, start: Source | None) -> TrainedDetector:
     """A network trained by a schedule, from another's weights as a sweep has it begin or afresh."""
-    names, weights = ready.data.class_names, None
-    if start is not None:
-        begun = begun_from(start, ready.spec, config.seed, names)
-        weights = begun.weights
-        if (task := to_mend(ready.spec, start, begun)) is not None:
-            weights = mend(task, ready.feed, config, start, begun).weights
-    for epoch in train(ready.spec, ready.feed, names, config, initial=weights):
+    weights = None if start is None else first_weights(ready, config, start)
+    for epoch in train(ready.spec, ready.feed, ready.data.class_names, config, initial=weights):
         if epoch.number == config.epochs:
             return epoch.detector
     raise AssertionError("a training gives its last epoch")
+
+
+def first_weights(ready: Prepared, config: TrainConfig, start: Source) -> Weights:
+    """Another's weights, as a sweep has a network begin with them."""
+    begun = begun_from(start, ready.spec, config.seed, ready.data.class_names)
+    task = to_mend(ready.spec, start, begun)
+    return begun.weights if task is None else mend(task, ready.feed, config, start, begun).weights
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

@@ -24,8 +24,8 @@ from flaxyolo.data.feeds import Resident
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.search.space import load_space
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training.loop import compile_step, start
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import compile_step, start
 
 
 def time_draw(spec: DetectorSpec, steps: int) -> dict[str, float]:

@@ -33,8 +33,8 @@ from flaxyolo.machine.devices import SHARED_MEMORY
 from flaxyolo.nn.compiling import compile_ahead
 from flaxyolo.search.setting import sweep_training
 from flaxyolo.search.space import load_space, reference_params
-from flaxyolo.training.loop import TrainState, compile_step, start, train_step
 from flaxyolo.training.plan import Plan, plan_run
+from flaxyolo.training.step import TrainState, compile_step, start, train_step
 
 COMPARED_STEPS = 5
 

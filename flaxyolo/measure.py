@@ -24,14 +24,7 @@ from flaxyolo.cost.engine import JAX_ENGINE, Engine
 from flaxyolo.cost.measure import count_gflops, count_params, measure
 from flaxyolo.cost.measurement import EngineName, Measurement, versions
 from flaxyolo.cost.step_memory import compile_nominal_step
-from flaxyolo.cost.target import (
-    DTYPE,
-    NOT_COUNTED,
-    Target,
-    read_target,
-    require_packages,
-    target_memory,
-)
+from flaxyolo.cost.target import DTYPE, Target, read_target, target_memory
 from flaxyolo.deploy.engines import program, read_engine
 from flaxyolo.machine.devices import use_device
 from flaxyolo.nn.detector import Weights, abstract_weights
@@ -148,7 +141,7 @@ def resized(spec: DetectorSpec, image_size: int) -> DetectorSpec:
 
 def memory_on(target: Target, spec: DetectorSpec, config: TrainConfig) -> dict[str, Any]:
     """What can be told of a detector on a device that is not in this machine, as plain data."""
-    require_packages(target)
+    target.require_packages()
     log.info(
         "compiling detect and a training step of %d images for %s", config.batch_size, target.name
     )
@@ -175,7 +168,7 @@ def target_conditions(found: dict[str, Any], target: Target) -> str:
     numbers = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     return (
         f"{target.name} ({total}), not in this machine, {found['dtype']}, {size}x{size}, "
-        f"{numbers}; {NOT_COUNTED[target.platform]}{fits}"
+        f"{numbers}; {target.not_counted}{fits}"
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,9 @@ os.environ.setdefault("FLAXYOLO_MEASURE_SECONDS", "0.3")
 import jax
 import jaxtyping
 import pytest
+
+# To report an import of OpenVINO it would fork a process in which JAX has threads.
+sys.modules["openvino_telemetry"] = None
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

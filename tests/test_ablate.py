@@ -28,8 +28,8 @@ from flaxyolo.nn.detector import initial_weights
 from flaxyolo.search.controls import SCALED
 from flaxyolo.search.results import results
 from flaxyolo.search.space import suggest_detector
-from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import start
 from flaxyolo.weights.checkpoint import load_detector
 from flaxyolo.weights.transfer import begun_from
 from tests.ablation.runs import stored_rows

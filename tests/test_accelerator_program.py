@@ -10,6 +10,7 @@ from jax import lax
 
 from benchmarks import accelerator_program as benchmark
 from benchmarks.hlo import count, size_of, untiled
+from flaxyolo.cost import gpu
 from flaxyolo.cost.gpu import PLUGINS
 from flaxyolo.data import augment
 from flaxyolo.nn import nms
@@ -149,7 +150,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         return json.dumps(asked[-1] | counted | {"bytes": 2e9, "memory_mib": 3.0, "compile_s": 4.0})
 
     monkeypatch.setattr(benchmark, "run_module", child)
-    monkeypatch.setattr(benchmark, "require_packages", lambda target: None)
+    monkeypatch.setattr(gpu.GpuTarget, "require_packages", lambda self: None)
     out = tmp_path / "counts.json"
     flags = ["x", "--networks", "yolov8n", "--batches", "2", "--json", str(out)]
     monkeypatch.setattr("sys.argv", flags)

@@ -97,5 +97,6 @@ def test_telemetry_of_openvino_is_not_asked_for(monkeypatch):
     pytest.importorskip("openvino", reason="the extra `export` is not installed")
     from flaxyolo.deploy.openvino import openvino_library
 
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
     assert openvino_library().Core().available_devices
     assert sys.modules.get("openvino_telemetry", "absent") is not None

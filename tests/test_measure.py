@@ -8,8 +8,8 @@ import pytest
 
 from flaxyolo import measure
 from flaxyolo.config import Augmentation, Config, TrainConfig, read_config, write_config
+from flaxyolo.cost import gpu
 from flaxyolo.cost import measure as cost
-from flaxyolo.cost import target
 from flaxyolo.cost.measurement import Measurement, Reference
 from flaxyolo.cost.target import TargetMemory, read_target
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
@@ -229,7 +229,7 @@ def on_h100(monkeypatch, train_mib):
         return TargetMemory(19.5, train_mib)
 
     monkeypatch.setattr(measure, "target_memory", memory)
-    monkeypatch.setattr(measure, "require_packages", lambda target: None)
+    monkeypatch.setattr(gpu.GpuTarget, "require_packages", lambda self: None)
     return asked
 
 
@@ -264,7 +264,7 @@ def test_a_target_that_cannot_be_compiled_for_is_one_line(config_path, capsys, m
     assert "expected no --paced beside it" in refused(
         capsys, config_path, "--target", "h100", "--paced"
     )
-    monkeypatch.setattr(target, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     err = refused(capsys, config_path, "--target", "h100")
     assert "pip install jax-cuda13-plugin==" in err
 

@@ -22,9 +22,20 @@ from flaxyolo.search.results import results
 from flaxyolo.search.setting import Sweep, sweep_training
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.spec import to_dict
+from flaxyolo.trials import flags as sweep_flags
 from flaxyolo.trials import run as trials_run
 from flaxyolo.trials import standings
 from flaxyolo.trials.answer import nothing_learnt
+from flaxyolo.trials.flags import (
+    HOURS,
+    Flags,
+    hours_of,
+    load_space,
+    objective_of,
+    schedules,
+    spending_of,
+    study_name,
+)
 from flaxyolo.trials.run import tell_objective
 from flaxyolo.weights.checkpoint import source_of
 from tests.search.made import result
@@ -157,10 +168,10 @@ def test_the_baseline_and_a_yolov8_are_trained_whole_and_compared_with(
 
 
 def test_only_the_first_command_has_a_limit_of_its_own():
-    assert sweep.hours_of(sweep.Flags(8.0)) == sweep.HOURS
+    assert hours_of(Flags(8.0)) == HOURS
     for more in ({"trials": 8}, {"epochs": 24}, {"data": "coco:x"}):
-        assert sweep.hours_of(sweep.Flags(8.0, **more)) == math.inf
-    assert sweep.hours_of(sweep.Flags(8.0, hours=2.0)) == 2.0
+        assert hours_of(Flags(8.0, **more)) == math.inf
+    assert hours_of(Flags(8.0, hours=2.0)) == 2.0
 
 
 @pytest.mark.slow
@@ -206,7 +217,7 @@ def test_a_bad_sweep_file_is_named_in_one_line(tmp_path):
         (tmp_path / "absent.py", "expected a Python file, found none"),
     ):
         with pytest.raises(InputError, match=words) as caught:
-            sweep.load_space(path)
+            load_space(path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
 
@@ -255,7 +266,7 @@ def test_a_sweep_in_which_nothing_has_learnt_calls_nothing_best():
     ],
 )
 def test_a_study_is_named_after_its_data_and_budget(given, name):
-    assert sweep.study_name(sweep.Flags(**{"budget_ms": 8.0, **given})) == name
+    assert study_name(Flags(**{"budget_ms": 8.0, **given})) == name
 
 
 def test_a_study_of_the_name_before_is_pointed_at(tmp_path, capsys):
@@ -267,31 +278,29 @@ def test_a_study_of_the_name_before_is_pointed_at(tmp_path, capsys):
 
 def test_a_study_that_goes_on_keeps_the_epochs_that_no_flag_gives():
     before = {"short_epochs": 9, "epochs": 30}
-    assert sweep.schedules(sweep.Flags(), before) == (9, 30)
-    assert sweep.schedules(sweep.Flags(short_epochs=30), before) == (30, 30)
-    assert sweep.schedules(sweep.Flags(epochs=12), before) == (9, 12)
-    new = sweep.spending_of(sweep.Flags(epochs=81))
-    assert (new.short_epochs, new.epochs) == sweep.schedules(sweep.Flags(epochs=81), {}) == (27, 81)
+    assert schedules(Flags(), before) == (9, 30)
+    assert schedules(Flags(short_epochs=30), before) == (30, 30)
+    assert schedules(Flags(epochs=12), before) == (9, 12)
+    new = spending_of(Flags(epochs=81))
+    assert (new.short_epochs, new.epochs) == schedules(Flags(epochs=81), {}) == (27, 81)
     with pytest.raises(InputError, match="--short-epochs: expected at most --epochs 8, got 9"):
-        sweep.schedules(sweep.Flags(epochs=8), before)
+        schedules(Flags(epochs=8), before)
 
 
 def test_the_first_command_tries_a_dozen_and_has_one_finalist_beside_its_controls():
-    first = sweep.spending_of(sweep.Flags(8.0))
+    first = spending_of(Flags(8.0))
     assert (first.trials, first.finalists, first.seeds) == (12, 1, (0, 1, 2))
-    assert sweep.spending_of(sweep.Flags(8.0, data="coco:x")).finalists == 2
+    assert spending_of(Flags(8.0, data="coco:x")).finalists == 2
     assert first.controls
-    assert not sweep.spending_of(sweep.Flags(8.0, no_controls=True)).controls
+    assert not spending_of(Flags(8.0, no_controls=True)).controls
 
 
 def test_the_objective_is_the_users_or_the_studys_or_follows_from_the_validation_boxes(tmp_path):
     data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
-    assert (
-        sweep.objective_of(sweep.Flags(), data, {}).text == "0.06 * map_small + 0.06 * map_medium"
-    )
+    assert objective_of(Flags(), data, {}).text == "0.06 * map_small + 0.06 * map_medium"
     before = {"objective": "map_small + map_medium + map_large"}
-    assert sweep.objective_of(sweep.Flags(), data, before).text == before["objective"]
-    assert sweep.objective_of(sweep.Flags(objective="2*map"), data, before).text == "2 * map"
+    assert objective_of(Flags(), data, before).text == before["objective"]
+    assert objective_of(Flags(objective="2*map"), data, before).text == "2 * map"
 
 
 WEIGHTED = (
@@ -304,7 +313,7 @@ LUCK = "objective: 6 small boxes in validation, so map_small is mostly luck; it 
 def test_an_objective_of_full_support_is_told_as_it_is(tmp_path, caplog, monkeypatch):
     data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
     many = {"small": 200, "medium": 150, "large": 100}
-    for module in (sweep, trials_run):
+    for module in (sweep_flags, trials_run):
         monkeypatch.setattr(module, "support", lambda examples: many)
     setting = Sweep(
         suggest=suggest_detector,
@@ -312,8 +321,8 @@ def test_an_objective_of_full_support_is_told_as_it_is(tmp_path, caplog, monkeyp
         data=data,
         source="tiny",
         folder=tmp_path,
-        spending=sweep.spending_of(sweep.Flags()),
-        objective=sweep.objective_of(sweep.Flags(), data, {}),
+        spending=spending_of(Flags()),
+        objective=objective_of(Flags(), data, {}),
     )
     with caplog.at_level("INFO"):
         tell_objective(setting)
@@ -334,14 +343,14 @@ def test_the_plan_tells_the_objective_and_what_it_has_few_boxes_of(
     written, lines, tmp_path, caplog
 ):
     data = read_dataset(f"coco:{write_coco(tmp_path / 'data')}")
-    objective = sweep.objective_of(sweep.Flags(objective=written), data, {})
+    objective = objective_of(Flags(objective=written), data, {})
     setting = Sweep(
         suggest=suggest_detector,
         budget=Budget(8.0),
         data=data,
         source="tiny",
         folder=tmp_path,
-        spending=sweep.spending_of(sweep.Flags()),
+        spending=spending_of(Flags()),
         objective=objective,
     )
     with caplog.at_level("INFO"):

@@ -28,8 +28,8 @@ from flaxyolo.nn.neck import NECKS
 from flaxyolo.nn.stem import STEMS
 from flaxyolo.search.space import REFERENCE, reference_params, suggest_detector
 from flaxyolo.spec import SELF_ATTENTIONS, BackboneSpec, DetectorSpec, HeadSpec, NeckSpec
-from flaxyolo.training.loop import total_loss
 from flaxyolo.training.plan import Plan, make_optimizer
+from flaxyolo.training.step import total_loss
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
 FILES = ("default", "full", "small_objects", "edge_cpu", "gpu", "tiny")

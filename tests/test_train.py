@@ -20,8 +20,9 @@ from flaxyolo.data.batches import to_device
 from flaxyolo.data.feeds import Resident
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
 from flaxyolo.train import Record, main
-from flaxyolo.training.loop import DivergedError, compile_step, start, train
+from flaxyolo.training.loop import DivergedError, train
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import compile_step, start
 from flaxyolo.weights.checkpoint import load_detector, read_metadata, save_detector
 from flaxyolo.weights.transfer import read_source
 from tests.events import events, scalars

@@ -27,9 +27,9 @@ from flaxyolo.nn.detector import (
 from flaxyolo.nn.nms import batched_nms
 from flaxyolo.nn.regularize import randomness
 from flaxyolo.spec import DetectorSpec, without_noise
-from flaxyolo.training.loop import total_loss
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.training.plan import Plan
+from flaxyolo.training.step import total_loss
 from flaxyolo.training.vectors import as_vector, parted
 
 PROBED = 4

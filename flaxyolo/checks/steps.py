@@ -13,9 +13,10 @@ from flaxyolo.checks.check import Check
 from flaxyolo.cost.measure import memory_mib
 from flaxyolo.data.feeds import Feed, Streamed
 from flaxyolo.nn.detector import Fused
-from flaxyolo.training.loop import Run, prepare, start
+from flaxyolo.training.loop import Run, prepare
 from flaxyolo.training.loss import LossTerms
 from flaxyolo.training.plan import Plan
+from flaxyolo.training.step import start
 
 STEPS_SEEN = 3
 """Real steps: after the first, none may need a new program."""

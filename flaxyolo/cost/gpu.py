@@ -1,7 +1,13 @@
 """NVIDIA's cards in XLA's words, to compile for one that is not in this machine."""
 
-from typing import NamedTuple
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import jax
+
+from flaxyolo.base.errors import InputError
 from flaxyolo.machine.memory import MIB
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
@@ -35,6 +41,54 @@ class Gpu(NamedTuple):
     bandwidth_gbs: float
     l2_mib: int
     clock_ghz: float
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """A GPU that a program can be compiled for; it need not be there."""
+
+    name: str
+    description: str
+    """XLA's GpuTargetConfig as a text proto."""
+    platform: Literal["cuda"] = "cuda"
+    not_counted: ClassVar[str] = "CUDA's context and work space chosen at run time come on top"
+    options: ClassVar[dict[str, Any] | None] = None
+    """Of the compiler."""
+
+    @property
+    def memory_mib(self) -> float:
+        """What the whole device has."""
+        (size,) = re.findall(MEMORY_FIELD, self.description)[:1]
+        return int(size) / MIB
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that compiles for it without a device."""
+        return {"JAX_PLATFORMS": "cpu", **ENVIRONMENT}
+
+    def require_packages(self) -> None:
+        """InputError with what to install where nothing can compile for it."""
+        if not any(map(find_spec, PLUGINS)):
+            raise InputError(
+                f"compiling for {self.name} needs JAX's CUDA packages (no GPU); run "
+                f"pip install jax-cuda13-plugin=={jax.__version__} "
+                f"jax-cuda13-pjrt=={jax.__version__} nvidia-cuda-nvcc nvidia-nvvm"
+            )
+
+    def device(self) -> Any:
+        """A device to compile for; in a process with this environment."""
+        from jax.experimental.topologies import get_topology_desc
+
+        described = get_topology_desc(
+            "target", "cuda", target_config=self.description, topology="1x1x1"
+        )
+        return described.devices[0]
+
+    @staticmethod
+    def refused_mib(said: str) -> float | None:
+        """What a program needs for which the compiler has no room: None, XLA for GPUs leaves that
+        to the run."""
+        return None
 
 
 def describe(gpu: Gpu) -> str:

@@ -14,8 +14,8 @@ from flaxyolo.data.feeds import Feed, Resident
 from flaxyolo.machine.memory import MIB
 from flaxyolo.nn.detector import compute_dtype
 from flaxyolo.spec import DetectorSpec
-from flaxyolo.training.loop import compile_step, start
 from flaxyolo.training.plan import Plan, plan_run
+from flaxyolo.training.step import compile_step, start
 
 NOMINAL_BOXES = 16
 """Boxes per image that the memory of training is taken for; four times as many with mosaic."""

@@ -1,6 +1,14 @@
 """Google's chips in libtpu's words, to compile for one that is not in this machine."""
 
-from typing import Any, NamedTuple
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+
+from flaxyolo.base.errors import InputError
+from flaxyolo.machine.memory import MIB
 
 PACKAGE = "libtpu"
 """It compiles for TPUs, and needs none for it."""
@@ -28,15 +36,58 @@ class Tpu(NamedTuple):
     """In 1e9 bytes; a program that needs more is refused."""
 
 
-def environment(tpu: Tpu) -> dict[str, str]:
-    """Of a process that compiles: otherwise libtpu asks the cloud which TPU this machine has, and
-    only one process at a time may load it."""
-    return {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": tpu.slice,
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    }
+@dataclass(frozen=True)
+class TpuTarget:
+    """A TPU that a program can be compiled for; it need not be there."""
+
+    name: str
+    key: str
+    """In `TPUS`."""
+    platform: Literal["tpu"] = "tpu"
+    not_counted: ClassVar[str] = (
+        "what the TPU's runtime keeps for itself comes on top; an upper bound, as the compiler is "
+        "asked to be quick"
+    )
+    options: ClassVar[dict[str, Any] | None] = QUICKLY
+    """Of the compiler."""
+
+    @property
+    def memory_mib(self) -> float:
+        """What one chip has."""
+        return TPUS[self.key].memory_gb * 1e9 / MIB
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that compiles: otherwise libtpu asks the cloud which TPU this machine has,
+        and only one process at a time may load it."""
+        return {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": TPUS[self.key].slice,
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+        }
+
+    def require_packages(self) -> None:
+        """InputError with what to install where nothing can compile for it."""
+        if not find_spec(PACKAGE):
+            raise InputError(
+                f"compiling for {self.name} needs {PACKAGE} (no TPU); run "
+                f"pip install 'jax[tpu]=={jax.__version__}'"
+            )
+
+    def device(self) -> Any:
+        """A chip to compile for; in a process with this environment."""
+        from jax.experimental.topologies import get_topology_desc
+
+        return get_topology_desc(TPUS[self.key].topology, "tpu").devices[0]
+
+    @staticmethod
+    def refused_mib(said: str) -> float | None:
+        """What a program needs for which the compiler says it has no room; None if it says
+        something else."""
+        needed = re.search(OVERFULL, said)
+        return None if needed is None else float(needed[1]) * UNITS_MIB[needed[2]]
 
 
 TPUS = {

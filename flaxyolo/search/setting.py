@@ -88,8 +88,9 @@ class Sweep:
 
     @property
     def parent_training(self) -> TrainConfig:
-        """How the parent is trained."""
-        return sweep_training(self.parent_epochs, mirror=self.data.mirror, seed=self.seed)
+        """How the parent is trained: as far as others go on from, at a rate that does not fall."""
+        usual = sweep_training(self.parent_epochs, mirror=self.data.mirror, seed=self.seed)
+        return replace(usual, decay_share=0.0)
 
     def full(self, seed: int) -> TrainConfig:
         """How finalists are trained; the same as the candidates if it is their schedule."""

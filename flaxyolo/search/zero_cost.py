@@ -25,8 +25,8 @@ from flaxyolo.nn.compiling import compiler_options
 from flaxyolo.nn.detector import Weights, abstract_weights, graph, initial_weights
 from flaxyolo.nn.layers import activations_seen
 from flaxyolo.spec import DetectorSpec, without_noise
-from flaxyolo.training.loop import total_loss
 from flaxyolo.training.plan import Plan
+from flaxyolo.training.step import total_loss
 
 BATCHES = 4
 """Of two batches ZiCo's ratio has the tail of a Cauchy distribution, and the score of one network

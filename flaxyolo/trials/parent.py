@@ -5,6 +5,9 @@ from fresh ones, so that short trainings tell networks apart (arXiv 1511.05641, 
 parent is as large as the budget allows: what grows from a small one learns no more in a few epochs
 than that does (on digits 9 epochs after a small parent's 16 gave an objective of 1.74 to the small
 network and 1.73 to one of three times its latency; 6 after 16 of a large one 1.45 and 1.76).
+
+Its rate does not fall at the end, as that of its children does: they go on from the middle of a
+schedule, which costs no epochs twice (arXiv 2404.06395, 2405.18392), and not from the end of one.
 """
 
 import logging
@@ -135,7 +138,8 @@ def _train(sweep: Sweep, spec: DetectorSpec, folder: Path) -> None:
                 scores = evaluate(
                     epoch.detector, data.val, ready.val, data.class_names, data.category_ids
                 )
-                log.info("parent: mAP %.3f, mAP50 %.3f; every network begins with its weights",
+                log.info("parent: mAP %.3f, mAP50 %.3f, before its rate falls; every network "
+                         "begins with its weights",
                          scores.map or 0, scores.map_50 or 0)  # fmt: skip
                 save_detector(folder / "detector", epoch.detector, {"scores": scores.to_dict()})
     shutil.rmtree(folder / "state", ignore_errors=True)

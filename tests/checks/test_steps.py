@@ -11,19 +11,14 @@ import pytest
 
 from flaxyolo.checks.network import check_shapes, row_major_cells
 from flaxyolo.checks.probe import probe_plan
-from flaxyolo.checks.steps import (
-    check_memory,
-    check_recompilation,
-    compilations,
-    compile_run,
-)
+from flaxyolo.checks.steps import check_memory, check_recompilation, compilations, compile_run
 from flaxyolo.cost.measure import memory_mib
 from flaxyolo.data.feeds import Streamed
 from flaxyolo.machine.memory import available_mib
 from flaxyolo.nn.detector import initial_weights
 from flaxyolo.training.distill import teacher_for
-from flaxyolo.training.loop import start
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import start
 from flaxyolo.weights.transfer import Source
 from tests.checks.scenes import CONFIG
 from tests.small import tiny_feed, tiny_pixels, tiny_spec

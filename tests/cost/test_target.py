@@ -2,18 +2,20 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import jax
 import pytest
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Augmentation, TrainConfig
-from flaxyolo.cost import target
-from flaxyolo.cost.gpu import GPUS, PLUGINS
+from flaxyolo.cost import gpu, target, tpu
+from flaxyolo.cost.gpu import GPUS, PLUGINS, GpuTarget
 from flaxyolo.cost.measure import count_params, memory_mib, tree_bytes
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.cost.step_memory import nominal_step
 from flaxyolo.cost.target import (
+    Asked,
     TargetMemory,
     compile_memory,
     needed_mib,
@@ -21,14 +23,15 @@ from flaxyolo.cost.target import (
     read_target,
     target_memory,
 )
-from flaxyolo.cost.tpu import PACKAGE, TPUS
+from flaxyolo.cost.tpu import PACKAGE, TPUS, TpuTarget
 from flaxyolo.nn.detector import compiled_detect, initial_weights
-from flaxyolo.training.loop import compile_step, start
+from flaxyolo.spec import parse, to_dict
+from flaxyolo.training.step import compile_step, start
 from tests.search.made import COST
 from tests.small import tiny_spec
 
 CONFIG = TrainConfig(batch_size=2, augmentation=Augmentation(mosaic=0))
-installed = any(map(target.find_spec, PLUGINS))
+installed = any(map(find_spec, PLUGINS))
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -79,7 +82,7 @@ def test_what_describes_no_gpu_is_refused(tmp_path):
 
 
 def test_without_the_packages_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(target, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     with pytest.raises(InputError) as missing:
         target_memory(tiny_spec(), CONFIG, read_target("h100"))
     assert str(missing.value) == (
@@ -99,7 +102,7 @@ def test_a_tpu_is_a_target_by_its_key(name):
 
 
 def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(target, "find_spec", lambda name: name in PLUGINS)
+    monkeypatch.setattr(tpu, "find_spec", lambda name: name in PLUGINS)
     with pytest.raises(InputError) as missing:
         target_memory(tiny_spec(), CONFIG, read_target("v5e"))
     assert str(missing.value) == (
@@ -108,28 +111,32 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
     )
 
 
-def refused(said):
-    """What compiles no program, and says so."""
+def refused(said, monkeypatch):
+    """What compiles to no program, and says why."""
 
-    def compile_it():
+    def compile_it(self, compiler_options=None):
         raise jax.errors.JaxRuntimeError(said)
 
-    return compile_it
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_it)
+    return jax.jit(lambda x: x).lower(1.0)
 
 
-def test_what_a_tpu_has_no_room_for_needs_what_its_compiler_says():
+def test_what_a_tpu_has_no_room_for_needs_what_its_compiler_says(monkeypatch):
+    chip = read_target("v5e")
     said = (
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. "
         "Used 18.50G of 15.75G hbm. Exceeded hbm capacity by 2.75G."
     )
-    assert needed_mib(refused(said)) == 18.5 * 1024
+    assert needed_mib(refused(said, monkeypatch), chip) == 18.5 * 1024
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        needed_mib(refused(said, monkeypatch), read_target("h100"))
     said = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (51.53G) exceeds available HBM (15.75G)."
     )
-    assert needed_mib(refused(said)) == 51.53 * 1024
+    assert needed_mib(refused(said, monkeypatch), chip) == 51.53 * 1024
     with pytest.raises(jax.errors.JaxRuntimeError, match="UNIMPLEMENTED"):
-        needed_mib(refused("UNIMPLEMENTED: no such operation"))
+        needed_mib(refused("UNIMPLEMENTED: no such operation", monkeypatch), chip)
 
 
 def test_the_child_is_told_all_of_the_detector_and_of_the_gpu(monkeypatch):
@@ -139,15 +146,16 @@ def test_the_child_is_told_all_of_the_detector_and_of_the_gpu(monkeypatch):
         asked.append((module, json.loads(rest["given"]), rest["environment"]["JAX_PLATFORMS"]))
         return '{"inference_mib": 3.5, "train_mib": 40.25}'
 
-    monkeypatch.setattr(target, "find_spec", lambda name: name == PLUGINS[1])
+    monkeypatch.setattr(gpu, "find_spec", lambda name: name == PLUGINS[1])
     monkeypatch.setattr(target, "run_module", child)
     found = target_memory(tiny_spec(), CONFIG, read_target("t4"))
     assert found == TargetMemory(3.5, 40.25)
     ((module, given, platforms),) = asked
     assert (module, platforms) == ("flaxyolo.cost.target", "cpu")
-    assert target.detector_from_dict(given["spec"]) == tiny_spec()
-    assert target.parse(TrainConfig, given["config"], "training") == CONFIG
-    assert (given["platform"], given["description"]) == ("cuda", read_target("t4").description)
+    told = parse(Asked, given, "what is compiled")
+    assert told == Asked(tiny_spec(), CONFIG, read_target("t4"))
+    other = to_dict(Asked(tiny_spec(), CONFIG, read_target("v6e")))
+    assert parse(Asked, other, "what is compiled").target == TpuTarget("TPU v6e", "v6e")
 
 
 def test_a_cost_takes_the_memory_of_the_target_and_keeps_its_latency(monkeypatch):
@@ -161,12 +169,19 @@ def test_a_cost_takes_the_memory_of_the_target_and_keeps_its_latency(monkeypatch
     assert Measurement.from_dict(there.to_dict()) == there
 
 
+class Here(GpuTarget):
+    """This device, as if it were not there."""
+
+    def device(self):
+        return jax.devices()[0]
+
+
 @pytest.mark.slow
 def test_on_the_own_device_the_memory_is_that_of_the_own_programs(monkeypatch):
     """The same programs, compiled for a device by name instead of for the default one."""
     monkeypatch.setattr(target, "DTYPE", jax.numpy.float32)
     spec = tiny_spec()
-    found = compile_memory(spec, CONFIG, jax.devices()[0])
+    found = compile_memory(spec, CONFIG, Here(*vars(read_target("h100")).values()))
     plan, feed = nominal_step(spec, CONFIG, jax.numpy.float32)
     step = compile_step(plan, jax.eval_shape(lambda: start(plan)), feed)
     own = memory_mib(step) - feed.device_bytes / 2**20
@@ -192,7 +207,7 @@ def test_a_tiny_detector_is_compiled_for_a_gpu_that_is_not_there():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not target.find_spec(PACKAGE), reason="needs libtpu (no TPU)")
+@pytest.mark.skipif(not find_spec(PACKAGE), reason="needs libtpu (no TPU)")
 def test_a_tiny_detector_is_compiled_for_a_tpu_that_is_not_there():
     spec = tiny_spec()
     found = target_memory(spec, CONFIG, read_target("v5e"))

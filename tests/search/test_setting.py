@@ -12,7 +12,7 @@ import pytest
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import Engine
-from flaxyolo.cost.target import Target
+from flaxyolo.cost.gpu import GpuTarget
 from flaxyolo.crew.task import TASK_FILE, read_task, write_task
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.nn.detector import TrainedDetector, initial_weights
@@ -55,7 +55,7 @@ def sweep(tmp_path, source):
         advice=(Advice("image_size", 64, "why", 1.5, "where"),
                 Advice("neck.levels", [3, 4], "why", inf, "where")),
         keep="files",
-        target=Target("h100", "device_memory_size: 1"),
+        target=GpuTarget("h100", "device_memory_size: 1"),
         initial=read_source(source),
         known_as="before",
         parent_epochs=14,

@@ -29,8 +29,9 @@ from flaxyolo.training.distill import (
     teaching_loss,
     told,
 )
-from flaxyolo.training.loop import start, train
+from flaxyolo.training.loop import train
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import start
 from flaxyolo.weights.transfer import Source, path_text
 from tests.small import tiny_feed, tiny_spec
 from tests.test_train import same_epochs

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from flaxyolo.training.loop import training_mesh
+from flaxyolo.training.hosts import training_mesh
 
 SCRIPT = """
 import json, logging, sys
@@ -24,7 +24,9 @@ from flaxyolo.data.batches import to_device
 from flaxyolo.nn.detector import initial_weights
 from flaxyolo.spec import BackboneSpec, NeckSpec, StageSpec
 from flaxyolo.training.distill import teacher_for
-from flaxyolo.training.loop import compile_step, start, train, training_mesh
+from flaxyolo.training.hosts import training_mesh
+from flaxyolo.training.loop import train
+from flaxyolo.training.step import compile_step, start
 from flaxyolo.training.plan import plan_run
 from flaxyolo.weights.transfer import Source
 from tests.small import tiny_feed, tiny_spec

@@ -8,8 +8,8 @@ import pytest
 
 from flaxyolo.config import TrainConfig
 from flaxyolo.nn.platform import traced_for
-from flaxyolo.training.loop import compile_step, start
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import compile_step, start
 from flaxyolo.training.vectors import as_arrays, as_vector, parted, scale_by_adam
 from tests.programs import equations
 from tests.small import tiny_feed, tiny_spec

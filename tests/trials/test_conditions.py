@@ -5,12 +5,12 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from flaxyolo import sweep
 from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
 from flaxyolo.trials.conditions import CONDITIONS, conditions, keep_conditions
+from flaxyolo.trials.flags import Flags
 
 SPENDING = Spending(trials=4, short_epochs=3, epochs=9, finalists=1, seeds=(0, 1))
 ADVICE = (Advice("image_size", 320, "why", 0.5, "source"), Advice("p2", True, "why", 1.0, "here"))
@@ -47,8 +47,8 @@ def test_others_are_named(study):
     ],
 )
 def test_the_words_of_a_command_give_the_same_flags(words):
-    flags = cli.parse(sweep.Flags, words, prog="x", description="")
-    again = cli.parse(sweep.Flags, cli.given(flags), prog="x", description="")
+    flags = cli.parse(Flags, words, prog="x", description="")
+    again = cli.parse(Flags, cli.given(flags), prog="x", description="")
     assert again == flags
     assert set(cli.given(flags)) <= {*words}
-    assert cli.given(replace(flags, **vars(sweep.Flags()))) == []
+    assert cli.given(replace(flags, **vars(Flags()))) == []

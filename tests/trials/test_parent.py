@@ -5,7 +5,6 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from flaxyolo import sweep
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.storage import open_study
@@ -15,12 +14,21 @@ from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
+from flaxyolo.training.plan import learning_rate, plan_run
 from flaxyolo.trials import parent
+from flaxyolo.trials.flags import (
+    EPOCHS,
+    FIRST_EPOCHS,
+    FIRST_PARENT_EPOCHS,
+    Flags,
+    parent_epochs_of,
+    schedules,
+)
 from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
 from flaxyolo.trials.prepare import with_bounded_parent
 from flaxyolo.trials.run import where_lines
 from flaxyolo.weights.transfer import Source
-from tests.small import tiny_spec
+from tests.small import tiny_feed, tiny_spec
 from tests.tiny_data import write_coco
 
 
@@ -135,25 +143,40 @@ def test_a_parent_is_trained_once_and_goes_on_where_it_was_interrupted(
     assert (again.fingerprint, seen) == (source.fingerprint, [1, 2])
 
 
+def test_the_rate_of_a_parent_does_not_fall_and_that_of_its_children_does(setting):
+    spending = replace(setting.spending, epochs=20)
+    sweep = replace(setting, parent_epochs=20, spending=spending)
+
+    def at_the_end(config):
+        plan = plan_run(tiny_spec(), config, tiny_feed().pixels)
+        return float(learning_rate(plan)(plan.total_steps - 1)) / config.learning_rate
+
+    assert at_the_end(sweep.parent_training) == pytest.approx(1)
+    assert at_the_end(sweep.full(0)) < 0.5
+
+
 def test_a_study_keeps_the_parent_that_it_has_or_has_not():
-    assert sweep.parent_epochs_of(sweep.Flags(8.0), 6, {}) == sweep.FIRST_PARENT_EPOCHS
-    new = sweep.Flags(8.0, data="coco:x")
-    assert sweep.parent_epochs_of(new, 6, {}) == sweep.EPOCHS
-    assert sweep.parent_epochs_of(new, 100, {}) == 100
-    assert sweep.parent_epochs_of(replace(new, parent_epochs=3), 100, {}) == 3
+    assert parent_epochs_of(Flags(8.0), 6, {}) == FIRST_PARENT_EPOCHS
+    new = Flags(8.0, data="coco:x")
+    assert parent_epochs_of(new, 6, {}) == EPOCHS
+    assert parent_epochs_of(new, 100, {}) == 100
+    assert parent_epochs_of(replace(new, parent_epochs=3), 100, {}) == 3
     for without in ({"from_scratch": True}, {"storage": "sqlite:///x"}):
-        assert sweep.parent_epochs_of(replace(new, **without), 6, {}) == 0
+        assert parent_epochs_of(replace(new, **without), 6, {}) == 0
     of_old, of_now = {"data": "digits"}, {"data": "digits", "parent_epochs": 24}
-    assert sweep.parent_epochs_of(new, 6, of_old) == 0
-    assert sweep.parent_epochs_of(replace(new, parent_epochs=3), 6, of_now) == 24
+    assert parent_epochs_of(new, 6, of_old) == 0
+    assert parent_epochs_of(replace(new, parent_epochs=3), 6, of_now) == 24
     with pytest.raises(InputError, match="--from-scratch: this study has a parent"):
-        sweep.parent_epochs_of(replace(new, from_scratch=True), 6, of_now)
+        parent_epochs_of(replace(new, from_scratch=True), 6, of_now)
 
 
 def test_the_first_command_has_a_short_schedule_only_with_a_parent():
-    assert sweep.schedules(sweep.Flags(8.0), {}) == (sweep.FIRST_EPOCHS, sweep.FIRST_EPOCHS)
-    assert sweep.schedules(sweep.Flags(8.0, from_scratch=True), {})[1] == sweep.EPOCHS
-    assert sweep.schedules(sweep.Flags(8.0, data="coco:x"), {})[1] == sweep.EPOCHS
+    assert schedules(Flags(8.0), {}) == (
+        FIRST_EPOCHS,
+        FIRST_EPOCHS,
+    )
+    assert schedules(Flags(8.0, from_scratch=True), {})[1] == EPOCHS
+    assert schedules(Flags(8.0, data="coco:x"), {})[1] == EPOCHS
 
 
 def test_the_winner_is_trained_on_from_what_it_has_where_there_was_a_parent(setting):

@@ -14,9 +14,9 @@ from flaxyolo import sweep, train
 from flaxyolo.base.errors import InputError
 from flaxyolo.config import Config, TrainConfig, write_config
 from flaxyolo.nn.detector import TrainedDetector, Weights, initial_weights
-from flaxyolo.training.loop import start
 from flaxyolo.training.loop import train as train_epochs
 from flaxyolo.training.plan import plan_run
+from flaxyolo.training.step import start
 from flaxyolo.trials.trial import run_name
 from flaxyolo.weights.checkpoint import load_detector, save_detector
 from flaxyolo.weights.transfer import Source, begun_from, read_source, transfer

@@ -1,0 +1,153 @@
+"""What children are worth by whether their parent's rate falls at the end of its training.
+
+The parent and the candidates of a finished sweep are trained anew: the parent twice with each seed,
+once by the usual schedule and once at a rate that stays, and from either end every network for as
+long as the sweep's candidates. Each is scored by the sweep's objective on the validation images,
+after every epoch. Differences are in pairs of equal network and seed; their interval is over seeds,
+each with the mean over its networks.
+
+    python -m benchmarks.parent_rates runs/digits-8ms --seeds 4 --json results.json
+
+It goes on where it stopped; several commands may take a core and `--part` of the seeds each.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.pairs_of_sweeps import first_weights, told
+from benchmarks.starts import interval, ready_for, scores_of
+from flaxyolo.base.files import replace_file
+from flaxyolo.config import TrainConfig
+from flaxyolo.cost.measurement import device_name, versions
+from flaxyolo.crew.storage import read_runs
+from flaxyolo.nn.detector import TrainedDetector
+from flaxyolo.search.objective import Objective, support, supported
+from flaxyolo.search.results import results
+from flaxyolo.search.setting import sweep_training
+from flaxyolo.spec import DetectorSpec
+from flaxyolo.training.loop import train
+from flaxyolo.trials.parent import FOLDER
+from flaxyolo.weights.checkpoint import load_detector, save_detector
+from flaxyolo.weights.transfer import Source, read_source
+
+RATES = {"falls": {}, "stays": {"decay_share": 0.0}}
+"""Of a parent, with what its schedule changes for it."""
+ITSELF = "itself"
+CHILD_SEED = 101
+"""Added to a parent's, for its children."""
+
+
+def networks(study: Path, most: int) -> dict[str, DetectorSpec]:
+    """The parent, and the first other networks that the sweep has tried, by their origins."""
+    parent = load_detector(study / FOLDER / "detector").spec
+    found = {ITSELF: parent}
+    for record in results(read_runs(study)):
+        if record.spec is not None and record.spec not in found.values():
+            found.setdefault(record.origin or f"trial {record.number}", record.spec)
+    return dict(list(found.items())[:most])
+
+
+def curve(
+    spec: DetectorSpec, data: str, config: TrainConfig, objective: Objective, start: Source | None
+) -> tuple[list[float], TrainedDetector]:
+    """The objective after every epoch, and the detector at the end."""
+    ready, scores, detector = ready_for(spec, data), [], None
+    weights = None if start is None else first_weights(ready, config, start)
+    for epoch in train(spec, ready.feed, ready.data.class_names, config, initial=weights):
+        detector = epoch.detector
+        scores.append(told(scores_of(detector, ready), objective)["objective"])
+    assert detector is not None, "there is an epoch"
+    return scores, detector
+
+
+def family(
+    specs: dict[str, DetectorSpec], data: str, seed: int, rate: str, epochs: tuple[int, int]
+) -> dict[str, Any]:
+    """One parent with its children: a row."""
+    ready = ready_for(specs[ITSELF], data)
+    objective = supported(support(ready.data.val))
+    began = time.monotonic()
+    config = sweep_training(epochs[0], mirror=ready.data.mirror, seed=seed)
+    own, parent = curve(specs[ITSELF], data, replace(config, **RATES[rate]), objective, None)
+    children = {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_detector(Path(folder) / "parent", parent, {})
+        start = read_source(Path(folder) / "parent")
+        for name, spec in specs.items():
+            config = sweep_training(epochs[1], mirror=ready.data.mirror, seed=seed + CHILD_SEED)
+            children[name], _ = curve(spec, data, config, objective, start)
+    return {"seed": seed, "rate": rate, "parent": own, "children": children,
+            "seconds": round(time.monotonic() - began)}  # fmt: skip
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By epoch of the children, the objective after a parent whose rate stays minus the other."""
+    by = {(row["seed"], row["rate"]): row["children"] for row in rows}
+    seeds = [seed for seed, rate in by if rate == "stays" and (seed, "falls") in by]
+    found = []
+    for epoch in range(len(next(iter(rows[0]["children"].values()))) if seeds else 0):
+        gains = [
+            fmean(
+                by[seed, "stays"][name][epoch] - by[seed, "falls"][name][epoch]
+                for name in by[seed, "stays"]
+            )
+            for seed in sorted(seeds)
+        ]
+        found.append({"epoch": epoch + 1, "gains": gains, **interval(gains)})
+    return found
+
+
+def main() -> None:
+    """Train the families that are not there yet; print the differences."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("study", type=Path, help="folder of a finished sweep that has a parent")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--networks", type=int, default=2, help="the parent itself among them")
+    parser.add_argument("--parent-epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=4, help="of a child")
+    parser.add_argument("--part", type=int, nargs=2, metavar=("K", "N"), default=(0, 1))
+    parser.add_argument("--json", type=Path, required=True, help="the file of the results")
+    arguments = parser.parse_args()
+    study = read_runs(arguments.study)
+    data = study.user_attrs["facts"]["source"]
+    specs = networks(arguments.study, arguments.networks)
+    settings = {
+        "data": data, "networks": list(specs), "parent_epochs": arguments.parent_epochs,
+        "epochs": arguments.epochs, "device": device_name(), "versions": versions(),
+    }  # fmt: skip
+    lines = arguments.json.with_suffix(".jsonl")
+    part, parts = arguments.part
+    for seed in range(part, arguments.seeds, parts):
+        for rate in RATES:
+            if not any((row["seed"], row["rate"]) == (seed, rate) for row in kept(lines)):
+                epochs = arguments.parent_epochs, arguments.epochs
+                row = family(specs, data, seed, rate, epochs)
+                with lines.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                last = {name: round(scores[-1], 3) for name, scores in row["children"].items()}
+                print(f"seed {seed}, the parent's rate {rate}: parent {row['parent'][-1]:.3f}, "
+                      f"children {last}, {row['seconds']} s", flush=True)  # fmt: skip
+    rows = kept(lines)
+    content = {"settings": settings, "date": time.strftime("%Y-%m-%d"),
+               "differences": differences(rows), "rows": rows}  # fmt: skip
+    replace_file(arguments.json, json.dumps(content, indent=1) + "\n")
+    for each in differences(rows):
+        low, high = each["interval"] or (float("nan"),) * 2
+        print(f"after epoch {each['epoch']}: {each['mean']:+.3f} ({low:+.3f} to {high:+.3f}), "
+              f"{len(each['gains'])} seeds")  # fmt: skip
+
+
+def kept(lines: Path) -> list[dict[str, Any]]:
+    """The rows that were written so far."""
+    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What is compared of parents whose rate falls and stays, and that the benchmark goes on."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import parent_rates
+from benchmarks.parent_rates import RATES, differences
+from tests.small import tiny_spec
+
+
+def row(seed, rate, **children):
+    return {"seed": seed, "rate": rate, "parent": [0.1], "children": children, "seconds": 1}
+
+
+def test_differences_are_of_equal_networks_and_seeds_by_epoch():
+    rows = [
+        row(0, "falls", itself=[0.5, 0.6], wide=[0.1, 0.4]),
+        row(0, "stays", itself=[0.6, 0.8], wide=[0.4, 0.6]),
+        row(1, "falls", itself=[0.5, 0.6], wide=[0.1, 0.4]),
+        row(1, "stays", itself=[0.5, 0.7], wide=[0.1, 0.5]),
+        row(2, "stays", itself=[9.0, 9.0], wide=[9.0, 9.0]),
+    ]
+    first, last = differences(rows)
+    assert first["gains"] == pytest.approx([0.2, 0.0])
+    assert last["gains"] == pytest.approx([0.2, 0.1])
+    assert last["mean"] == pytest.approx(0.15)
+    assert (first["epoch"], last["epoch"]) == (1, 2)
+    assert differences(rows[4:]) == []
+
+
+def test_it_goes_on_with_the_next_parent(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def family(specs, data, seed, rate, epochs):
+        asked.append((seed, rate))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        assert (data, epochs) == ("digits", (14, 4))
+        return row(seed, rate, itself=[0.5 + seed + (rate == "stays")])
+
+    study = SimpleNamespace(user_attrs={"facts": {"source": "digits"}})
+    monkeypatch.setattr(parent_rates, "read_runs", lambda path: study)
+    monkeypatch.setattr(parent_rates, "networks", lambda study, most: {"itself": tiny_spec()})
+    monkeypatch.setattr(parent_rates, "family", family)
+    out = tmp_path / "found.json"
+    monkeypatch.setattr("sys.argv", ["x", "runs/s", "--seeds", "2", "--json", str(out)])
+    with pytest.raises(KeyboardInterrupt):
+        parent_rates.main()
+    assert not out.exists()
+    parent_rates.main()
+    assert asked == [(0, "falls"), (0, "stays"), (1, "falls"), (1, "falls"), (1, "stays")]
+    assert list(RATES) == ["falls", "stays"]
+    assert json.loads(out.read_text())["differences"][0]["gains"] == [1.0, 1.0]
+    assert "after epoch 1: +1.000" in capsys.readouterr().out
