@@ -3,8 +3,10 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 # In the environment, so that the processes that tests start do the same.
@@ -20,6 +22,10 @@ os.environ.setdefault("FLAXYOLO_MEASURE_SECONDS", "0.3")
 import jax
 import jaxtyping
 import pytest
+
+# Tests that a shell runs in the background ignore Ctrl-C, and so would what they start.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # To report an import of OpenVINO it would fork a process in which JAX has threads.
 sys.modules["openvino_telemetry"] = None
