@@ -3,8 +3,6 @@
 import ctypes
 import gc
 import json
-import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,8 +18,6 @@ from jaxtyping import Float64, UInt8
 
 from flaxyolo.base import cli
 from flaxyolo.base.boxes import letterbox_image
-from flaxyolo.base.errors import InputError
-from flaxyolo.base.words import shown
 from flaxyolo.cost.engine import JAX_ENGINE, Engine, Timed, Told, where
 from flaxyolo.cost.flops import multiply_adds
 from flaxyolo.cost.measurement import Measurement, Reference, device_name, slowdown
@@ -30,6 +26,7 @@ from flaxyolo.cost.table.file import best_reference
 from flaxyolo.machine.clock import (
     Turns,
     device_lock,
+    least_seconds,
     quietest,
     time_calls,
     time_in_turn,
@@ -53,9 +50,6 @@ from flaxyolo.weights.checkpoint import load_detector
 
 PACED_GAP_S = 0.2
 """Pause before each call of the paced mode, in which the device falls out of its fast state."""
-SECONDS = "FLAXYOLO_MEASURE_SECONDS"
-LEAST_SECONDS = 4.0
-"""For how long a latency is timed at least, where the environment says nothing else."""
 CALLS_AN_IMAGE = 25
 """Calls that an image's low quantile takes; of a slow network fewer images are shown."""
 LEAST_AN_IMAGE = 5
@@ -123,20 +117,6 @@ def measure(
         memory_device=None if place.device == device_name() else device_name(),
         engine=engine.name,
     )
-
-
-def least_seconds() -> float:
-    """For how long a latency is timed at least: what FLAXYOLO_MEASURE_SECONDS says, else 4."""
-    said = os.environ.get(SECONDS, "")
-    if not said:
-        return LEAST_SECONDS
-    try:
-        seconds = float(said)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise InputError(f"{SECONDS}: expected a number of seconds from 0, got {shown(said)}")
-    return seconds
 
 
 class Limits(NamedTuple):

@@ -1,5 +1,7 @@
 """The clock of every latency: calls that are timed alone on this machine."""
 
+import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
+from flaxyolo.base.errors import InputError
+from flaxyolo.base.words import shown
 from flaxyolo.machine.locks import held
 
 WARM_UP_CALLS = 10
@@ -18,6 +22,23 @@ WARM_UP_SECONDS = 1.0
 """After which a slow call is warm, if it was called once."""
 BLOCK_CALLS = 100
 """Calls that make a 95th percentile."""
+SECONDS = "FLAXYOLO_MEASURE_SECONDS"
+LEAST_SECONDS = 4.0
+"""For how long a latency is timed at least, where the environment says nothing else."""
+
+
+def least_seconds() -> float:
+    """For how long a latency is timed at least: what FLAXYOLO_MEASURE_SECONDS says, else 4."""
+    said = os.environ.get(SECONDS, "")
+    if not said:
+        return LEAST_SECONDS
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{SECONDS}: expected a number of seconds from 0, got {shown(said)}")
+    return seconds
 
 
 def quietest(times: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " m"]:

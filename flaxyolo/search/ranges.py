@@ -17,11 +17,12 @@ from jaxtyping import Float64
 from optuna.trial import FixedTrial
 
 from flaxyolo.cost.budget import Budget
-from flaxyolo.cost.measure import count_gflops, count_params, least_seconds, measure
+from flaxyolo.cost.measure import count_gflops, count_params, measure
 from flaxyolo.cost.recorded import cost_of
 from flaxyolo.cost.table.file import network_key
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.deploy.engines import program
+from flaxyolo.machine.clock import least_seconds
 from flaxyolo.search.funnel import DEFAULTS
 from flaxyolo.search.screen import draw
 from flaxyolo.search.space import (

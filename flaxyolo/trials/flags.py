@@ -13,12 +13,12 @@ from flaxyolo.base import cli
 from flaxyolo.base.errors import InputError
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import Engine
-from flaxyolo.cost.measure import least_seconds
 from flaxyolo.cost.measurement import EngineName
 from flaxyolo.cost.target import Target, read_target
 from flaxyolo.data.feeds import Keep
 from flaxyolo.data.sources import Dataset, source_name
 from flaxyolo.deploy.engines import read_engine
+from flaxyolo.machine.clock import least_seconds
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.space import Suggest, load_space
 from flaxyolo.search.spending import Spending, short_schedule

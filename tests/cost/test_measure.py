@@ -15,10 +15,10 @@ from flaxyolo.config import read_config
 from flaxyolo.cost import measure as cost
 from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.flops import multiply_adds
-from flaxyolo.cost.measure import LEAST_SECONDS, SECONDS, least_seconds, measure
+from flaxyolo.cost.measure import measure
 from flaxyolo.cost.measurement import BUSY_LOAD, BUSY_SLOWDOWN, Measurement, Reference
 from flaxyolo.cost.table import file as latency_file
-from flaxyolo.machine.clock import Turns
+from flaxyolo.machine.clock import LEAST_SECONDS, SECONDS, Turns, least_seconds
 from flaxyolo.nn.conv import Conv, conv2d
 from flaxyolo.nn.detector import detect, fuse, initial_weights
 from tests.small import tiny_spec
