@@ -2,8 +2,10 @@
 
 Every round gives each engine a few calls in a row, in an order that turns, so that what slows the
 machine for a while slows all of them. A call is from a letterboxed uint8 image to rows of boxes. A
-ratio is of an engine's median to JAX's in the same round. The figures hold for the machine; run it
-where nothing else is done.
+ratio is of an engine's median to JAX's in the same round. A large matrix product has its turns too:
+what operations a network has per second of an engine, over what the product has in the same round,
+is the engine's share of the device's peak; `network` is JAX's without NMS. The figures hold for the
+machine; run it where nothing else is done.
 """
 
 import argparse
@@ -14,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxyolo.base.files import replace_file
 from flaxyolo.cost.engine import EngineName, where
-from flaxyolo.cost.measure import photographs
+from flaxyolo.cost.measure import compiled_network, count_gflops, photographs
 from flaxyolo.deploy.engines import program, read_engine
 from flaxyolo.measure import read_detector, resized
 from flaxyolo.nn.detector import compiled_detect, fuse, initial_weights
@@ -26,13 +29,17 @@ from flaxyolo.nn.detector import compiled_detect, fuse, initial_weights
 ENGINES: tuple[EngineName, ...] = ("jax", "onnxruntime", "openvino")
 CALLS = 8
 """In a row, of an engine in a round; the first finds another's data in the cache: left out."""
+NETWORK, PRODUCT = "network", "product"
+"""What has turns beside the engines: JAX's network alone, and a matrix product."""
+SIDE = 1536
+"""Of the matrices of the product, float32."""
 
 Detect = Callable[[int], Any]
 """Runs a detector on the image of a number."""
 
 
-def engines_of(path: Path, image_size: int | None) -> tuple[str, dict[str, Detect]]:
-    """A network in words, and each engine that runs it."""
+def engines_of(path: Path, image_size: int | None) -> tuple[str, float, dict[str, Detect]]:
+    """A network in words, its GFLOPs, and what runs in turn: engines, network and product."""
     spec, _, weights = read_detector(path)
     if image_size is not None:
         spec = resized(spec, image_size)
@@ -44,11 +51,17 @@ def engines_of(path: Path, image_size: int | None) -> tuple[str, dict[str, Detec
     def in_jax(number: int) -> Any:
         return jax.block_until_ready(compiled(fused, placed[number % len(placed)]))
 
-    runs: dict[str, Detect] = {"jax": in_jax}
+    alone = compiled_network(spec)
+    product, square = jax.jit(jnp.matmul), jnp.ones((SIDE, SIDE))
+    runs: dict[str, Detect] = {
+        "jax": in_jax,
+        NETWORK: lambda number: jax.block_until_ready(alone(fused, placed[number % len(placed)])),
+        PRODUCT: lambda number: jax.block_until_ready(product(square, square)),
+    }
     for name in ENGINES[1:]:
         timed = program(read_engine(name), spec, weights)
         runs[name] = lambda number, timed=timed: timed.detect(images[number % len(images)][None])
-    return f"{path.stem} at {spec.image_size} px", runs
+    return f"{path.stem} at {spec.image_size} px", count_gflops(spec), runs
 
 
 def rounds(runs: dict[str, Detect], number: int) -> dict[str, np.ndarray]:
@@ -65,12 +78,15 @@ def rounds(runs: dict[str, Detect], number: int) -> dict[str, np.ndarray]:
     return {name: np.array(times) for name, times in taken.items()}
 
 
-def figures(times: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Of each engine: its calls, and its ratio to JAX with what spread it has over rounds."""
-    ours = np.median(times["jax"], axis=1)
+def figures(times: dict[str, np.ndarray], gflops: float) -> dict[str, dict[str, float]]:
+    """Of each engine: its calls, its ratio to JAX with what spread it has over rounds, and its
+    share of the peak."""
+    ours, product = np.median(times["jax"], axis=1), np.median(times[PRODUCT], axis=1)
     rows = {}
     for name, of_engine in times.items():
-        ratios = np.median(of_engine, axis=1) / ours
+        each = np.median(of_engine, axis=1)
+        ratios = each / ours
+        work = 2e-9 * SIDE**3 if name == PRODUCT else gflops
         rows[name] = {
             "ms_min": float(of_engine.min()),
             "ms_p50": float(np.median(of_engine)),
@@ -78,6 +94,8 @@ def figures(times: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
             "ratio_to_jax": float(np.median(ratios)),
             "ratio_p10": float(np.percentile(ratios, 10)),
             "ratio_p90": float(np.percentile(ratios, 90)),
+            "gflop_per_s": float(np.median(1000 * work / each)),
+            "share_of_peak": float(np.median(work / each * product / (2e-9 * SIDE**3))),
         }
     return rows
 
@@ -92,13 +110,14 @@ def main() -> None:
     found = {}
     for network in arguments.networks:
         path, _, size = network.partition("@")
-        what, runs = engines_of(Path(path), int(size) if size else None)
+        what, gflops, runs = engines_of(Path(path), int(size) if size else None)
         rounds(runs, 2)
-        found[what] = figures(rounds(runs, arguments.rounds))
+        found[what] = figures(rounds(runs, arguments.rounds), gflops)
         for name, row in found[what].items():
             print(f"{what}, {name}: {row['ms_p50']:.2f} ms (least {row['ms_min']:.2f}, p95 "
                   f"{row['ms_p95']:.2f}), {row['ratio_to_jax']:.2f} of JAX "
-                  f"({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})", flush=True)  # fmt: skip
+                  f"({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f}), "
+                  f"{row['share_of_peak']:.0%} of the peak", flush=True)  # fmt: skip
     if arguments.json is not None:
         machines = [where(read_engine(name)) for name in ENGINES]
         told = {

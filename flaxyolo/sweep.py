@@ -51,7 +51,7 @@ from flaxyolo.trials.flags import (
     read_given,
     schedules,
 )
-from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent
+from flaxyolo.trials.parent import baseline_spec, parent_spec, trained_parent, with_its_rate
 from flaxyolo.trials.prepare import (
     check_space,
     clear,
@@ -139,6 +139,7 @@ def begun(study: optuna.Study, flags: Flags, setting: Setting) -> Sweep:
     new = not study.get_trials(deepcopy=False)
     fill = Filler(sweep)
     parent = None if baseline is None else parent_spec(study, sweep, baseline, fill)
+    sweep = sweep if parent is None else with_its_rate(study, sweep)
     step = clear(sweep, parent) if new and not flags.no_preflight else None
     hours = hours_of(flags)
     if parent is not None and flags.parent_epochs is None:

@@ -59,6 +59,8 @@ class Sweep:
     """Fingerprint by which its study knows the data, where that is not their own of today."""
     parent_epochs: int = 0
     """Of the parent that is trained first; 0 where there is none of the sweep's own."""
+    parent_decay: float = 0.0
+    """Of those epochs, the share at the end over which its rate falls."""
     teacher: Source | None = None
     """A detector that the full runs, of finalists and controls alike, learn from."""
     engine: Engine = JAX_ENGINE
@@ -88,9 +90,9 @@ class Sweep:
 
     @property
     def parent_training(self) -> TrainConfig:
-        """How the parent is trained: as far as others go on from, at a rate that does not fall."""
+        """How the parent is trained: as far as others go on from."""
         usual = sweep_training(self.parent_epochs, mirror=self.data.mirror, seed=self.seed)
-        return replace(usual, decay_share=0.0)
+        return replace(usual, decay_share=self.parent_decay)
 
     def full(self, seed: int) -> TrainConfig:
         """How finalists are trained; the same as the candidates if it is their schedule."""
@@ -171,6 +173,7 @@ class Task:
     target: Target | None
     known_as: str
     parent_epochs: int
+    parent_decay: float
     engine: Engine
     later_epochs: int | None
 

@@ -44,6 +44,8 @@ FOLDER = "parent"
 """In a study's folder: where the parent is."""
 EPOCHS = "parent_epochs"
 """Attribute of a study: for how many epochs its parent is trained."""
+DECAY = "parent_decay_share"
+"""Attribute of a study: the share of those epochs over which its parent's rate falls."""
 SHARE = 0.35
 """Of the time of a command, what the parent may take: without its candidates and controls there is
 no answer."""
@@ -98,6 +100,22 @@ def bounded_epochs(
     return epochs
 
 
+def with_its_rate(study: optuna.Study, sweep: Sweep) -> Sweep:
+    """The sweep with the schedule that the study's parent began with.
+
+    That of a study which was begun before schedules were stored fell, as a candidate's does.
+    """
+    decay = study.user_attrs.get(DECAY)
+    if decay is None:
+        begun = study.get_trials(deepcopy=False) or (sweep.folder / FOLDER).is_dir()
+        decay = sweep.short.decay_share if begun else sweep.parent_decay
+        study.set_user_attr(DECAY, decay)
+    if decay > sweep.parent_decay:
+        log.info("parent: its rate falls over the last %.0f %% of its epochs, as it did when this "
+                 "study was begun; a new study's does not", 100 * decay)  # fmt: skip
+    return replace(sweep, parent_decay=decay)
+
+
 def _advised(sweep: Sweep) -> Mapping[str, Any]:
     return candidates(sweep.advice).get("advised", {})
 
@@ -138,8 +156,8 @@ def _train(sweep: Sweep, spec: DetectorSpec, folder: Path) -> None:
                 scores = evaluate(
                     epoch.detector, data.val, ready.val, data.class_names, data.category_ids
                 )
-                log.info("parent: mAP %.3f, mAP50 %.3f, before its rate falls; every network "
-                         "begins with its weights",
-                         scores.map or 0, scores.map_50 or 0)  # fmt: skip
+                before = "" if config.decay_share else ", before its rate falls"
+                log.info("parent: mAP %.3f, mAP50 %.3f%s; every network begins with its weights",
+                         scores.map or 0, scores.map_50 or 0, before)  # fmt: skip
                 save_detector(folder / "detector", epoch.detector, {"scores": scores.to_dict()})
     shutil.rmtree(folder / "state", ignore_errors=True)

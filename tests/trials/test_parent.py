@@ -24,7 +24,13 @@ from flaxyolo.trials.flags import (
     parent_epochs_of,
     schedules,
 )
-from flaxyolo.trials.parent import baseline_spec, bounded_epochs, parent_spec, trained_parent
+from flaxyolo.trials.parent import (
+    baseline_spec,
+    bounded_epochs,
+    parent_spec,
+    trained_parent,
+    with_its_rate,
+)
 from flaxyolo.trials.prepare import with_bounded_parent
 from flaxyolo.trials.run import where_lines
 from flaxyolo.weights.transfer import Source
@@ -153,6 +159,23 @@ def test_the_rate_of_a_parent_does_not_fall_and_that_of_its_children_does(settin
 
     assert at_the_end(sweep.parent_training) == pytest.approx(1)
     assert at_the_end(sweep.full(0)) < 0.5
+
+
+def test_a_parent_goes_on_with_the_schedule_that_it_began_with(setting, caplog):
+    new = with_its_rate(open_study(setting.folder), setting)
+    (setting.folder / "parent" / "state").mkdir(parents=True)
+    again = with_its_rate(open_study(setting.folder), setting)
+    assert [each.parent_training.decay_share for each in (new, again)] == [0, 0]
+    assert "its rate falls" not in caplog.text
+    earlier = replace(setting, folder=setting.folder.parent / "earlier")
+    (earlier.folder / "parent" / "state").mkdir(parents=True)
+    study = open_study(earlier.folder)
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, "flaxyolo"):
+            going_on = with_its_rate(study, earlier)
+        assert going_on.parent_training.decay_share == earlier.short.decay_share > 0
+        assert "its rate falls over the last" in caplog.text
+        caplog.clear()
 
 
 def test_a_study_keeps_the_parent_that_it_has_or_has_not():
