@@ -62,6 +62,15 @@ def test_the_package_alone_loads_nothing_large():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_command_and_a_worker_start_without_what_few_of_them_need():
+    code = (
+        "import sys, flaxyolo.sweep, flaxyolo.train, flaxyolo.trials.work; "
+        "print(*{'sklearn', 'pandas', 'scipy.stats', 'onnx', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_what_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         flaxyolo.trian  # noqa: B018

@@ -7,7 +7,7 @@ from math import inf, sqrt
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import stdtrit
 
 from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.record import CHEAP, FINAL, Record
@@ -124,7 +124,7 @@ def pooled_reach(values: Iterable[Float[np.ndarray, " r"]]) -> tuple[float, int]
     if not freedom:
         return inf, 0
     spread = sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom)
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread, freedom
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * spread, freedom
 
 
 def fastest_tied(ordered: Sequence[Finalist]) -> Finalist | None:

@@ -5,7 +5,7 @@ from math import hypot, inf, sqrt
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import ndtri
 
 from flaxyolo.crew.record import Record
 from flaxyolo.search.finalists import CONFIDENCE, counted, pooled_reach
@@ -55,7 +55,7 @@ def contested(runs: Mapping[int, Sequence[Record]], prior: float) -> set[int]:
         return set()
     leader = max(values, key=lambda number: values[number].mean())
     reach, freedom = pooled_reach(values.values())
-    normal = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    normal = float(ndtri((1 + CONFIDENCE) / 2))
 
     def margin(number: int) -> float:
         pair = (leader, number)

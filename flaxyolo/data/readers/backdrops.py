@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from matplotlib.cbook import get_sample_data
 from matplotlib.image import imread
-from sklearn.datasets import load_sample_images
 
 from flaxyolo.base.errors import InputError
 
@@ -52,6 +51,9 @@ def pictures() -> tuple[Picture, ...]:
             )
     with np.load(terrain) as held:
         relief = shaded(held["elevation"].astype(np.int64))
+    # As in `digits`: few commands need it.
+    from sklearn.datasets import load_sample_images
+
     photographs = [np.asarray(photo, np.uint8) for photo in load_sample_images().images]
     return *photographs, np.asarray(imread(portrait), np.uint8), relief
 

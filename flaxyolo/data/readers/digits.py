@@ -11,7 +11,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
-from sklearn.datasets import load_digits, load_sample_images
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.data.records import Listed, Records, Source
@@ -107,6 +106,9 @@ def read_digits(root: str = "") -> Source:
 
 def build_digits() -> tuple[list[Scene], list[Scene], tuple[str, ...]]:
     """Training scenes, validation scenes and class names; two builds are equal."""
+    # It takes as long to import as half of what a command imports, and few need it.
+    from sklearn.datasets import load_digits, load_sample_images
+
     photos = load_sample_images().images
     glyphs, targets = load_digits(return_X_y=True)
     glyphs, targets = np.asarray(glyphs).reshape(-1, 8, 8), np.asarray(targets)

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int32
-from sklearn.datasets import load_digits
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.files import cache_root, replacing
@@ -191,6 +190,9 @@ def _file_name(index: int) -> str:
 
 def sources_of(split: str) -> Sources:
     """The part of the pictures and the handwritten digits of a split."""
+    # As in `digits`: few commands need it.
+    from sklearn.datasets import load_digits
+
     glyphs = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, 8, 8)
     order = np.random.default_rng(VERSION).permutation(len(glyphs))
     first, end = (round(share * len(order)) for share in PARTS[split])
