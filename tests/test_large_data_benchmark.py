@@ -42,7 +42,7 @@ def test_decoders_give_the_same_pixels(photographs):
     assert all(row["largest_difference_from_opencv"] == 0 for row in found["decoders"].values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_part_is_measured_in_a_process_of_its_own(photographs, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()

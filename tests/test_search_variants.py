@@ -33,7 +33,7 @@ def few_at_most(monkeypatch):
     monkeypatch.setattr(benchmark, "MOST", 19)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_as_many_candidates_as_the_epochs_allow(table, few_at_most):
     _, land = benchmark.landscape_of(table)
     known = benchmark.variants(27)["all to the end"]
@@ -46,7 +46,7 @@ def test_as_many_candidates_as_the_epochs_allow(table, few_at_most):
     assert 3 <= dear <= 500 // 54
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_tells_gains(table, tmp_path, capsys, monkeypatch, few_at_most):
     target = tmp_path / "gains.json"
     words = ["variants", str(table), "--epochs", "300", "--repeats", "4", "--tables", "2",

@@ -37,7 +37,7 @@ def test_what_was_trained_for_longer_is_compared_by_its_end():
     assert len(told) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(digits, "SCENES", {"train": 4, "val": 2})
     given = ["--data", f"coco:{write_coco(tmp_path / 'data')}", "--parent-data", "digits"]

@@ -42,7 +42,7 @@ def killed_in_a_trial(process, folder, log):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "trials", "epochs", "finalists"),
-    [(4, 2, 2, 1), pytest.param(20, 6, 9, 2, marks=pytest.mark.long)],
+    [(3, 2, 2, 1), pytest.param(20, 6, 9, 2, marks=pytest.mark.long)],
 )
 def test_kills_lose_no_finished_trial(tmp_path, kills, trials, epochs, finalists):
     write_coco(tmp_path / "data")

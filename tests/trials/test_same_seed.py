@@ -9,7 +9,7 @@ from flaxyolo.crew.storage import read_runs
 from flaxyolo.search.results import results
 from tests.tiny_data import flags, write_coco
 
-TRIALS = 3
+TRIALS = 2
 
 
 def told(record):

@@ -428,7 +428,10 @@ def draws(suggest, count):
     return [suggest(study.ask(), image_sizes=(64,)) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("suggest", "count"), [(suggest_detector, 6), (FULL, 9)])
+@pytest.mark.parametrize(
+    ("suggest", "count"),
+    [(suggest_detector, 6), (FULL, 5), pytest.param(FULL, 9, marks=pytest.mark.long)],
+)
 def test_any_detector_of_a_space_inherits_from_any_other(suggest, count):
     specs = draws(suggest, count)
     weights = [initial_weights(spec, 1) for spec in specs]
