@@ -8,6 +8,9 @@ each with the mean over its networks.
 
     python -m benchmarks.parent_rates runs/digits-8ms --seeds 4 --json results.json
 
+`--averaged` trains, of the parent whose rate stays, every child once more and scores an average of
+its last steps (about an epoch of 600 images); the weights that are trained are the same.
+
 It goes on where it stopped; several commands may take a core and `--part` of the seeds each.
 """
 
@@ -39,6 +42,8 @@ from flaxyolo.weights.transfer import Source, read_source
 
 RATES = {"falls": {}, "stays": {"decay_share": 0.0}}
 """Of a parent, with what its schedule changes for it."""
+AVERAGED = {"ema_decay": 0.97, "ema_ramp_steps": 10.0}
+"""Of a child, with what it changes: the last 33 steps count, from the first few on."""
 ITSELF = "itself"
 CHILD_SEED = 101
 """Added to a parent's, for its children."""
@@ -68,22 +73,31 @@ def curve(
 
 
 def family(
-    specs: dict[str, DetectorSpec], data: str, seed: int, rate: str, epochs: tuple[int, int]
+    specs: dict[str, DetectorSpec],
+    data: str,
+    seed: int,
+    rate: str,
+    epochs: tuple[int, int],
+    *,
+    averaged: bool = False,
 ) -> dict[str, Any]:
-    """One parent with its children: a row."""
+    """One parent with its children, also averaged: a row."""
     ready = ready_for(specs[ITSELF], data)
     objective = supported(support(ready.data.val))
     began = time.monotonic()
     config = sweep_training(epochs[0], mirror=ready.data.mirror, seed=seed)
     own, parent = curve(specs[ITSELF], data, replace(config, **RATES[rate]), objective, None)
-    children = {}
+    children, smooth = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         save_detector(Path(folder) / "parent", parent, {})
         start = read_source(Path(folder) / "parent")
         for name, spec in specs.items():
             config = sweep_training(epochs[1], mirror=ready.data.mirror, seed=seed + CHILD_SEED)
             children[name], _ = curve(spec, data, config, objective, start)
+            if averaged:
+                smooth[name], _ = curve(spec, data, replace(config, **AVERAGED), objective, start)
     return {"seed": seed, "rate": rate, "parent": own, "children": children,
+            **({"averaged": smooth} if averaged else {}),
             "seconds": round(time.monotonic() - began)}  # fmt: skip
 
 
@@ -104,6 +118,20 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def averaging(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By epoch of the children, the objective of their average minus that of their last weights."""
+    rows = sorted((row for row in rows if "averaged" in row), key=lambda row: row["seed"])
+    found = []
+    for epoch in range(len(next(iter(rows[0]["averaged"].values()))) if rows else 0):
+        gains = [
+            fmean(row["averaged"][name][epoch] - row["children"][name][epoch]
+                  for name in row["averaged"])
+            for row in rows
+        ]  # fmt: skip
+        found.append({"epoch": epoch + 1, "gains": gains, **interval(gains)})
+    return found
+
+
 def main() -> None:
     """Train the families that are not there yet; print the differences."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
@@ -112,6 +140,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=2, help="the parent itself among them")
     parser.add_argument("--parent-epochs", type=int, default=14)
     parser.add_argument("--epochs", type=int, default=4, help="of a child")
+    parser.add_argument("--averaged", action="store_true", help="also children's last steps")
     parser.add_argument("--part", type=int, nargs=2, metavar=("K", "N"), default=(0, 1))
     parser.add_argument("--json", type=Path, required=True, help="the file of the results")
     arguments = parser.parse_args()
@@ -125,10 +154,10 @@ def main() -> None:
     lines = arguments.json.with_suffix(".jsonl")
     part, parts = arguments.part
     for seed in range(part, arguments.seeds, parts):
-        for rate in RATES:
+        for rate in ("stays",) if arguments.averaged else RATES:
             if not any((row["seed"], row["rate"]) == (seed, rate) for row in kept(lines)):
                 epochs = arguments.parent_epochs, arguments.epochs
-                row = family(specs, data, seed, rate, epochs)
+                row = family(specs, data, seed, rate, epochs, averaged=arguments.averaged)
                 with lines.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 last = {name: round(scores[-1], 3) for name, scores in row["children"].items()}
@@ -136,12 +165,16 @@ def main() -> None:
                       f"children {last}, {row['seconds']} s", flush=True)  # fmt: skip
     rows = kept(lines)
     content = {"settings": settings, "date": time.strftime("%Y-%m-%d"),
-               "differences": differences(rows), "rows": rows}  # fmt: skip
+               "differences": differences(rows), "averaging": averaging(rows),
+               "rows": rows}  # fmt: skip
     replace_file(arguments.json, json.dumps(content, indent=1) + "\n")
-    for each in differences(rows):
+    for what, each in [
+        *(("a rate that stays", one) for one in differences(rows)),
+        *(("an average", one) for one in averaging(rows)),
+    ]:
         low, high = each["interval"] or (float("nan"),) * 2
-        print(f"after epoch {each['epoch']}: {each['mean']:+.3f} ({low:+.3f} to {high:+.3f}), "
-              f"{len(each['gains'])} seeds")  # fmt: skip
+        print(f"{what}, after epoch {each['epoch']}: {each['mean']:+.3f} "
+              f"({low:+.3f} to {high:+.3f}), {len(each['gains'])} seeds")  # fmt: skip
 
 
 def kept(lines: Path) -> list[dict[str, Any]]:

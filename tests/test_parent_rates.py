@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import parent_rates
-from benchmarks.parent_rates import RATES, differences
+from benchmarks.parent_rates import RATES, averaging, differences
 from tests.small import tiny_spec
 
 
@@ -30,10 +30,24 @@ def test_differences_are_of_equal_networks_and_seeds_by_epoch():
     assert differences(rows[4:]) == []
 
 
+def test_an_average_is_compared_with_the_last_weights_of_the_same_child():
+    rows = [
+        row(1, "stays", itself=[0.5, 0.9], wide=[0.3, 0.7])
+        | {"averaged": {"itself": [0.7, 0.9], "wide": [0.3, 0.5]}},
+        row(0, "stays", itself=[0.5, 0.9]) | {"averaged": {"itself": [0.6, 0.9]}},
+        row(0, "falls", itself=[9.0, 9.0]),
+    ]
+    first, last = averaging(rows)
+    assert first["gains"] == pytest.approx([0.1, 0.1])
+    assert last["gains"] == pytest.approx([0.0, -0.1])
+    assert averaging(rows[2:]) == []
+
+
 def test_it_goes_on_with_the_next_parent(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def family(specs, data, seed, rate, epochs):
+    def family(specs, data, seed, rate, epochs, averaged):
+        assert not averaged
         asked.append((seed, rate))
         if len(asked) == 3:
             raise KeyboardInterrupt
@@ -53,4 +67,4 @@ def test_it_goes_on_with_the_next_parent(tmp_path, monkeypatch, capsys):
     assert asked == [(0, "falls"), (0, "stays"), (1, "falls"), (1, "falls"), (1, "stays")]
     assert list(RATES) == ["falls", "stays"]
     assert json.loads(out.read_text())["differences"][0]["gains"] == [1.0, 1.0]
-    assert "after epoch 1: +1.000" in capsys.readouterr().out
+    assert "a rate that stays, after epoch 1: +1.000" in capsys.readouterr().out
