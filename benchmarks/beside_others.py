@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.engines import ENGINES, NETWORK, PRODUCT
 from flaxyolo.base.files import replace_file
 
 HERE = Path(__file__).parent
@@ -69,7 +70,7 @@ def fastest_engine(network: str) -> Callable[[Any], Ratio]:
     """JAX over the fastest of the others, from the 10th to the 90th percentile of the rounds."""
 
     def read(found: Any) -> Ratio:
-        engines = [found["networks"][network][name] for name in ("onnxruntime", "openvino")]
+        engines = [found["networks"][network][name] for name in ENGINES[1:]]
         best = min(engines, key=lambda row: row["ratio_to_jax"])
         return Ratio(*(1 / best[key] for key in ("ratio_p90", "ratio_to_jax", "ratio_p10")))
 
@@ -108,11 +109,11 @@ XLA_CONVOLUTIONS = (
 def peaks(found: Any) -> str:
     """What share of a matrix product's operations per second the networks reach, without NMS."""
     shares = [
-        f"{network} {rows['network']['share_of_peak']:.0%}"
+        f"{network} {rows[NETWORK]['share_of_peak']:.0%}"
         f" ({rows['onnxruntime']['share_of_peak']:.0%} on onnxruntime with NMS)"
         for network, rows in found["networks"].items()
     ]
-    product = next(iter(found["networks"].values()))["product"]["gflop_per_s"]
+    product = next(iter(found["networks"].values()))[PRODUCT]["gflop_per_s"]
     return (
         f"XLA for CPUs, in which a network without NMS reaches this share of the peak of a matrix "
         f"product ({product:.0f} GFLOP/s on two cores): {', '.join(shares)}; with oneDNN's "

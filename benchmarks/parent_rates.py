@@ -18,7 +18,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -105,29 +105,27 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """By epoch of the children, the objective after a parent whose rate stays minus the other."""
     by = {(row["seed"], row["rate"]): row["children"] for row in rows}
     seeds = [seed for seed, rate in by if rate == "stays" and (seed, "falls") in by]
-    found = []
-    for epoch in range(len(next(iter(rows[0]["children"].values()))) if seeds else 0):
-        gains = [
-            fmean(
-                by[seed, "stays"][name][epoch] - by[seed, "falls"][name][epoch]
-                for name in by[seed, "stays"]
-            )
-            for seed in sorted(seeds)
-        ]
-        found.append({"epoch": epoch + 1, "gains": gains, **interval(gains)})
-    return found
+    return by_epoch([(by[seed, "stays"], by[seed, "falls"]) for seed in sorted(seeds)])
 
 
 def averaging(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """By epoch of the children, the objective of their average minus that of their last weights."""
     rows = sorted((row for row in rows if "averaged" in row), key=lambda row: row["seed"])
+    return by_epoch([(row["averaged"], row["children"]) for row in rows])
+
+
+Curves = Mapping[str, Sequence[float]]
+"""Of networks, by name: the objective after every epoch."""
+
+
+def by_epoch(pairs: Sequence[tuple[Curves, Curves]]) -> list[dict[str, Any]]:
+    """After every epoch, what the first of a pair has more, on the mean of its networks."""
     found = []
-    for epoch in range(len(next(iter(rows[0]["averaged"].values()))) if rows else 0):
+    for epoch in range(len(next(iter(pairs[0][0].values()))) if pairs else 0):
         gains = [
-            fmean(row["averaged"][name][epoch] - row["children"][name][epoch]
-                  for name in row["averaged"])
-            for row in rows
-        ]  # fmt: skip
+            fmean(first[name][epoch] - other[name][epoch] for name in first)
+            for first, other in pairs
+        ]
         found.append({"epoch": epoch + 1, "gains": gains, **interval(gains)})
     return found
 
@@ -155,7 +153,11 @@ def main() -> None:
     part, parts = arguments.part
     for seed in range(part, arguments.seeds, parts):
         for rate in ("stays",) if arguments.averaged else RATES:
-            if not any((row["seed"], row["rate"]) == (seed, rate) for row in kept(lines)):
+            if not any(
+                (row["seed"], row["rate"]) == (seed, rate)
+                and (not arguments.averaged or "averaged" in row)
+                for row in kept(lines)
+            ):
                 epochs = arguments.parent_epochs, arguments.epochs
                 row = family(specs, data, seed, rate, epochs, averaged=arguments.averaged)
                 with lines.open("a") as file:

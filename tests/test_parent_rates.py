@@ -68,3 +68,26 @@ def test_it_goes_on_with_the_next_parent(tmp_path, monkeypatch, capsys):
     assert list(RATES) == ["falls", "stays"]
     assert json.loads(out.read_text())["differences"][0]["gains"] == [1.0, 1.0]
     assert "a rate that stays, after epoch 1: +1.000" in capsys.readouterr().out
+
+
+def test_a_parent_of_before_is_trained_again_where_its_children_have_no_average(
+    tmp_path, monkeypatch, capsys
+):
+    lines = tmp_path / "found.jsonl"
+    lines.write_text(json.dumps(row(0, "stays", itself=[0.5])) + "\n")
+    asked = []
+
+    def family(specs, data, seed, rate, epochs, averaged):
+        asked.append((seed, rate, averaged))
+        return row(seed, rate, itself=[0.5]) | {"averaged": {"itself": [0.75]}}
+
+    study = SimpleNamespace(user_attrs={"facts": {"source": "digits"}})
+    monkeypatch.setattr(parent_rates, "read_runs", lambda path: study)
+    monkeypatch.setattr(parent_rates, "networks", lambda study, most: {"itself": tiny_spec()})
+    monkeypatch.setattr(parent_rates, "family", family)
+    arguments = ["runs/s", "--seeds", "2", "--averaged", "--json", str(lines.with_suffix(".json"))]
+    monkeypatch.setattr("sys.argv", ["x", *arguments])
+    for _ in range(2):
+        parent_rates.main()
+        assert asked == [(0, "stays", True), (1, "stays", True)]
+    assert "an average, after epoch 1: +0.250" in capsys.readouterr().out

@@ -6,6 +6,8 @@ import itertools
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +29,6 @@ from flaxyolo.nn.detector import abstract_weights
 from flaxyolo.search.space import load_space
 from flaxyolo.spec import BackboneSpec, StageSpec
 from flaxyolo.training.loop import train
-from tests import conftest
 from tests.nn import test_blocks as contract
 from tests.small import tiny_feed, tiny_spec
 from tests.tiny_data import ROOT, SIDE, tiny_study
@@ -409,20 +410,14 @@ def test_continuous_integration_runs_the_command_of_the_readme():
     assert shlex.split(rest)[2] == "slow and not long"
 
 
-class Collected:
-    """A test with marks, as the collection sees it."""
-
-    def __init__(self, *marks):
-        self.marks = list(marks)
-
-    def get_closest_marker(self, name):
-        return name if name in self.marks else None
-
-    def add_marker(self, name):
-        self.marks.append(name)
-
-
+@pytest.mark.slow
 def test_what_is_long_is_slow():
-    items = [Collected("long"), Collected("gpu"), Collected()]
-    conftest.pytest_collection_modifyitems(items)
-    assert [item.marks for item in items] == [["long", "slow"], ["gpu"], []]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-m", "not slow", "tests/ablation/test_killed.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+    assert "1 deselected" in done.stdout

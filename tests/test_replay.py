@@ -153,7 +153,7 @@ def test_a_smaller_budget_than_runs_ends_early(tmp_path):
     assert sorted(rows.tolist()) == [0, 1]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "funnel_most"), [("latency_ms_x86_openvino", 0.45), ("latency_ms_jetson_nano", 0.30)]
 )
