@@ -336,8 +336,10 @@ def main() -> None:
     start = "the weights of the first few" if arguments.parents else "scratch"
     settings = {
         "what": f"networks of a space, trained from {start}",
-        # Wherever they lie; the fingerprint tells them apart.
+        # Wherever they lie; the counts tell them apart, as a copy's fingerprint is another.
         "data": Path(data.name.rpartition(":")[2]).name,
+        "images": [len(data.train), len(data.val)],
+        "boxes": [sum(len(one.boxes) for one in part) for part in (data.train, data.val)],
         "fingerprint": data.fingerprint,
         "space": "default" if arguments.space is None else str(arguments.space),
         "epochs": arguments.epochs,

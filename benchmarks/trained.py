@@ -14,9 +14,9 @@ from filelock import FileLock
 
 DIGITS = 4
 """Of a number in the file."""
-BESIDE = {"device", "date"}
-"""Settings that tell where and when a table was begun: another device may go on with it, and every
-cost says where it was measured."""
+BESIDE = {"device", "date", "fingerprint"}
+"""Settings that tell where, when and on which copy of the data a table was begun: another device
+may go on with it, and every cost says where it was measured."""
 CURVES = "curves"
 """Of a network: a curve for each seed."""
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import parent_rates
-from benchmarks.parent_rates import RATES, averaging, differences
+from benchmarks.parent_rates import RATES, averaging, differences, families, ordering
+from flaxyolo.spec import to_dict
 from tests.small import tiny_spec
 
 
@@ -41,6 +42,41 @@ def test_an_average_is_compared_with_the_last_weights_of_the_same_child():
     assert first["gains"] == pytest.approx([0.1, 0.1])
     assert last["gains"] == pytest.approx([0.0, -0.1])
     assert averaging(rows[2:]) == []
+
+
+def test_what_is_scored_early_is_told_by_how_it_orders_the_networks_at_the_end():
+    last = {"itself": [4, 1], "a": [3, 2], "b": [2, 3], "c": [1, 4]}
+    average = {"itself": [1, 1], "a": [2, 2], "b": [4, 3], "c": [3, 4]}
+    told = row(0, "stays", **last) | {"averaged": average}
+    few = row(1, "stays", itself=[0.1, 0.2]) | {"averaged": {"itself": [0.1, 0.2]}}
+    (one,) = ordering([told, few])
+    assert (one["epoch"], one["last"], one["average"]) == (1, -1, pytest.approx(0.8))
+    assert one["gains"] == pytest.approx([1.8])
+    assert ordering([few]) == []
+
+
+def test_a_table_gives_its_parents_with_their_children(tmp_path):
+    path = tmp_path / "table.jsonl"
+
+    def write(**settings):
+        rows = [
+            {"number": number, "spec": to_dict(tiny_spec(image_size=32 * (number + 1)))}
+            for number in range(6)
+        ]
+        lines = [{"data": "digits", **settings}, *rows]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def sizes(found):
+        return {elder: [spec.image_size // 32 - 1 for spec in specs.values()]
+                for elder, specs in found.items()}  # fmt: skip
+
+    write(parents=2)
+    data, found = families(path, 9, None)
+    assert (data, sizes(found)) == ("digits", {"network 0": [0, 2, 4], "network 1": [1, 3, 5]})
+    assert list(found["network 1"]) == ["itself", "network 3", "network 5"]
+    write()
+    data, found = families(path, 3, "coco:elsewhere")
+    assert (data, sizes(found)) == ("coco:elsewhere", {"network 0": [0, 1, 2]})
 
 
 def test_it_goes_on_with_the_next_parent(tmp_path, monkeypatch, capsys):
