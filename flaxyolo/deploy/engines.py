@@ -115,7 +115,7 @@ def told(engine: Engine, detector: TrainedDetector) -> tuple[float, float]:
             path = write_onnx(detector, Path(folder) / MODEL, OnnxForm(nms=True))
         except InputError as error:
             raise EngineError(f"--engine {engine.name}: {error}") from None
-        with held(lock):
+        with held(lock, what="another engine's command to end"):
             log.info("running %s with an ONNX model of %.1f MB, for %g s at most",
                      engine.command, path.stat().st_size / 1e6, engine.timeout_s)  # fmt: skip
             return milliseconds(engine, run_command(engine, path))

@@ -135,4 +135,5 @@ def _timed(call: Callable[[int], Any], number: int) -> float:
 
 def device_lock() -> AbstractContextManager[object]:
     """Held by one process at a time on this machine: measurements disturb each other."""
-    return held(Path(tempfile.gettempdir()) / "flaxyolo-measure.lock")
+    path = Path(tempfile.gettempdir()) / "flaxyolo-measure.lock"
+    return held(path, what="a measurement on this machine to end")

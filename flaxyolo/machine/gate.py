@@ -9,6 +9,10 @@ from pathlib import Path
 
 from flaxyolo.machine.locks import lock, open_lock, unlock
 
+MEASURED = "a measurement on this device to end"
+QUIET = MEASURED, "the trainings on this device to stand aside"
+"""What who measures waits for, file by file."""
+
 
 class Gate:
     """Between the processes that share a device: any number train, or one measures alone.
@@ -64,8 +68,8 @@ class Gate:
             unlock(self._training[1])
         want, busy = (open_lock(path) for path in self._paths)
         try:
-            for file, path in zip((want, busy), self._paths, strict=True):
-                lock(file, path=path)
+            for file, path, what in zip((want, busy), self._paths, QUIET, strict=True):
+                lock(file, path=path, what=what)
             yield
         finally:
             os.close(busy)
@@ -76,5 +80,5 @@ class Gate:
     def _enter(self, want: int, busy: int) -> None:
         """Hold `busy` with others, once no one wants to measure."""
         for file, path in zip((want, busy), self._paths, strict=True):
-            lock(file, shared=True, path=path)
+            lock(file, shared=True, path=path, what=MEASURED)
         unlock(want)

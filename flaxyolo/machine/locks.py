@@ -45,18 +45,20 @@ def open_lock(path: Path, *, make: bool = True) -> int:
     return file
 
 
-def lock(file: int, *, shared: bool = False, wait: bool = True, path: Path | None = None) -> bool:
+def lock(
+    file: int, *, shared: bool = False, wait: bool = True, path: Path | None = None, what: str = ""
+) -> bool:
     """Hold an open file, alone or with others; False where that takes a wait and is not to.
 
     What the descriptor holds already is exchanged. Whoever waits for the file of a `path` says so
-    after a few seconds.
+    after a few seconds, and for `what` of others.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         if wait:
-            _wait(file, kind, path)
+            _wait(file, kind, path, what)
         return wait
     return True
 
@@ -67,11 +69,11 @@ def unlock(file: int) -> None:
 
 
 @contextmanager
-def held(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+def held(path: Path, *, shared: bool = False, wait: bool = True, what: str = "") -> Iterator[bool]:
     """Hold a file, alone or with others, until the end; gives `lock`'s answer."""
     file = open_lock(path)
     try:
-        yield lock(file, shared=shared, wait=wait, path=path)
+        yield lock(file, shared=shared, wait=wait, path=path, what=what)
     finally:
         os.close(file)
 
@@ -111,11 +113,11 @@ def _not_regular(path: Path) -> str:
     return f"{path}: expected the regular file of a lock, found a {kind}: remove it"
 
 
-def _wait(file: int, kind: int, path: Path | None) -> None:
+def _wait(file: int, kind: int, path: Path | None, what: str) -> None:
     if path is None:
         fcntl.flock(file, kind)
         return
-    told = threading.Timer(TELL_S, _tell, (file, path))
+    told = threading.Timer(TELL_S, _tell, (file, path, what))
     told.daemon = True
     told.start()
     try:
@@ -124,7 +126,7 @@ def _wait(file: int, kind: int, path: Path | None) -> None:
         told.cancel()
 
 
-def _tell(file: int, path: Path) -> None:
+def _tell(file: int, path: Path, what: str) -> None:
     others = [str(process) for process in holders(file) if process != os.getpid()]
     who = f"process {' and '.join(others)}" if others else "another process"
-    log.info("waiting for %s, held by %s", path, who)
+    log.info("waiting for %s (%s, held by %s)", what or "a file", path, who)

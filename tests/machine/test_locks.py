@@ -138,7 +138,7 @@ def test_who_waits_says_so(tmp_path, monkeypatch, caplog):
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         threading.Timer(1.0, process.kill).start()
-        with held(path) as is_ours:
+        with held(path, what="its end") as is_ours:
             assert is_ours
             file = open_lock(path)
             # Not every system tells.
@@ -147,7 +147,7 @@ def test_who_waits_says_so(tmp_path, monkeypatch, caplog):
         told = [record.getMessage() for record in caplog.records]
         assert len(told) == 1
         who = (f"process {process.pid}", "another process")
-        assert told[0] in [f"waiting for {path}, held by {one}" for one in who]
+        assert told[0] in [f"waiting for its end ({path}, held by {one})" for one in who]
     caplog.clear()
     with held(path), held(tmp_path / "b.lock"):
         pass
