@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.trained import CURVES, File, columns, read
 from flaxyolo.config import TrainConfig
 from flaxyolo.cost.budget import Budget
-from flaxyolo.cost.measure import compiled_network, measure
+from flaxyolo.cost.measure import compiled_network, forget_programs, measure
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.cost.table.table import LatencyTable
 from flaxyolo.crew.phases import Prepared, prepared
@@ -367,6 +367,8 @@ def main() -> None:
         facts = {} if number in networks else maker.choose(number, networks)
         spec = detector_from_dict((networks.get(number) or facts)["spec"])
         row = maker.train(spec, number, seed)
+        # A process that keeps those of some forty networks gets no memory for another's.
+        forget_programs()
         file.add(number, seed=seed, **facts, **row)
         last = row["curve"].get("objective", [0.0])[-1]
         log.info("%d of %d: network %d, seed %d, %d px, objective %.3f, %.0f s", place, len(work),

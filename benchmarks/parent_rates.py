@@ -37,6 +37,7 @@ from benchmarks.starts import interval, ready_for, scores_of
 from benchmarks.trained import read
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig
+from flaxyolo.cost.measure import forget_programs
 from flaxyolo.cost.measurement import device_name, versions
 from flaxyolo.crew.storage import read_runs
 from flaxyolo.nn.detector import TrainedDetector
@@ -100,6 +101,8 @@ def curve(
         detector = epoch.detector
         scores.append(told(scores_of(detector, ready), objective)["objective"])
     assert detector is not None, "there is an epoch"
+    # A process that keeps those of some forty networks gets no memory for another's.
+    forget_programs()
     return scores, detector
 
 

@@ -113,6 +113,8 @@ LIMITS = {
     "gflops": (1, "GFLOPs", 2),
 }
 """What a budget may limit: the size of its unit, the unit, and decimals of an overrun."""
+MEMORIES = "vram_mib", "train_vram_mib"
+"""Of those, what may be another device's than the latency."""
 
 
 def cheap_excess(budget: Budget, params: int, gflops: float) -> dict[str, float]:

@@ -157,9 +157,12 @@ class Measurement:
         """One line that belongs under every figure."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         size = f"{self.image_size}x{self.image_size}"
-        beside = f"; memory for {self.memory_device}" if self.memory_device else ""
         where = f"{self.device}, {self.engine}, {self.dtype}"
-        return f"{where}, {size}, batch {self.batch_size}, {versions}{beside}"
+        return f"{where}, {size}, batch {self.batch_size}, {versions}{self.elsewhere()}"
+
+    def elsewhere(self) -> str:
+        """Whose the memory is, where that is another device's; to be appended."""
+        return f"; memory for {self.memory_device}" if self.memory_device else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -54,6 +54,11 @@ def tell_plan(sweep: Sweep, step_seconds: float | None, share: float | None, hou
                  "(epochs: %d), and every network begins with its weights (--from-scratch does "
                  "without); where another wins, it is trained on for as long beside it",
                  sweep.parent_epochs)  # fmt: skip
+    if sweep.target is not None:
+        latency = sweep.budget.latency_ms is not None
+        log.info("plan: memory is that on %s, for which each network is compiled (a minute or two "
+                 "each)%s", sweep.target.name,
+                 "; latency is that of this device" if latency else "")  # fmt: skip
     if sweep.teacher is not None:
         log.info("plan: full runs, the controls' like the finalists', learn from %s too, so a step "
                  "takes about %.1f times as long; candidates do without",

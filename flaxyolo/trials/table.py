@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flaxyolo.base.files import replace_file
 from flaxyolo.base.words import many
-from flaxyolo.cost.budget import LIMITS, Budget
+from flaxyolo.cost.budget import LIMITS, MEMORIES, Budget
 from flaxyolo.cost.measurement import Measurement
 from flaxyolo.crew.record import FINAL, INTERRUPTED, Record
 from flaxyolo.search.finalists import leads
@@ -59,6 +59,7 @@ class Report:
             "nothing was measured"
             if cost is None
             else f"{cost.device}, {cost.engine}, {cost.dtype}, batch {cost.batch_size}"
+            f"{cost.elsewhere()}"
         )
         busy = any(network.shown.cost.busy for network in self.standings.networks
                    if network.shown.cost)  # fmt: skip
@@ -182,7 +183,8 @@ def costs(cost: Measurement, budget: Budget) -> str:
         size, unit, decimals = LIMITS[name]
         limit = budget.limits[name]
         stat = f" {budget.latency_stat}" if name == "latency_ms" else ""
-        parts.append(f"{value / size:.{decimals}f} of {limit / size:g} {unit}{stat} "
+        where = f" on {cost.memory_device}" if cost.memory_device and name in MEMORIES else ""
+        parts.append(f"{value / size:.{decimals}f} of {limit / size:g} {unit}{stat}{where} "
                      f"({value / limit:.0%})")  # fmt: skip
     parts += [f"{cost.params:,} parameters", f"{cost.gflops:.2f} GFLOPs", f"{cost.image_size} px"]
     busy = f", on a busy machine ({cost.busyness()})" if cost.busy else ""

@@ -223,6 +223,16 @@ def test_the_best_is_told_with_its_scores_and_each_limit_with_its_share():
     )
 
 
+def test_memory_on_another_device_is_told_with_its_name():
+    cost = replace(COST, memory_device="TPU v5e", train_vram_mib=150.0)
+    run = final(7, 6, 0, 0.8, spec=SPEC, cost=cost, scores=SCORES)
+    told = costs(cost, Budget(8.0, vram_mib=256.0, train_vram_mib=300.0))
+    assert "6.25 of 8 ms p95 (78%), 64.0 of 256 MiB on TPU v5e (25%), " in told
+    assert "150.0 of 300 MiB in training on TPU v5e (50%)" in told
+    assert "batch 1; memory for TPU v5e; data" in report(result(6, cost=cost), run).caption()
+    assert "memory for" not in report(result(6)).caption()
+
+
 def test_what_waits_has_no_row():
     shown = report(result(0), made_result(1, "waiting", (), cost=None))
     assert [line[:4] for line in markdown(shown).splitlines() if line.startswith("| ")] == [

@@ -1,5 +1,6 @@
 """A stored detector comes back equal, and a crash never leaves half of one."""
 
+import gc
 from pathlib import Path
 
 import jax
@@ -35,6 +36,23 @@ def test_a_detector_comes_back_equal(tmp_path, detector):
         jax.tree.leaves(loaded.weights), jax.tree.leaves(detector.weights), strict=True
     ):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_what_lies_beside_the_arrays_is_read_without_opening_them(tmp_path, detector):
+    path = tmp_path / "best"
+    save_detector(path, detector, {"epoch": 3})
+    theirs = checkpoint.ocp.metadata(str(path)).custom_metadata
+    assert isinstance(theirs, dict)
+    assert checkpoint.stored_metadata(path) == theirs
+
+    def kept():
+        for _ in range(3):
+            read_metadata(path)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = kept()
+    assert kept() - before < 50, "an array's own description would be hundreds of objects"
 
 
 def test_a_loaded_detector_answers_on_an_image(tmp_path, detector):

@@ -161,7 +161,7 @@ def test_permission_and_memory_are_not_taken_for_damage(kept, monkeypatch):
         def fail(*_args, error=error, **_kwargs):
             raise error
 
-        monkeypatch.setattr(checkpoint.ocp, "metadata", fail)
+        monkeypatch.setattr(checkpoint, "_custom_metadata", fail)
         with pytest.raises(type(error)):
             read_facts(kept / "state")
 
