@@ -32,6 +32,8 @@ class Curves(NamedTuple):
     """Loss of the epoch."""
     mean_box: Float[np.ndarray, "n r"]
     """Of all epochs up to it."""
+    first_box: Float[np.ndarray, "n r"]
+    """Of the first epoch, at every rung."""
     error: Float[np.ndarray, "n r"]
 
 
@@ -48,8 +50,9 @@ class Landscape(NamedTuple):
     """Logarithms of the operations."""
     curves: Curves
     """Means over the seeds there are."""
-    residuals: Float[np.ndarray, "k 3 r"]
-    """Of single seeds from their network's mean: objective, box loss and mean box loss."""
+    residuals: Float[np.ndarray, "k 4 r"]
+    """Of single seeds from their network's mean: objective, box loss, mean box loss and that of the
+    first epoch."""
     elsewhere: tuple[Scored, ...] = ()
     """What another table says, in this one's features."""
 
@@ -83,6 +86,7 @@ class Landscape(NamedTuple):
             full=truth,
             seeds=seeds,
             boxes=self.curves.mean_box + first[:, 2] if mean_box else self.curves.box + first[:, 1],
+            first_boxes=self.curves.first_box[:, 0] + first[:, 3, 0],
             errors=self.curves.error,
         )
 
@@ -166,7 +170,7 @@ def landscape(
         kept.append(mean)
         if len(several) > 1:
             factor = math.sqrt(len(several) / (len(several) - 1))
-            residuals += [factor * (one - mean)[:3] for one in several]
+            residuals += [factor * (one - mean)[:4] for one in several]
     scored = [] if before is None else table(before).scored(own.features)
     columns_of_all = matrix([*own.features, *(each.features for each in scored)])[1]
     elsewhere = [
@@ -193,14 +197,14 @@ def landscape(
     )
 
 
-def seed_curve(curve: list[dict[str, Any]], at: tuple[int, ...]) -> Float[np.ndarray, "4 r"]:
-    """Objective, box loss, its mean so far, and standard error at the rungs."""
+def seed_curve(curve: list[dict[str, Any]], at: tuple[int, ...]) -> Float[np.ndarray, "5 r"]:
+    """Objective, box loss, its mean so far, its first, and standard error at the rungs."""
     by_epoch = {point["epoch"]: point for point in curve}
     boxes = [np.mean([by_epoch[epoch]["box"] for epoch in by_epoch if epoch <= rung])
              for rung in at]  # fmt: skip
     objective, box, error = ([by_epoch[rung][key] for rung in at]
                              for key in ("objective", "box", "objective_se"))  # fmt: skip
-    return np.array([objective, box, boxes, error])
+    return np.array([objective, box, boxes, [by_epoch[1]["box"]] * len(at), error])
 
 
 def is_number(cell: str) -> bool:

@@ -100,7 +100,8 @@ def columns(
         scores[INHERITED] = np.array([row["share"] for row in rows])
     told = list(scores.values())
     if not begun:
-        scores[MERIT] = merits(scores["objective"], -scores["box loss"])
+        first = np.array([by_epoch[1].get("box", np.nan) for by_epoch in points], float)
+        scores[MERIT] = merits(scores["objective"], -scores["box loss"], first)
     return scores | {BLEND: blend(np.stack(told, 1), final)}, final
 
 

@@ -108,7 +108,8 @@ def ninth(task: Task) -> int:
     count = max(1, (task.epochs - (last - first)) // first)
     rows = task.rng.permutation(task.band)[:count]
     boxes = np.full(len(rows), np.nan) if known.boxes is None else known.boxes[rows, 0]
-    return int(rows[merits(known.curves[rows, 0], boxes).argmax()])
+    firsts = None if known.first_boxes is None else known.first_boxes[rows]
+    return int(rows[merits(known.curves[rows, 0], boxes, firsts).argmax()])
 
 
 def slowest(task: Task) -> int:

@@ -104,7 +104,10 @@ def with_merits(
                   for place in places]  # fmt: skip
         scores = np.array([scored[place].score for place in places])
         boxes = np.array([point.loss.get("box", math.nan) for point in points if point], float)
-        merit = funnel.merits(scores, boxes)
+        firsts = [by_number[scored[place].number].point_at(1) for place in places]
+        first = np.array([point.loss.get("box", math.nan) if point else math.nan
+                          for point in firsts], float)  # fmt: skip
+        merit = funnel.merits(scores, boxes, first)
         spread = scores.std() or DEFAULTS.least_score
         merit = scores.mean() + spread * (merit - merit.mean()) / (merit.std() or 1.0)
         for place, value in zip(places, merit.tolist(), strict=True):
@@ -142,6 +145,7 @@ def variants(epochs: int) -> dict[str, Variant]:
         "band from 0.5 of the budget": Variant(settings(band=(0.5, 1.0))),
         "rungs by the score alone": Variant({"schedule.merits": by_score}),
         "rungs by the box loss alone": Variant({"schedule.merits": by_box}),
+        "rungs by score and box loss alike": Variant(settings(merit=(0.5, 0.0, 0.5))),
         "a half goes on": Variant({"schedule.REDUCTION": 2}),
         "no rung at a ninth": Variant({}, (third, end)),
         "no rung at a ninth, a half goes on": Variant({"schedule.REDUCTION": 2}, (third, end)),

@@ -20,7 +20,7 @@ def test_a_table_is_read_with_the_luck_of_its_seeds(table):
     assert settings["data"] == "made up"
     assert land.rungs == (3, 9, 27)
     assert land.curves.objective.shape == (NETWORKS, 3)
-    assert land.residuals.shape == (30, 3, 3)
+    assert land.residuals.shape == (30, 4, 3)
     assert land.residuals[:, 0, -1].std() == pytest.approx(0.01, rel=0.4)
     assert len(np.unique(land.families)) > 3
     assert len(land.codes) == NETWORKS

@@ -38,6 +38,8 @@ class Known(NamedTuple):
     where a table has one score for a full run, which is another training than a cheap one."""
     boxes: Float[np.ndarray, "n r"] | None = None
     """Box losses at the rungs, if they are known."""
+    first_boxes: Float[np.ndarray, " n"] | None = None
+    """Those of the first epoch."""
     errors: Float[np.ndarray, "n r"] | None = None
     """Standard errors of the scores over images, if they are known."""
 

@@ -210,7 +210,10 @@ def promotable(
         noise = np.array([point.objective_se for point in points], float)
         merit = scores
         if all(each.inherited is None for each in there):
-            merit = merits(scores, np.array([point.loss.get("box") for point in points], float))
+            firsts = [each.point_at(1) for each in there]
+            now, first = (np.array([point and point.loss.get("box") for point in at], float)
+                          for at in (points, firsts))  # fmt: skip
+            merit = merits(scores, now, first)
         ahead = promoted(scores, REDUCTION, noise=noise, merit=merit, round_up=last_chance)
         waiting = [
             (merit[place], each)

@@ -116,6 +116,9 @@ class Simulation:
         history = tuple(
             self.point(row, place) for place, epoch in enumerate(self.known.rungs) if epoch <= until
         )
+        if self.known.first_boxes is not None and self.known.rungs[0] > 1:
+            box = {"box": float(self.known.first_boxes[row])}
+            history = (CurvePoint(1, loss=box), *history)
         whole = until == self.spending.short_epochs
         self.records[number] = replace(
             record,

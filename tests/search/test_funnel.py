@@ -222,9 +222,11 @@ def test_a_rung_whose_scores_differ_by_their_noise_drops_nobody(scores, noise, r
 @pytest.mark.parametrize(
     ("scores", "box_loss", "order"),
     [
-        # The first leads in both; of equal scores the box loss tells, and makes up for a score.
+        # The first leads in both; of equal scores the box loss tells, and outweighs a score.
         ([0.3, 0.1, 0.1], [0.4, 0.5, 0.6], [0, 1, 2]),
-        ([0.2, 0.2, 0.1], [0.6, 0.5, 0.1], [1, 2, 0]),
+        ([0.2, 0.2, 0.1], [0.6, 0.5, 0.1], [2, 1, 0]),
+        # Of equal losses the score does.
+        ([0.1, 0.3, 0.2], [0.5, 0.5, 0.5], [1, 2, 0]),
         # Nobody has learnt yet.
         ([0.002, 0.001, 0.0], [0.6, 0.5, 0.4], [2, 1, 0]),
         # Nothing to tell by, and something unknown.
@@ -235,6 +237,17 @@ def test_a_rung_whose_scores_differ_by_their_noise_drops_nobody(scores, noise, r
 def test_fresh_runs_are_told_apart_by_score_and_box_loss(scores, box_loss, order):
     merit = merits(np.array(scores), np.array(box_loss))
     np.testing.assert_array_equal(np.argsort(-merit, kind="stable"), order)
+
+
+def test_the_box_loss_of_the_first_epoch_counts_where_it_is_known():
+    scores, last = np.array([0.2, 0.2, 0.2]), np.array([0.5, 0.5, 0.4])
+    first = np.array([0.9, 0.6, 0.9])
+    assert list(np.argsort(-merits(scores, last), kind="stable")) == [2, 0, 1]
+    merit = merits(scores, last, first)
+    assert list(np.argsort(-merit, kind="stable")) == [2, 1, 0], "the last one counts more"
+    assert merit[1] - merit[0] == pytest.approx(0.33 * 3 / 2**0.5)
+    unknown = merits(scores, last, np.array([0.9, np.nan, 0.9]))
+    np.testing.assert_array_equal(unknown, merits(scores, last))
 
 
 def test_what_has_no_score_has_no_merit():
