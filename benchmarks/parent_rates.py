@@ -9,8 +9,8 @@ each with the mean over its networks.
     python -m benchmarks.parent_rates runs/digits-8ms --seeds 4 --json results.json
 
 `--averaged` trains, of the parent whose rate stays, every child once more and scores an average of
-its last steps (about an epoch of 600 images), as a sweep does; the weights that are trained are the
-same. It also tells how well what is scored after every epoch orders the networks as they end.
+its last steps (about an epoch of 600 images); the weights that are trained are the same. It also
+tells how well what is scored after every epoch orders the networks as they end.
 
 Instead of a sweep's folder it takes a table of make_table.py, with the parents and children of
 that, or with its first network as the parent of the others.
@@ -43,7 +43,7 @@ from flaxyolo.crew.storage import read_runs
 from flaxyolo.nn.detector import TrainedDetector
 from flaxyolo.search.objective import Objective, support, supported
 from flaxyolo.search.results import results
-from flaxyolo.search.setting import EMA_FLOOR, sweep_training
+from flaxyolo.search.setting import sweep_training
 from flaxyolo.spec import DetectorSpec, detector_from_dict
 from flaxyolo.training.loop import train
 from flaxyolo.trials.parent import FOLDER
@@ -52,7 +52,7 @@ from flaxyolo.weights.transfer import Source, read_source
 
 RATES = {"falls": {}, "stays": {"decay_share": 0.0}}
 """Of a parent, with what its schedule changes for it."""
-AVERAGED = {"ema_floor": EMA_FLOOR}
+AVERAGED = {"ema_decay": 0.97, "ema_ramp_steps": 10.0}
 """Of a child, with what it changes: the last 33 steps count, from the first few on."""
 ITSELF = "itself"
 LEAST = 4

@@ -50,10 +50,6 @@ def _usual(distillation: Distillation) -> bool:
     return distillation == Distillation()
 
 
-def _none(value: float) -> bool:
-    return value == 0
-
-
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """Everything that decides a training run beside the detector and the data."""
@@ -75,10 +71,6 @@ class TrainConfig:
     """Rate at the end, as a share of the peak."""
     ema_decay: Rate = 0.9999
     ema_ramp_steps: Annotated[float, Field(gt=0)] = 2000.0
-    """Until the average of the weights reaches back as far as `ema_decay` says."""
-    ema_floor: Annotated[Rate, Field(exclude_if=_none)] = 0.0
-    """Least decay, but for the first steps: 0.97 averages at least the last 33. A short run whose
-    rate is still high scores closer to its end so. Written where there is one."""
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
     box_gain: Annotated[float, Field(ge=0)] = 7.5
     class_gain: Annotated[float, Field(ge=0)] = 0.5

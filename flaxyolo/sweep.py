@@ -44,7 +44,6 @@ from flaxyolo.trials.conditions import keep_conditions
 from flaxyolo.trials.flags import (
     Flags,
     Given,
-    ema_floor_of,
     folder_of,
     hours_of,
     objective_of,
@@ -123,7 +122,6 @@ def settled(
         known_as=known_as(study, data.fingerprint, data.formerly),
         engine=engine,
         parent_epochs=parent_epochs,
-        ema_floor=ema_floor_of(parent_epochs, before),
         later_epochs=flags.final_epochs or study.user_attrs.get(FINAL_EPOCHS),
     )
     baseline = baseline_spec(sweep, usual) if parent_epochs else None

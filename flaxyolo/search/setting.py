@@ -32,9 +32,6 @@ FINAL_EPOCHS = "final_epochs"
 """Attribute of a study: the epochs of the schedule that its best is meant for."""
 MOSAIC_EPOCHS = 50
 """Shorter runs do without mosaic."""
-EMA_FLOOR = 0.97
-"""Of networks that begin with a parent's weights (arXiv 2405.18392): before the last epochs, at a
-rate that is still high, an average of the last 33 steps scores more and is closer to the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +61,6 @@ class Sweep:
     """Of the parent that is trained first; 0 where there is none of the sweep's own."""
     parent_decay: float = 0.0
     """Of those epochs, the share at the end over which its rate falls."""
-    ema_floor: float = 0.0
-    """Of every run but the parent's: its scores are those of an average of its last steps."""
     teacher: Source | None = None
     """A detector that the full runs, of finalists and controls alike, learn from."""
     engine: Engine = JAX_ENGINE
@@ -91,22 +86,17 @@ class Sweep:
     @property
     def short(self) -> TrainConfig:
         """How candidates are trained."""
-        return self._run(self.spending.short_epochs, self.seed)
+        return sweep_training(self.spending.short_epochs, mirror=self.data.mirror, seed=self.seed)
 
     @property
     def parent_training(self) -> TrainConfig:
-        """How the parent is trained: as far as others go on from, which they do best from its last
-        weights."""
+        """How the parent is trained: as far as others go on from."""
         usual = sweep_training(self.parent_epochs, mirror=self.data.mirror, seed=self.seed)
         return replace(usual, decay_share=self.parent_decay)
 
     def full(self, seed: int) -> TrainConfig:
         """How finalists are trained; the same as the candidates if it is their schedule."""
-        return self._run(self.spending.epochs, seed)
-
-    def _run(self, epochs: int, seed: int) -> TrainConfig:
-        usual = sweep_training(epochs, mirror=self.data.mirror, seed=seed)
-        return replace(usual, ema_floor=self.ema_floor)
+        return sweep_training(self.spending.epochs, mirror=self.data.mirror, seed=seed)
 
 
 def sweep_training(epochs: int, *, mirror: bool = True, seed: int = 0) -> TrainConfig:
@@ -184,7 +174,6 @@ class Task:
     known_as: str
     parent_epochs: int
     parent_decay: float
-    ema_floor: float
     engine: Engine
     later_epochs: int | None
 

@@ -13,7 +13,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from flaxyolo.base.boxes import anchor_points
-from flaxyolo.config import TrainConfig
 from flaxyolo.data.batches import Batch, DevicePixels, make_batch
 from flaxyolo.data.feeds import Feed, Resident
 from flaxyolo.nn.compiling import compile_ahead
@@ -188,31 +187,12 @@ def _step(
         changed: Any = optax.apply_updates(learnt, updates)
     params, projections = changed
     weights = Weights(params, stats)
+    ramp = 1 - jnp.exp(-(state.step + 1) / config.ema_ramp_steps)
     with jax.named_scope("average"):
         vectors = Weights(*map(as_vector, weights))
-        decay = average_decay(state.step + 1, config)
-        ema: Any = optax.incremental_update(vectors, state.ema, 1 - decay)
+        ema: Any = optax.incremental_update(vectors, state.ema, 1 - config.ema_decay * ramp)
     dropped = summed_over_devices(batch.dropped)
     return TrainState(state.step + 1, weights, optimizer, ema, projections), terms, dropped
-
-
-FLOOR_STEPS = 10.0
-"""Until `ema_floor` holds."""
-
-
-def average_decay(steps: Int[Array, "*n"], config: TrainConfig) -> Float[Array, "*n"]:
-    """What the average of the weights keeps of itself at a step, the first of which is 1.
-
-    It grows with the steps, so that fresh weights are soon forgotten.
-    """
-
-    def ramp(reach: float) -> Float[Array, "*n"]:
-        return 1 - jnp.exp(-steps / reach)
-
-    usual = config.ema_decay * ramp(config.ema_ramp_steps)
-    if not config.ema_floor:
-        return usual
-    return jnp.maximum(usual, config.ema_floor * ramp(FLOOR_STEPS))
 
 
 def compile_step(

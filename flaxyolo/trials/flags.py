@@ -20,7 +20,6 @@ from flaxyolo.data.sources import Dataset, source_name
 from flaxyolo.deploy.engines import read_engine
 from flaxyolo.machine.clock import least_seconds
 from flaxyolo.search.objective import Objective, support, supported
-from flaxyolo.search.setting import EMA_FLOOR
 from flaxyolo.search.space import Suggest, load_space
 from flaxyolo.search.spending import Spending, short_schedule
 from flaxyolo.training.follow import LogFlag
@@ -297,20 +296,6 @@ def parent_epochs_of(flags: Flags, epochs: int, before: Mapping[str, Any]) -> in
         return 0
     usual = FIRST_PARENT_EPOCHS if flags.first else EPOCHS
     return flags.parent_epochs or max(usual, epochs)
-
-
-def ema_floor_of(parent_epochs: int, before: Mapping[str, Any]) -> float:
-    """Least decay of the average by which networks are scored; `before` are the facts of a study
-    that goes on, which keeps its own."""
-    if not parent_epochs:
-        return 0.0
-    if not before:
-        return EMA_FLOOR
-    kept: float = before.get("training", {}).get("ema_floor", 0.0)
-    if not kept:
-        log.info("candidates: scored by their last weights, as when this study was begun; those "
-                 "of a new study by an average of their last steps")  # fmt: skip
-    return kept
 
 
 def hours_of(flags: Flags) -> float:

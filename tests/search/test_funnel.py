@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from flaxyolo.search.funnel import (
+    DEFAULTS,
     Candidates,
     FunnelSettings,
     expected_improvement,
@@ -245,7 +246,7 @@ def test_the_box_loss_of_the_first_epoch_counts_where_it_is_known():
     assert list(np.argsort(-merits(scores, last), kind="stable")) == [2, 0, 1]
     merit = merits(scores, last, first)
     assert list(np.argsort(-merit, kind="stable")) == [2, 1, 0], "the last one counts more"
-    assert merit[1] - merit[0] == pytest.approx(0.33 * 3 / 2**0.5)
+    assert merit[1] - merit[0] == pytest.approx(DEFAULTS.merit[1] * 3 / 2**0.5)
     unknown = merits(scores, last, np.array([0.9, np.nan, 0.9]))
     np.testing.assert_array_equal(unknown, merits(scores, last))
 

@@ -9,7 +9,7 @@ import pytest
 from flaxyolo.config import TrainConfig
 from flaxyolo.nn.platform import traced_for
 from flaxyolo.training.plan import plan_run
-from flaxyolo.training.step import average_decay, compile_step, start
+from flaxyolo.training.step import compile_step, start
 from flaxyolo.training.vectors import as_arrays, as_vector, parted, scale_by_adam
 from tests.programs import equations
 from tests.small import tiny_feed, tiny_spec
@@ -92,29 +92,3 @@ def test_a_detector_without_batch_statistics_trains_and_its_average_follows():
     assert state.ema.stats.shape == (0,)
     # Without decay the average is the weights.
     assert_equal(as_arrays(state.ema.params, state.weights.params), state.weights.params)
-
-
-def test_an_average_has_a_floor_from_the_first_steps_on_and_none_without():
-    steps = jnp.array([1, 10, 40, 1000, 20_000])
-    usual = average_decay(steps, TrainConfig())
-    np.testing.assert_allclose(usual, 0.9999 * (1 - np.exp(-steps / 2000)), atol=1e-6)
-    floor = average_decay(steps, TrainConfig(ema_floor=0.97))
-    np.testing.assert_allclose(floor[:4], 0.97 * (1 - np.exp(-steps[:4] / 10)), atol=1e-6)
-    assert floor[4] == usual[4] > 0.97
-
-
-def test_a_floor_changes_the_average_and_nothing_that_is_trained():
-    spec, ends = tiny_spec(norm="group"), []
-    for floor in (0.0, 0.97):
-        config = TrainConfig(epochs=2, batch_size=4, ema_floor=floor)
-        plan = plan_run(spec, config, FEED.pixels)
-        state = start(plan)
-        step, average = compile_step(plan, state, FEED), np.asarray(state.ema.params)
-        for epoch in (0, 1):
-            state, _, _ = step(state, *next(FEED.batches(config, epoch)))
-            keeps = float(average_decay(jnp.int32(epoch + 1), config))
-            average = keeps * average + (1 - keeps) * np.asarray(as_vector(state.weights.params))
-            np.testing.assert_allclose(state.ema.params, average, rtol=1e-4, atol=1e-6)
-        ends.append(state)
-    assert_equal(ends[0].weights, ends[1].weights)
-    assert np.abs(ends[0].ema.params - ends[1].ema.params).max() > 0

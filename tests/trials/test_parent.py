@@ -10,7 +10,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.crew.storage import open_study
 from flaxyolo.data.sources import read_dataset
 from flaxyolo.nn.detector import initial_weights
-from flaxyolo.search.setting import EMA_FLOOR, Sweep
+from flaxyolo.search.setting import Sweep
 from flaxyolo.search.space import suggest_detector
 from flaxyolo.search.spending import Spending
 from flaxyolo.statistics.rules import Advice
@@ -21,7 +21,6 @@ from flaxyolo.trials.flags import (
     FIRST_EPOCHS,
     FIRST_PARENT_EPOCHS,
     Flags,
-    ema_floor_of,
     parent_epochs_of,
     schedules,
 )
@@ -32,7 +31,7 @@ from flaxyolo.trials.parent import (
     trained_parent,
     with_its_rate,
 )
-from flaxyolo.trials.prepare import facts, with_bounded_parent
+from flaxyolo.trials.prepare import with_bounded_parent
 from flaxyolo.trials.run import where_lines
 from flaxyolo.weights.transfer import Source
 from tests.small import tiny_feed, tiny_spec
@@ -177,28 +176,6 @@ def test_a_parent_goes_on_with_the_schedule_that_it_began_with(setting, caplog):
         assert going_on.parent_training.decay_share == earlier.short.decay_share > 0
         assert "its rate falls over the last" in caplog.text
         caplog.clear()
-
-
-def test_children_are_scored_by_an_average_and_their_parent_is_not(setting):
-    averaged = replace(setting, ema_floor=EMA_FLOOR)
-    assert averaged.short == averaged.full(averaged.seed), "a finalist's first run is there already"
-    assert averaged.short.ema_floor == averaged.full(1).ema_floor == EMA_FLOOR
-    assert averaged.parent_training == setting.parent_training
-
-
-def test_a_study_keeps_the_average_that_it_began_with(setting, caplog):
-    def known(sweep):
-        return facts(sweep, space=None, target=None, search="funnel")
-
-    assert ema_floor_of(0, {}) == 0
-    assert ema_floor_of(2, {}) == EMA_FLOOR
-    new = replace(setting, ema_floor=EMA_FLOOR)
-    assert ema_floor_of(2, known(new)) == EMA_FLOOR
-    assert "last weights" not in caplog.text
-    with caplog.at_level(logging.INFO, "flaxyolo"):
-        assert ema_floor_of(2, known(setting)) == 0
-    assert "candidates: scored by their last weights, as when this study was begun" in caplog.text
-    assert "ema_floor" not in known(setting)["training"], "as studies of before have it"
 
 
 def test_a_study_keeps_the_parent_that_it_has_or_has_not():
