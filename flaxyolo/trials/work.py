@@ -16,10 +16,10 @@ from optuna.trial import TrialState, create_trial
 
 from flaxyolo.base.errors import InputError
 from flaxyolo.base.words import many
-from flaxyolo.cost.measure import forget_programs
 from flaxyolo.cost.recorded import count_of
 from flaxyolo.crew.custody import custody
 from flaxyolo.crew.leases import take_up
+from flaxyolo.crew.programs import Programs
 from flaxyolo.crew.record import CHEAP, FINAL, Entry, Record, attributes
 from flaxyolo.crew.storage import open_runs
 from flaxyolo.crew.surroundings import Stage
@@ -65,14 +65,14 @@ def run_worker(folder: Path, index: int) -> None:
     sweep = task.restored(folder)
     keep_compiled()
     with at_desk(sweep.folder, index, opened=open_runs, seed=sweep.seed) as desk:
-        proposer = Proposer(sweep, desk.gate, index)
-        while work(desk, task, sweep, proposer):
+        proposer, programs = Proposer(sweep, desk.gate, index), Programs()
+        while work(desk, task, sweep, proposer, programs):
             pass
         proposer.save()
         desk.leave()
 
 
-def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
+def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer, programs: Programs) -> bool:
     """Do the next job; whether there may be another."""
     study = desk.study
     take_up(study, sweep.folder)
@@ -110,12 +110,12 @@ def work(desk: Desk, task: Task, sweep: Sweep, proposer: Proposer) -> bool:
             for number, seed in runs:
                 add_final(study, found[number], seed, sweep)
         case MeasureAgain(number, until):
-            return go_on(desk, number, until, task.deadline, sweep, proposer)
+            return go_on(desk, number, until, task.deadline, sweep, proposer, programs)
         case GoOn(number, until):
             # A control that is begun late is what the time is held back for.
             last = closing or found[number].stage == FINAL
             end = task.deadline - (0.0 if last else reserve)
-            return go_on(desk, number, until, end, sweep, proposer) or not last
+            return go_on(desk, number, until, end, sweep, proposer, programs) or not last
     return True
 
 
@@ -163,22 +163,31 @@ def judge_anew(study: optuna.Study, found: list[Record], sweep: Sweep, proposer:
 
 
 def go_on(
-    desk: Desk, number: int, until: int, end: float, sweep: Sweep, proposer: Proposer
+    desk: Desk,
+    number: int,
+    until: int,
+    end: float,
+    sweep: Sweep,
+    proposer: Proposer,
+    programs: Programs,
 ) -> bool:
     """Claim a trial and train it up to an epoch; False where there was no time for it."""
     lease = desk.claim(number)
     if lease is None:
         return True
-    Entry(lease.trial).keep(paused=None)
+    entry = Entry(lease.trial)
+    entry.keep(paused=None)
+    programs.turn_to(entry.record.spec)
     around = desk.surroundings(lease, end)
     try:
         had_time = desk.carry_out(
             lease, partial(run_trial, lease.trial, sweep=sweep, until=until, around=around)
         )
     finally:
-        proposer.learn(Entry(lease.trial).record)
-        forget_programs()
-    if Entry(lease.trial).record.reason.startswith(UNMEASURED):
+        record = Entry(lease.trial).record
+        proposer.learn(record)
+        programs.are_of(record.spec)
+    if record.reason.startswith(UNMEASURED):
         give_up(desk.study)
     return had_time
 

@@ -16,6 +16,7 @@ from flaxyolo.cost.budget import Budget
 from flaxyolo.cost.engine import EngineError
 from flaxyolo.cost.measurement import Reference
 from flaxyolo.cost.table.file import best_reference, conditions
+from flaxyolo.crew import programs as crew_programs
 from flaxyolo.crew.curve import CurvePoint
 from flaxyolo.crew.phases import curve_point
 from flaxyolo.crew.record import Entry, Record
@@ -77,7 +78,7 @@ def run(study, sweep, outcome, monkeypatch):
     monkeypatch.setattr(work, "run_trial", run_trial)
     proposer = Proposer(sweep, Gate("test", sweep.folder))
     with at_desk(sweep.folder, 0) as desk:
-        had_time = work.go_on(desk, number, 1, inf, sweep, proposer)
+        had_time = work.go_on(desk, number, 1, inf, sweep, proposer, crew_programs.Programs())
     return results(study)[number], had_time
 
 
@@ -100,6 +101,26 @@ def test_an_outcome_is_stored(study, sweep, monkeypatch, outcome, state, reason)
     result, had_time = run(study, sweep, outcome, monkeypatch)
     assert (result.state, result.reason, had_time) == (state, reason, True)
     assert result.paused == (8 if state == "waiting" else None)
+
+
+def test_going_on_with_a_network_keeps_its_programs(study, sweep, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(crew_programs, "forget_programs", lambda: forgotten.append(1))
+    one, other = tiny_spec(), replace(tiny_spec(), image_size=128)
+    for spec in (one, other):
+        work.add(study, Record(0, "waiting", spec=spec))
+
+    def run_trial(*_, **__):
+        raise PausedError(1)
+
+    monkeypatch.setattr(work, "run_trial", run_trial)
+    proposer, programs = Proposer(sweep, Gate("test", sweep.folder)), crew_programs.Programs()
+    counts = []
+    with at_desk(sweep.folder, 0) as desk:
+        for number in (0, 0, 1, 1, 0):
+            assert work.go_on(desk, number, 1, inf, sweep, proposer, programs)
+            counts.append(len(forgotten))
+    assert counts == [1, 1, 2, 2, 3]
 
 
 def test_an_engine_that_fails_again_and_again_ends_the_sweep(study, sweep, monkeypatch):
@@ -307,7 +328,9 @@ def test_what_a_busy_machine_left_open_is_measured_before_the_end(
     monkeypatch.setattr(work, "run_trial", run_trial)
     proposer = Proposer(few, Gate("test", few.folder))
     with at_desk(few.folder, 0) as desk:
-        assert work.work(desk, Task.of(few, None, Ranges(()), 1, inf), few, proposer)
+        assert work.work(
+            desk, Task.of(few, None, Ranges(()), 1, inf), few, proposer, crew_programs.Programs()
+        )
     assert taken == [(0, 24)]
     assert results(study)[0].state == state
 
