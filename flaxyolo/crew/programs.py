@@ -3,20 +3,24 @@
 from flaxyolo.cost.measure import forget_programs
 from flaxyolo.spec import DetectorSpec
 
+KEPT = 3
+"""Networks whose programs are kept: some 100 MiB each."""
+
 
 class Programs:
-    """Those of one network: whoever goes on with it traces, lowers and loads none again, and those
-    of another would be some 100 MiB each."""
+    """Those of the last few networks: whoever goes on with one of these traces, lowers and loads
+    none again. JAX lets go of all or of none."""
 
     def __init__(self) -> None:
-        self._spec: DetectorSpec | None = None
+        self._specs: list[DetectorSpec] = []
 
     def turn_to(self, spec: DetectorSpec | None) -> None:
-        """Before a job: let go of all that is not this network's, which may not be drawn yet."""
-        if spec is None or spec != self._spec:
+        """Before a job: make room for its network, which may not be drawn yet."""
+        if len(self._specs) >= KEPT and spec not in self._specs:
             forget_programs()
-            self._spec = None
+            self._specs.clear()
 
     def are_of(self, spec: DetectorSpec | None) -> None:
         """After a job: it was about this network."""
-        self._spec = spec
+        if spec is not None and spec not in self._specs:
+            self._specs.append(spec)

@@ -106,9 +106,8 @@ def test_an_outcome_is_stored(study, sweep, monkeypatch, outcome, state, reason)
 def test_going_on_with_a_network_keeps_its_programs(study, sweep, monkeypatch):
     forgotten = []
     monkeypatch.setattr(crew_programs, "forget_programs", lambda: forgotten.append(1))
-    one, other = tiny_spec(), replace(tiny_spec(), image_size=128)
-    for spec in (one, other):
-        work.add(study, Record(0, "waiting", spec=spec))
+    for number in range(crew_programs.KEPT + 1):
+        work.add(study, Record(0, "waiting", spec=replace(tiny_spec(), num_classes=number + 1)))
 
     def run_trial(*_, **__):
         raise PausedError(1)
@@ -117,10 +116,10 @@ def test_going_on_with_a_network_keeps_its_programs(study, sweep, monkeypatch):
     proposer, programs = Proposer(sweep, Gate("test", sweep.folder)), crew_programs.Programs()
     counts = []
     with at_desk(sweep.folder, 0) as desk:
-        for number in (0, 0, 1, 1, 0):
+        for number in (0, 1, 2, 0, 2, 3, 3, 0):
             assert work.go_on(desk, number, 1, inf, sweep, proposer, programs)
             counts.append(len(forgotten))
-    assert counts == [1, 1, 2, 2, 3]
+    assert counts == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
 def test_an_engine_that_fails_again_and_again_ends_the_sweep(study, sweep, monkeypatch):
