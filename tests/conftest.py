@@ -16,6 +16,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Test processes run side by side: the threads of small matrices would wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Locks of a device lie in the folder for temporary files: side by side, the sweeps of one process
+# would stand still while those of another measure.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    own = f"flaxyolo-tests-{os.getuid()}-{os.environ['PYTEST_XDIST_WORKER']}"
+    tempfile.tempdir = os.environ["TMPDIR"] = str(Path(tempfile.gettempdir()) / own)
+    os.makedirs(tempfile.tempdir, exist_ok=True)
 # Whole sweeps are about what becomes of a latency, not about how exact it is.
 os.environ.setdefault("FLAXYOLO_MEASURE_SECONDS", "0.3")
 
