@@ -186,6 +186,8 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--budget-ms", type=float, nargs="+", help="others than the table's")
     parser.add_argument("--before", type=Path, help="a table of other data, ours' experience")
+    parser.add_argument("--networks", type=int, help="so many of the table, drawn by the seed: "
+                        "what a smaller table would have said")  # fmt: skip
     parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES))
     parser.add_argument("--repeats", type=int, default=60, help="searches for each budget")
     parser.add_argument("--tables", type=int, default=100, help="resampled, for intervals")
@@ -195,6 +197,9 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings, land = landscape(arguments.table, before=arguments.before)
+    if arguments.networks is not None:
+        drawn = np.random.default_rng(arguments.seed).permutation(len(land.features))
+        land = land.part(np.sort(drawn[: arguments.networks]))
     budgets = arguments.budget_ms or settings["budget_ms"]
     if not enough(land, budgets):
         raise SystemExit(f"{arguments.table}: too few networks in a band of {budgets} ms")

@@ -77,9 +77,12 @@ def test_another_table_holds_some_of_the_networks(table):
 def test_the_command_tells_leads_with_intervals(table, tmp_path, capsys, monkeypatch):
     out = tmp_path / "leads.json"
     few = ["--candidates", "6", "--repeats", "3", "--tables", "5", "--each", "2"]
+    few += ["--networks", str(NETWORKS - 5)]
     monkeypatch.setattr("sys.argv", ["replay_trained", str(table), *few, "--json", str(out)])
     benchmark.main()
-    rows = json.loads(out.read_text())["rows"]
+    result = json.loads(out.read_text())
+    assert result["networks"] == NETWORKS - 5
+    rows = result["rows"]
     assert [row["against"] for row in rows] == list(benchmark.OTHERS)
     band = rows[0]
     assert band["spreads_interval"][0] < band["spreads_interval"][1]
