@@ -122,6 +122,16 @@ def wait_for_calm(seconds: float) -> None:
             return
 
 
+def settles(budget: Budget, before: Measurement) -> bool:
+    """Whether a network that took this with its first weights keeps the budget once trained."""
+    longer = replace(
+        before,
+        latency_ms_p50=before.latency_ms_p50 * (1 + TRAINED_MORE),
+        latency_ms_p95=before.latency_ms_p95 * (1 + TRAINED_MORE),
+    )
+    return budget.allows(longer)
+
+
 def _calmest(
     budget: Budget,
     attempt: Callable[[], Measurement],
@@ -129,7 +139,7 @@ def _calmest(
     before: Measurement | None = None,
 ) -> Measurement:
     first = attempt()
-    if before is not None and budget.undecided(first) and _settles(budget, before):
+    if before is not None and budget.undecided(first) and settles(budget, before):
         log.info("the machine is busy (%s): what counts is the figure from before the training, "
                  "%.2f ms", first.busyness(), budget.latency_of(before))  # fmt: skip
         return before
@@ -140,16 +150,6 @@ def _calmest(
             break
         cost = _calmer(budget, cost, attempt())
     return cost
-
-
-def _settles(budget: Budget, before: Measurement) -> bool:
-    """Whether a network that took this with its first weights keeps the budget once trained."""
-    longer = replace(
-        before,
-        latency_ms_p50=before.latency_ms_p50 * (1 + TRAINED_MORE),
-        latency_ms_p95=before.latency_ms_p95 * (1 + TRAINED_MORE),
-    )
-    return budget.allows(longer)
 
 
 def _waited(

@@ -10,6 +10,7 @@ import optuna
 
 from flaxyolo.base.files import replace_file
 from flaxyolo.config import TrainConfig
+from flaxyolo.cost.again import settles
 from flaxyolo.cost.budget import Budget, cheap_excess, cheap_overrun, overrun
 from flaxyolo.cost.measure import count_gflops, count_params
 from flaxyolo.cost.measurement import Measurement
@@ -176,13 +177,16 @@ def afforded_trained(
 ) -> None:
     """Measure with the trained weights; TrialPruned where that is over the budget after all.
 
-    PausedError where a calmer machine has to tell.
+    PausedError where a calmer machine has to tell. A candidate whose figure from before leaves room
+    for what training adds keeps it: what is shipped is measured once more anyway.
     """
-    assert entry.record.cost is not None, "it was measured before it was trained"
-    cost = measured(
-        ready, sweep.budget, entry, around, detector.weights, entry.record.cost, sweep.engine
-    )
-    cost = keep_memory(cost, entry.record.cost)
+    known = entry.record.cost
+    assert known is not None, "it was measured before it was trained"
+    if entry.record.stage != FINAL and settles(sweep.budget, known):
+        entry.constrain(sweep.budget.excess(known))
+        return
+    cost = measured(ready, sweep.budget, entry, around, detector.weights, known, sweep.engine)
+    cost = keep_memory(cost, known)
     keep_look(entry, sweep.budget, cost)
     keep_cost(entry, cost)
     entry.constrain(sweep.budget.excess(cost))

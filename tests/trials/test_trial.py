@@ -125,6 +125,37 @@ def test_a_trained_candidate_waits_for_a_calm_machine_to_judge_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("p95", "stage", "limit", "looks"),
+    [
+        (7.0, "cheap", 8.0, [False]),
+        (7.9, "cheap", 8.0, [False, True]),
+        (7.0, "final", 8.0, [False, True]),
+        (7.0, "cheap", None, [False]),
+    ],
+    ids=["room", "little room", "full run", "no limit of the latency"],
+)
+def test_a_candidate_with_room_is_not_measured_again_once_trained(
+    study, sweep, monkeypatch, p95, stage, limit, looks
+):
+    cost, taken = replace(CALM, latency_ms_p95=p95), []
+
+    def measured(ready, budget, entry, around, weights=None, before=None, engine=None):
+        taken.append(weights is not None)
+        return cost
+
+    monkeypatch.setattr(trials, "measured", measured)
+    monkeypatch.setattr(trials, "with_training_memory", lambda cost, *_: cost)
+    trial = study.ask()
+    Entry(trial).keep(stage=stage)
+    budget = Budget(limit, gflops=1.0)
+    run_trial(trial, sweep=replace(sweep, budget=budget), until=1)
+    assert taken == looks
+    assert read(study.trials[0]).cost == cost
+    assert study.trials[0].constraints == pytest.approx(budget.excess(cost))
+
+
+@pytest.mark.slow
 def test_a_candidate_that_waits_at_its_rung_is_measured_and_waits_on(study, sweep, monkeypatch):
     short = replace(sweep, spending=replace(sweep.spending, short_epochs=2, epochs=6))
     left = [BUSY, CALM]
