@@ -23,12 +23,13 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from benchmarks.leads import OURS, Shipped, lead_row, on_other_tables
 from benchmarks.replay_variants import part
 from flaxyolo.base.files import replace_file
 from flaxyolo.replay import QUANTILES
@@ -39,7 +40,6 @@ from flaxyolo.search.strategies import Search, Strategy
 
 CANDIDATES = (6, 12, 24, 48)
 FINALISTS = 3
-OURS = "funnel"
 FAMILY = 0
 """Column of the codes that names a network's family: the table's first."""
 FEWEST = 4
@@ -67,15 +67,6 @@ FULL: dict[str, Strategy] = {
 OTHERS = [name for name in (*SHORT_AND_FULL, *FULL) if name != OURS]
 
 
-class Shipped(NamedTuple):
-    """What the searches of a budget shipped."""
-
-    quality: dict[str, Float[np.ndarray, " repeats"]]
-    """Of each strategy, in points of 100."""
-    spread: float
-    """Standard deviation of that among the networks in the band."""
-
-
 def searched(
     known: Known, budget_ms: float, candidates: int, repeats: int, seed: int, names: list[str]
 ) -> Shipped:
@@ -90,13 +81,6 @@ def searched(
             values[repeat] = known.full[rows].max()
     band = in_band(known.latency_ms, budget_ms, DEFAULTS.band)
     return Shipped(quality, float(known.full[band].std()))
-
-
-def leads(found: list[Shipped], name: str) -> tuple[float, float]:
-    """Ours less another's, as a mean over budgets: in points, and in spreads of the band."""
-    ahead = [float((one.quality[OURS] - one.quality[name]).mean()) for one in found]
-    return float(np.mean(ahead)), float(np.mean([a / one.spread for a, one in
-                                                 zip(ahead, found, strict=True)]))  # fmt: skip
 
 
 def resampled(known: Known, rng: np.random.Generator) -> Known:
@@ -149,26 +133,21 @@ def main() -> None:
                      for ms in budgets]  # fmt: skip
             by_tpe = [searched(known, ms, count, min(arguments.tpe_repeats, arguments.repeats),
                                arguments.seed, ["tpe"]) for ms in budgets]  # fmt: skip
-            other: list[list[Shipped]] = []
-            rng = np.random.default_rng([arguments.seed, count])
-            while len(other) < arguments.tables:
+
+            def again(rng: np.random.Generator, number: int, known: Known = known,
+                      count: int = count, budgets: list[float] = budgets) -> Any:  # fmt: skip
                 drawn = resampled(known, rng)
-                if enough(drawn, budgets):
-                    other.append([searched(drawn, ms, count, arguments.each, len(other), quick)
-                                  for ms in budgets])  # fmt: skip
+                if not enough(drawn, budgets):
+                    return None
+                return [searched(drawn, ms, count, arguments.each, number, quick)
+                        for ms in budgets]  # fmt: skip
+
+            other = on_other_tables(arguments.tables, (arguments.seed, count), again)
             for name in OTHERS:
-                absolute, relative = leads(by_tpe if name == "tpe" else found, name)
-                row: dict[str, Any] = {"latency": column, "candidates": count, "against": name,
-                                       "points": absolute, "spreads": relative}  # fmt: skip
-                ends = ["", ""]
-                if name in quick and other:
-                    pairs = np.array([leads(one, name) for one in other])
-                    limits = np.percentile(pairs, [2.5, 97.5], axis=0)
-                    row["points_interval"], row["spreads_interval"] = limits.T.tolist()
-                    ends = [f"{low:.2f} to {high:.2f}" for low, high in limits.T]
-                result["rows"].append(row)
-                print(f"| {column} | {count} | {name} | {absolute:+.2f} | {ends[0]} "
-                      f"| {relative:+.2f} | {ends[1]} |", flush=True)  # fmt: skip
+                mine, others = (by_tpe, []) if name == "tpe" else (found, other)
+                row, told = lead_row(mine, others, name, "points", 2)
+                result["rows"].append({"latency": column, "candidates": count, **row})
+                print(f"| {column} | {count} | {told}", flush=True)
     if arguments.json:
         result["date"] = time.strftime("%Y-%m-%d")
         replace_file(arguments.json, json.dumps(result, indent=1) + "\n")

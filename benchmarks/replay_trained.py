@@ -33,6 +33,7 @@ import optuna
 from jaxtyping import Float, Int
 
 from benchmarks.landscape import Landscape, enough, landscape, resampled
+from benchmarks.leads import OURS, Shipped, lead_row, on_other_tables
 from flaxyolo.base.files import replace_file
 from flaxyolo.search.funnel import DEFAULTS, in_band, merits
 from flaxyolo.search.known import Known
@@ -42,7 +43,6 @@ from flaxyolo.search.surrogate import one_scale
 
 CANDIDATES = (6, 12, 24, 48)
 FINALISTS = 3
-OURS = "sweep"
 
 
 class Task(NamedTuple):
@@ -140,17 +140,6 @@ OTHERS: dict[str, Callable[[Task], int]] = {
 }
 
 
-class Shipped(NamedTuple):
-    """What the searches of a budget and a number of candidates shipped."""
-
-    quality: dict[str, Float[np.ndarray, " repeats"]]
-    """Of each strategy, in the objective, by the table's means."""
-    spread: float
-    """Standard deviation of that among the networks in the band."""
-    epochs: float
-    """Trained in each, on average."""
-
-
 def searched(
     land: Landscape, budget_ms: float, candidates: int, repeats: int, seed: int, names: list[str]
 ) -> Shipped:
@@ -171,13 +160,6 @@ def searched(
             quality[name][repeat] = truth[OTHERS[name](task)]
     band = in_band(land.latency_ms, budget_ms, DEFAULTS.band)
     return Shipped(quality, float(truth[band].std()), float(np.mean(epochs)))
-
-
-def leads(found: list[Shipped], name: str) -> tuple[float, float]:
-    """Ours less another's, as a mean over budgets: in the objective, and in spreads of the band."""
-    ahead = [float((one.quality[OURS] - one.quality[name]).mean()) for one in found]
-    return float(np.mean(ahead)), float(np.mean([a / one.spread for a, one in
-                                                 zip(ahead, found, strict=True)]))  # fmt: skip
 
 
 def main() -> None:
@@ -217,27 +199,19 @@ def main() -> None:
     for count in arguments.candidates:
         found = [searched(land, ms, count, arguments.repeats, arguments.seed, names)
                  for ms in budgets]  # fmt: skip
-        other: list[list[Shipped]] = []
-        rng = np.random.default_rng([arguments.seed, count])
-        while len(other) < arguments.tables:
+
+        def again(rng: np.random.Generator, number: int, count: int = count) -> Any:
             drawn = resampled(land, rng)
-            if enough(drawn, budgets):
-                other.append([searched(drawn, ms, count, arguments.each, len(other), quick)
-                              for ms in budgets])  # fmt: skip
+            if not enough(drawn, budgets):
+                return None
+            return [searched(drawn, ms, count, arguments.each, number, quick) for ms in budgets]
+
+        other = on_other_tables(arguments.tables, (arguments.seed, count), again)
+        epochs = float(np.mean([one.epochs for one in found]))
         for name in names:
-            absolute, relative = leads(found, name)
-            epochs = float(np.mean([one.epochs for one in found]))
-            row: dict[str, Any] = {"candidates": count, "against": name, "objective": absolute,
-                                   "spreads": relative, "epochs": epochs}  # fmt: skip
-            ends = ["", ""]
-            if name in quick and other:
-                pairs = np.array([leads(one, name) for one in other])
-                limits = np.percentile(pairs, [2.5, 97.5], axis=0)
-                row["objective_interval"], row["spreads_interval"] = limits.T.tolist()
-                ends = [f"{low:.3f} to {high:.3f}" for low, high in limits.T]
-            result["rows"].append(row)
-            print(f"| {count} | {epochs:.0f} | {name} | {absolute:+.3f} | {ends[0]} "
-                  f"| {relative:+.2f} | {ends[1]} |", flush=True)  # fmt: skip
+            row, told = lead_row(found, other if name in quick else [], name, "objective", 3)
+            result["rows"].append({"candidates": count, **row, "epochs": epochs})
+            print(f"| {count} | {epochs:.0f} | {told}", flush=True)
     if arguments.json:
         result["date"] = time.strftime("%Y-%m-%d")
         replace_file(arguments.json, json.dumps(result, indent=1) + "\n")

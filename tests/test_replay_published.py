@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import replay_published as benchmark
+from benchmarks.leads import leads
 from flaxyolo.search.known import read_table
 from flaxyolo.search.strategies import Search
 
@@ -39,13 +40,13 @@ def known(table):
 
 def test_it_leads_by_no_more_than_the_best_of_the_band(known):
     found = [benchmark.searched(known, ms, 12, 6, 0, NAMES) for ms in (1.5, 2.5)]
-    ahead = {name: benchmark.leads(found, name) for name in NAMES}
+    ahead = {name: leads(found, name) for name in NAMES}
     assert ahead["best_of_all"][0] <= 0
     assert ahead["random_band"][0] > 0
     for points, spreads in ahead.values():
         assert np.sign(points) == np.sign(spreads)
     one = found[0]
-    points, spreads = benchmark.leads([one], "random_whole")
+    points, spreads = leads([one], "random_whole")
     assert spreads == pytest.approx(points / one.spread)
     fits = known.latency_ms <= 1.5
     assert all((values <= known.full[fits].max()).all() for values in one.quality.values())
@@ -62,9 +63,9 @@ def test_all_spend_as_much(known, monkeypatch):
         return strategy
 
     monkeypatch.setattr(benchmark, "FULL", {"random_band": counted("random_band")})
-    monkeypatch.setattr(benchmark, "SHORT_AND_FULL", {"funnel": counted("funnel")})
+    monkeypatch.setattr(benchmark, "SHORT_AND_FULL", {"sweep": counted("sweep")})
     benchmark.searched(known, 2.0, 6, 1, 0, ["random_band"])
-    assert spent == {"funnel": 6, "random_band": 6 + benchmark.FINALISTS}
+    assert spent == {"sweep": 6, "random_band": 6 + benchmark.FINALISTS}
 
 
 def test_another_table_has_whole_families_or_none_of_them(known):

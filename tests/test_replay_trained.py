@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import replay_trained as benchmark
 from benchmarks.landscape import landscape, resampled
+from benchmarks.leads import leads
 from tests.made_table import BUDGET, NETWORKS, made_table
 
 
@@ -32,8 +33,8 @@ def test_ours_finds_what_is_best_and_others_have_as_many_epochs(table):
     truth, fits = land.curves.objective[:, -1], land.latency_ms <= BUDGET
     assert all((values <= truth[fits].max()).all() for values in found.quality.values())
     assert 12 * 3 < found.epochs < 12 * 27
-    assert benchmark.leads([found], "random_whole")[0] > 0
-    objective, spreads = benchmark.leads([found], "random_band")
+    assert leads([found], "random_whole")[0] > 0
+    objective, spreads = leads([found], "random_band")
     assert spreads == pytest.approx(objective / found.spread)
     task = benchmark.Task(land.shown(np.random.default_rng(0)), BUDGET, 100, None, land.work)
     assert task.runs == 3

@@ -4,8 +4,8 @@ from flaxyolo.cost.measure import forget_programs
 from flaxyolo.spec import DetectorSpec
 
 KEPT = 3
-"""Networks whose programs are kept: 100 to 300 MiB each (1.8 GiB of a worker became 2.2 in the first
-command on two cores)."""
+"""Networks whose programs are kept, 100 to 300 MiB each: 1.8 GiB of a worker became 2.2 in the
+first command on two cores."""
 
 
 class Programs:
