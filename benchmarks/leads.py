@@ -1,10 +1,12 @@
 """What our searches on a table lead others by, with intervals over tables that might have been."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
+
+T = TypeVar("T")
 
 OURS = "sweep"
 
@@ -28,14 +30,18 @@ def leads(found: Sequence[Shipped], name: str) -> tuple[float, float]:
 
 
 def on_other_tables(
-    count: int, seed: Sequence[int], search: Callable[[np.random.Generator, int], Any]
+    count: int,
+    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator], T],
+    enough: Callable[[T], bool],
+    search: Callable[[T, int], list[Shipped]],
 ) -> list[list[Shipped]]:
-    """The searches on so many tables drawn anew; `search` gives None where one says too little."""
-    rng, other = np.random.default_rng(list(seed)), []
+    """The searches on so many tables drawn anew, of those that say enough; each has its number."""
+    other: list[list[Shipped]] = []
     while len(other) < count:
-        found = search(rng, len(other))
-        if found is not None:
-            other.append(found)
+        drawn = draw(rng)
+        if enough(drawn):
+            other.append(search(drawn, len(other)))
     return other
 
 

@@ -22,6 +22,7 @@ and networks within them.
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +135,15 @@ def main() -> None:
             by_tpe = [searched(known, ms, count, min(arguments.tpe_repeats, arguments.repeats),
                                arguments.seed, ["tpe"]) for ms in budgets]  # fmt: skip
 
-            def again(rng: np.random.Generator, number: int, known: Known = known,
-                      count: int = count, budgets: list[float] = budgets) -> Any:  # fmt: skip
-                drawn = resampled(known, rng)
-                if not enough(drawn, budgets):
-                    return None
-                return [searched(drawn, ms, count, arguments.each, number, quick)
-                        for ms in budgets]  # fmt: skip
-
-            other = on_other_tables(arguments.tables, (arguments.seed, count), again)
+            other = on_other_tables(
+                arguments.tables,
+                np.random.default_rng([arguments.seed, count]),
+                partial(resampled, known),
+                partial(enough, budgets=budgets),
+                lambda drawn, number, count=count, budgets=budgets: [
+                    searched(drawn, ms, count, arguments.each, number, quick) for ms in budgets
+                ],
+            )
             for name in OTHERS:
                 mine, others = (by_tpe, []) if name == "tpe" else (found, other)
                 row, told = lead_row(mine, others, name, "points", 2)

@@ -25,6 +25,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,13 +201,15 @@ def main() -> None:
         found = [searched(land, ms, count, arguments.repeats, arguments.seed, names)
                  for ms in budgets]  # fmt: skip
 
-        def again(rng: np.random.Generator, number: int, count: int = count) -> Any:
-            drawn = resampled(land, rng)
-            if not enough(drawn, budgets):
-                return None
-            return [searched(drawn, ms, count, arguments.each, number, quick) for ms in budgets]
-
-        other = on_other_tables(arguments.tables, (arguments.seed, count), again)
+        other = on_other_tables(
+            arguments.tables,
+            np.random.default_rng([arguments.seed, count]),
+            partial(resampled, land),
+            partial(enough, budgets=budgets),
+            lambda drawn, number, count=count, budgets=budgets: [
+                searched(drawn, ms, count, arguments.each, number, quick) for ms in budgets
+            ],
+        )
         epochs = float(np.mean([one.epochs for one in found]))
         for name in names:
             row, told = lead_row(found, other if name in quick else [], name, "objective", 3)
